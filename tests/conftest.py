@@ -1,0 +1,57 @@
+"""Fixtures that several test files share. Everything here runs offline."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with real MathQA and GSM8K rows; they are not part of the repository."""
+    folder = os.environ.get("MATHSFT_DATA_DIR")
+    if not folder:
+        pytest.skip("real rows wanted: set MATHSFT_DATA_DIR to a folder with gsm8k/ and mathqa/")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.fail(f"MATHSFT_DATA_DIR={folder} is not a folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Qwen2 with its own byte-level BPE, saved as a hub model would be."""
+    import torch
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    from mathsft.models.tiny.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    text = [
+        f"### Question:\nTom has {n} apples and eats {n // 2}. How many are left?\n\n"
+        f"### Answer:\nHe has {n} - {n // 2} = {n - n // 2} apples left.\n#### {n - n // 2}"
+        for n in range(100)
+    ]
+    tokenizer = train_tokenizer(text, vocab_size=400)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    tokenizer.save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    model.save_pretrained(folder)
+    return folder
