@@ -1,0 +1,102 @@
+"""Rows of a local file, or one clear error that says where the file is broken.
+
+A broken file is an error, never a shorter data set: a line that is no JSON, or bytes
+that are no UTF-8, mean that the file is not what its owner believes.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+
+Row = tuple[int, dict[str, Any]]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a ``.json`` (one array of objects), ``.jsonl`` or ``.parquet`` file.
+
+    Returns:
+        ``(place, row)`` pairs; ``place`` is the line number in JSON lines and the row's
+        number elsewhere, both counted from 1. Blank lines of JSON lines are no rows.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        ValueError: another suffix, not UTF-8, not JSON, cut off, no array, a row that is no
+            object, or no row at all; the message names the file and, where there is one, the row.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give one file ({', '.join(SUFFIXES)})")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{path}: cannot read {path.suffix or 'a file without a suffix'}; "
+            f"give one of {', '.join(SUFFIXES)}"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file (looked from {Path.cwd()})")
+    reader = {".json": _json_array, ".jsonl": _json_lines, ".parquet": _parquet}
+    rows = list(reader[path.suffix.lower()](path))
+    if not rows:
+        raise ValueError(f"{path}: the file holds no rows")
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, row {place}: expected an object with named columns, "
+                f"found {type(row).__name__}"
+            )
+    return rows
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")  # some editors put a byte order mark first
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x} at offset "
+            f"{error.start}); save the file as UTF-8"
+        ) from error
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    # Not splitlines(): JSON allows U+2028 inside a string, and it is no line end there.
+    for place, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                yield place, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, row {place}: not a whole JSON object "
+                    f"({error.msg} at character {error.pos + 1}); is the line cut off?"
+                ) from error
+
+
+def _json_array(path: Path) -> Iterator[Row]:
+    text = _text(path)
+    if not text.strip():
+        return
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = "is the file cut off?"
+        if error.msg == "Extra data":
+            hint = "one object per line is JSON lines: name the file .jsonl"
+        raise ValueError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}); {hint}"
+        ) from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected one array of objects, found {type(rows).__name__}")
+    yield from enumerate(rows, start=1)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a whole parquet file ({error})") from error
+    yield from enumerate(rows, start=1)

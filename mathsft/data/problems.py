@@ -1,0 +1,141 @@
+"""Maths problems from any source, in one schema.
+
+| column | type | meaning |
+|---|---|---|
+| question | string | the bare question |
+| solution | string | the worked text, without calculator marks and without the ``####`` line |
+| answer | string | the final answer in normal form (see ``mathsft.data.answers``), or "" |
+| choices | list of string | the choices, or [] |
+| label | int64 | the index of the right choice, or -1 |
+| source | string | the source's name, or the file's |
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset, Features, List, Value
+
+from mathsft.data.grade_school_math import Questions, unwrap
+from mathsft.data.schemas import Problem, UnusableRowError, from_instruction, reader_for
+from mathsft.data.sources import Origin, open_source
+from mathsft.data.tally import Tally
+
+FEATURES = Features(
+    {
+        "question": Value("string"),
+        "solution": Value("string"),
+        "answer": Value("string"),
+        "choices": List(Value("string")),
+        "label": Value("int64"),
+        "source": Value("string"),
+    }
+)
+
+
+def load_problems(
+    source: str | Path,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    seed: int | None = None,
+    test_questions: Questions | None = None,
+    train_questions: Questions | None = None,
+) -> Dataset:
+    """Problems of ``source`` in the one schema; prints one line with what was read and dropped.
+
+    A broken file is an error. A single row that cannot be used is dropped and counted:
+    an empty question, solution or answer; a solution without a number; MathQA options that
+    do not parse, or a label that is none of the choices; a GSM8K test question among
+    instructions. A missing column, or another type than the schema says, is an error.
+
+    Args:
+        source: ``gsm8k`` or ``grade-school-math`` (hub), ``tiny-gsm`` or ``tiny-mathqa``
+            (generated, offline), or the path of a ``.json``, ``.jsonl`` or ``.parquet`` file in
+            the schema of GSM8K, of INSTRUCTION/RESPONSE, of MathQA, or of this function's result.
+        split: ``train``, ``validation`` or ``test``, as the source has them; a file is
+            one split, ``train``.
+        limit: take so many of the usable rows; None takes all. The generated sources write
+            more than their usual number (4,000 / 500 / 1,000) where it asks for more.
+        seed: shuffle all usable rows before ``limit`` is applied; None keeps the file's
+            order. The global random state is neither read nor changed.
+        test_questions: for INSTRUCTION/RESPONSE rows: the GSM8K test questions to drop, as
+            a list or the path of a local file. Default: from the hub.
+        train_questions: likewise the questions to look for inside the chat. Default: from
+            the hub; where it does not answer, the chat is told by its wording.
+
+    Raises:
+        ValueError: unknown source or split, a file that is broken, no usable row, limit < 1.
+        FileNotFoundError, IsADirectoryError: a path that leads to no file.
+        ConnectionError: the hub does not answer.
+    """
+    dataset, tally, origin = _read(
+        source,
+        split=split,
+        limit=limit,
+        seed=seed,
+        test_questions=test_questions,
+        train_questions=train_questions,
+    )
+    taken = f"; {len(dataset):,} taken" if limit is not None else ""
+    shuffled = f" (shuffled, seed {seed})" if seed is not None else ""
+    print(tally.line(origin.name) + taken + shuffled)
+    return dataset
+
+
+def read_problems(
+    source: str | Path,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    seed: int | None = None,
+    test_questions: Questions | None = None,
+    train_questions: Questions | None = None,
+) -> tuple[Dataset, Counter[str]]:
+    """As ``load_problems``, silent: the problems, and the number of dropped rows by reason."""
+    dataset, tally, _ = _read(
+        source,
+        split=split,
+        limit=limit,
+        seed=seed,
+        test_questions=test_questions,
+        train_questions=train_questions,
+    )
+    return dataset, tally.counts()
+
+
+def _read(
+    source: str | Path,
+    *,
+    split: str,
+    limit: int | None,
+    seed: int | None,
+    test_questions: Questions | None,
+    train_questions: Questions | None,
+) -> tuple[Dataset, Tally, Origin]:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: give 1 or more, or None for all rows")
+    origin = open_source(source, split=split, limit=limit, whole=seed is not None)
+    tally = Tally(read=len(origin.rows))
+    reader = reader_for(origin.rows[0][1], where=f"{origin.where}, row {origin.rows[0][0]}")
+
+    def converted() -> Iterator[tuple[int, Problem]]:
+        for place, row in origin.rows:
+            try:
+                where = f"{origin.where}, row {place}"
+                yield place, reader(row, where=where, source=origin.source)
+            except UnusableRowError as reason:
+                tally.drop(str(reason), place)
+
+    pairs = converted()
+    if reader is from_instruction:
+        pairs = unwrap(
+            pairs, tally=tally, test_questions=test_questions, train_questions=train_questions
+        )
+    problems = [problem for _, problem in pairs]
+    if not problems:
+        raise ValueError(f"{origin.where}: no usable row; {tally.line(origin.name)}")
+    if seed is not None:
+        random.Random(seed).shuffle(problems)
+    return Dataset.from_list(list(problems[:limit]), features=FEATURES), tally, origin

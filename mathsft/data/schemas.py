@@ -1,0 +1,161 @@
+"""The published schemas, each turned into the one schema of the kit.
+
+A row's fault is either its own or its file's. A row that is well formed but unusable (an
+empty question) raises ``UnusableRowError`` and is counted; a row that lacks a column or holds
+another type than the schema says means that the file is not in that schema, and is an error.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+from mathsft.data.answers import extract_answer, split_final_line, strip_marks
+from mathsft.data.mathqa import LETTERS, choice_answer, official_choices, official_label
+
+
+class Problem(TypedDict):
+    """One row of the kit's one schema; see ``mathsft.data.problems``."""
+
+    question: str
+    solution: str
+    answer: str
+    choices: list[str]
+    label: int
+    source: str
+
+
+class UnusableRowError(Exception):
+    """This row cannot be used; the message is the reason it is counted under."""
+
+
+def text_of(row: dict[str, Any], column: str, *, where: str, empty_ok: bool = False) -> str:
+    """The text in ``column`` of ``row``, stripped; ``where`` names file and row in errors.
+
+    Raises:
+        ValueError: the row has no such column, or it holds something else than text.
+        UnusableRowError: it is empty or null, unless ``empty_ok``.
+    """
+    if column not in row:
+        raise ValueError(
+            f"{where}: column {column!r} is missing; the row has {', '.join(map(repr, row))}"
+        )
+    value = "" if row[column] is None else row[column]
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{where}, column {column!r}: expected text, "
+            f"found {type(value).__name__} ({value!r:.40})"
+        )
+    if not value.strip() and not empty_ok:
+        raise UnusableRowError(f"empty {column}")
+    return value.strip()
+
+
+def from_gsm8k(row: dict[str, Any], *, where: str, source: str) -> Problem:
+    """GSM8K: ``answer`` is the worked solution with calculator marks, then ``#### N``."""
+    question = text_of(row, "question", where=where)
+    worked = strip_marks(text_of(row, "answer", where=where))
+    return _worked(question, worked, source)
+
+
+def from_instruction(row: dict[str, Any], *, where: str, source: str) -> Problem:
+    """INSTRUCTION/RESPONSE; the chat is still around the question (``mathsft.data.wrapping``)."""
+    question = text_of(row, "INSTRUCTION", where=where)
+    return _worked(question, text_of(row, "RESPONSE", where=where), source)
+
+
+def _worked(question: str, worked: str, source: str) -> Problem:
+    solution, _ = split_final_line(worked)
+    answer = extract_answer(worked)
+    if not solution:
+        raise UnusableRowError("empty solution")
+    if not answer:
+        raise UnusableRowError("no final answer in the solution")
+    return Problem(
+        question=question, solution=solution, answer=answer, choices=[], label=-1, source=source
+    )
+
+
+def from_mathqa(row: dict[str, Any], *, where: str, source: str) -> Problem:
+    """MathQA's published schema, its options in the harness's ``official`` reading.
+
+    ``solution`` is the rationale as published (it may name another letter than ``correct``;
+    MathQA is noisy), ``answer`` the right choice's number, "" where it is not one plain number.
+    """
+    question = text_of(row, "Problem", where=where)
+    solution = text_of(row, "Rationale", where=where, empty_ok=True)
+    text_of(row, "options", where=where)
+    choices = official_choices(row["options"])  # unstripped: the harness reads every character
+    letter = text_of(row, "correct", where=where)
+    if len(choices) < 2:
+        raise UnusableRowError("options not in the form 'a ) … , b ) …'")
+    if letter not in set(LETTERS):
+        raise UnusableRowError("label is not one of the letters a to e")
+    label = official_label(letter, choices)
+    if label < 0:
+        raise UnusableRowError("label beyond the choices")
+    return Problem(
+        question=question,
+        solution=solution,
+        answer=choice_answer(choices[label]),
+        choices=choices,
+        label=label,
+        source=source,
+    )
+
+
+def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
+    """The kit's own six columns, as ``Dataset.to_json`` or ``to_parquet`` wrote them."""
+    for column, kind in (("choices", list), ("label", int)):
+        if column not in row:
+            raise ValueError(f"{where}: column {column!r} is missing")
+        if not isinstance(row[column], kind) or isinstance(row[column], bool):
+            raise ValueError(
+                f"{where}, column {column!r}: expected {kind.__name__}, "
+                f"found {type(row[column]).__name__} ({row[column]!r:.40})"
+            )
+    choices, label = row["choices"], row["label"]
+    if not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(
+            f"{where}, column 'choices': expected a list of texts, found {choices!r:.60}"
+        )
+    problem = Problem(
+        question=text_of(row, "question", where=where),
+        solution=text_of(row, "solution", where=where, empty_ok=True),
+        answer=text_of(row, "answer", where=where, empty_ok=True),
+        choices=choices,
+        label=label,
+        source=text_of(row, "source", where=where, empty_ok=True) or source,
+    )
+    if not -1 <= label < len(choices):
+        raise UnusableRowError("label beyond the choices")
+    return problem
+
+
+Reader = Callable[..., Problem]
+
+# The first column that tells one schema from the others, in the order they are asked.
+_TELLTALES: dict[str, Reader] = {
+    "INSTRUCTION": from_instruction,
+    "RESPONSE": from_instruction,
+    "Problem": from_mathqa,
+    "options": from_mathqa,
+    "solution": from_own,
+    "choices": from_own,
+    "question": from_gsm8k,
+    "answer": from_gsm8k,
+}
+
+
+def reader_for(row: dict[str, Any], *, where: str) -> Reader:
+    """The function that reads rows of this row's schema, told by its column names.
+
+    Raises:
+        ValueError: the columns belong to none of the four schemas.
+    """
+    for column, reader in _TELLTALES.items():
+        if column in row:
+            return reader
+    raise ValueError(
+        f"{where}: columns {', '.join(map(repr, row)) or '(none)'} belong to no known schema; "
+        "wanted question, answer (GSM8K), or INSTRUCTION, RESPONSE, or Problem, Rationale, "
+        "options, correct (MathQA), or question, solution, answer, choices, label, source (mathsft)"
+    )

@@ -1,0 +1,43 @@
+"""What became of a source's rows: read, dropped and why, and what else is worth a word."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+_ROWS_SHOWN = 5
+
+
+@dataclass
+class Tally:
+    """Counts while a source is read; ``line`` shows them to the user in one line."""
+
+    read: int = 0
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: str, row: int) -> None:
+        """Row ``row`` (from 1; in JSON lines the line number) is left out for ``reason``."""
+        self.dropped.setdefault(reason, []).append(row)
+
+    def counts(self) -> Counter[str]:
+        """How many rows were dropped for each reason."""
+        return Counter({reason: len(rows) for reason, rows in self.dropped.items()})
+
+    def line(self, name: str) -> str:
+        """One line: ``gsm8k/train: 9 rows read, 8 kept; dropped 1: empty question (row 5)``."""
+        lost = self.counts().total()
+        text = f"{name}: {self.read:,} rows read, {self.read - lost:,} kept"
+        if lost:
+            reasons = [
+                f"{len(rows):,} {reason} ({_places(rows)})" for reason, rows in self.dropped.items()
+            ]
+            if len(reasons) == 1:  # the total says it already
+                reasons = [reasons[0].partition(" ")[2]]
+            text += f"; dropped {lost:,}: " + ", ".join(reasons)
+        if self.notes:
+            text += "; " + ", ".join(f"{note}: {n:,}" for note, n in self.notes.items())
+        return text
+
+
+def _places(rows: list[int]) -> str:
+    shown = ", ".join(map(str, rows[:_ROWS_SHOWN])) + (", …" if len(rows) > _ROWS_SHOWN else "")
+    return f"row{'s' if len(rows) > 1 else ''} {shown}"

@@ -1,0 +1,94 @@
+"""Finding a question inside an instruction that wraps it in chat.
+
+``qwedsacf/grade-school-math-instructions`` says "This math problem has got me stumped: …
+Can you show me the way?". Its questions are GSM8K's, so the sure way is to look for
+GSM8K's own questions in the instruction; a rule on the wording is the second choice.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+_WORD = re.compile(r"\w+")
+_RUN = 5  # words; two different questions of GSM8K share few runs of this length
+
+# A lead-in or closer names the task and speaks to someone about it.
+_TASK = re.compile(
+    r"\b(maths?|question|problem|puzzle|exercise|homework|solv(e|ing)|solution|answer|help|assist|"
+    r"explain|(show|walk|guide|tell) me|figure|stuck|stumped|struggl(e|ing)|confused|lost|loss|"
+    r"ideas?|think|thanks|thank you(?=\W*$)|appreciated?|trouble|this one|step by step|way)\b",
+    re.IGNORECASE,
+)
+_SPEAKER = re.compile(
+    r"\b(i|me|you|this|here|any|please|thanks|(any|some)(one|body))\b", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
+_LONGEST_CHAT = 25  # words
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of ``text`` in lower case: spelling counts, punctuation and spacing do not."""
+    return tuple(_WORD.findall(text.lower()))
+
+
+class QuestionFinder:
+    """Finds known questions inside longer texts.
+
+    Each question is filed under its runs of ``_RUN`` words, so a text costs as many look-ups
+    as it has words, however many questions are known: 8,792 texts against 8,792 questions
+    take a few seconds.
+    """
+
+    def __init__(self, questions: Iterable[str]) -> None:
+        self._known = [(words_of(question), question) for question in questions]
+        self._filed: dict[tuple[str, ...], set[int]] = {}
+        for number, (words, _) in enumerate(self._known):
+            for run in _runs(words):
+                self._filed.setdefault(run, set()).add(number)
+
+    def find(self, text: str, *, share: float = 1.0) -> str | None:
+        """The longest known question of which ``text`` holds ``share`` of the runs of words.
+
+        With ``share=1.0`` the question must stand in ``text`` word for word. Returns the
+        question as it is known (its own spelling and punctuation), or None.
+        """
+        words = words_of(text)
+        spaced = f" {' '.join(words)} "
+        hits = Counter(number for run in _runs(words) for number in self._filed.get(run, ()))
+        found: tuple[tuple[str, ...], str | None] = ((), None)
+        for number, count in hits.items():
+            known, _ = self._known[number]
+            if len(known) <= len(found[0]) or count < share * len(_runs(known)):
+                continue
+            if share < 1 or f" {' '.join(known)} " in spaced:
+                found = self._known[number]
+        return found[1]
+
+
+def _runs(words: tuple[str, ...]) -> set[tuple[str, ...]]:
+    return {words[start : start + _RUN] for start in range(len(words) - _RUN + 1)}
+
+
+def strip_chat(instruction: str) -> str:
+    """``instruction`` without chat before and after the question, told by its wording alone.
+
+    Chat before the question ends with a colon or a full stop, chat after it is whole
+    sentences. Either is removed only if it is short, holds no digit, names the task and
+    speaks to someone. What looks otherwise stays: a word too many is better than half a
+    question. Of GSM8K's 7,473 bare train questions it leaves all but a handful alone.
+    """
+    text = instruction.strip()
+    lead, _, rest = text.partition(":")
+    if rest.strip() and _is_chat(lead):
+        text = rest.strip()
+    while (end := _SENTENCE_END.search(text)) and _is_chat(text[: end.start()]):
+        text = text[end.end() :]
+    while (ends := list(_SENTENCE_END.finditer(text))) and _is_chat(text[ends[-1].end() :]):
+        text = text[: ends[-1].start()]
+    return text
+
+
+def _is_chat(part: str) -> bool:
+    if len(words_of(part)) > _LONGEST_CHAT or re.search("[0-9]", part):
+        return False
+    return bool(_TASK.search(part) and _SPEAKER.search(part))
