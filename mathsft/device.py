@@ -1,0 +1,217 @@
+"""What this machine can do, and why each choice follows.
+
+Every choice is made from the CUDA compute capability, a pair such as (7, 5). It is never
+made from `torch.cuda.is_bf16_supported()`, which counts emulation and so says True on a T4.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+from mathsft.names import unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+Capability = tuple[int, int]
+BF16_FROM: Capability = (8, 0)  # Ampere; the first cards that multiply bfloat16 in hardware
+PROFILES = ("tiny", "t4", "a100", "cluster")
+_PACKAGES = (
+    "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "lm_eval"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The choices for one device; `reasons[field]` says in a sentence why each was made.
+
+    `fp16`, `bf16`, `use_cpu` and `optim` are `transformers.TrainingArguments` of the same name.
+    `dtype` is both the dtype of the weights and the compute dtype of 4-bit layers.
+    `quantisation` is what is advised for this device ("nf4" or None); asking for it
+    works on every device.
+    """
+
+    device: str
+    capability: Capability | None
+    dtype: torch.dtype
+    attn_implementation: str
+    quantisation: str | None
+    optim: str
+    fp16: bool
+    bf16: bool
+    use_cpu: bool
+    adapter_dtype: torch.dtype
+    reasons: dict[str, str] = field(repr=False)
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """The part that goes into `TrainingArguments` (or TRL's `SFTConfig`) as keywords."""
+        return {
+            "fp16": self.fp16,
+            "bf16": self.bf16,
+            "use_cpu": self.use_cpu,
+            "optim": self.optim,
+        }
+
+
+_ADAPTER_REASON = (
+    "one step changes an adapter weight by less than half precision can hold, so adapters and "
+    "their gradients stay float32 (and GradScaler has no bfloat16 kernel)"
+)
+_CPU_REASONS = {
+    "dtype": "CPU: float32, as most CPUs are slower in half precision, and results are exact",
+    "attn_implementation": "sdpa: the fused kernel that takes any boolean mask, also on a CPU",
+    "quantisation": "none by default: NF4 saves memory, not time; quantize=True works here too",
+    "optim": "adamw_torch: the paged optimisers of bitsandbytes need CUDA",
+    "mixed_precision": "fp16 and bf16 off: everything is float32 already",
+    "adapter_dtype": "float32, like the model",
+}
+_T4_REASONS = {
+    "dtype": "float16: below 8.0 bfloat16 is emulated, and loses the fused attention kernel",
+    "attn_implementation": "sdpa: with a mask it takes the memory-efficient kernel, the fastest "
+    "one below 8.0; flash attention needs 8.0 and more",
+    "quantisation": "nf4: a quarter of the weight memory leaves the 15 GB of a T4 to activations",
+    "optim": "paged_adamw_8bit: a quarter of the state, moved to the CPU when memory is short",
+    "mixed_precision": "fp16=True: float16 gradients underflow unless GradScaler scales the loss",
+    "adapter_dtype": _ADAPTER_REASON,
+}
+_AMPERE_REASONS = {
+    "dtype": "bfloat16: computed in hardware from 8.0 on, with the range of float32",
+    "attn_implementation": "sdpa: its flash and memory-efficient kernels both run here",
+    "quantisation": "none by default: a small model fits in bfloat16, and 4-bit only slows it; "
+    "quantize=True works here too",
+    "optim": "paged_adamw_8bit: a quarter of the state, moved to the CPU when memory is short",
+    "mixed_precision": "bf16=True: the range of float32, so no loss scaling is needed",
+    "adapter_dtype": _ADAPTER_REASON,
+}
+
+
+def policy(capability: Capability | Literal["auto"] | None = "auto") -> Policy:
+    """The choices for a device of this CUDA compute capability.
+
+    ``"auto"`` asks the current machine; ``None`` means no CUDA device, that is, a CPU.
+    An Apple GPU counts as a CPU: see `reasons["device"]` there.
+    """
+    import torch
+
+    if capability == "auto":
+        capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    if capability is None:
+        return Policy(
+            device="cpu",
+            capability=None,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            quantisation=None,
+            optim="adamw_torch",
+            fp16=False,
+            bf16=False,
+            use_cpu=True,
+            adapter_dtype=torch.float32,
+            reasons={"device": _why_cpu(), **_CPU_REASONS},
+        )
+    ampere = tuple(capability) >= BF16_FROM
+    found = f"a CUDA device of compute capability {capability[0]}.{capability[1]}"
+    return Policy(
+        device="cuda",
+        capability=(capability[0], capability[1]),
+        dtype=torch.bfloat16 if ampere else torch.float16,
+        attn_implementation="sdpa",
+        quantisation=None if ampere else "nf4",
+        optim="paged_adamw_8bit",
+        fp16=not ampere,
+        bf16=ampere,
+        use_cpu=False,
+        adapter_dtype=torch.float32,
+        reasons={"device": found, **(_AMPERE_REASONS if ampere else _T4_REASONS)},
+    )
+
+
+def _why_cpu() -> str:
+    import torch
+
+    if torch.backends.mps.is_available():
+        return (
+            "an Apple GPU (MPS) is here but not used: none of our numbers were checked on it, and "
+            "the paged optimisers need CUDA; load_model(device='mps') uses it, in float32"
+        )
+    return "no CUDA device was found"
+
+
+def default_profile() -> str:
+    """Give "tiny" without CUDA, "t4" below capability 8.0, "a100" from there on.
+
+    The environment variable ``MATHSFT_PROFILE`` overrides. Raises ValueError for a profile
+    that does not exist.
+    """
+    chosen = os.environ.get("MATHSFT_PROFILE", "").strip()
+    if chosen:
+        if chosen not in PROFILES:
+            raise ValueError(f"MATHSFT_PROFILE: {unknown_name('profile', chosen, PROFILES)}")
+        return chosen
+    capability = policy().capability
+    if capability is None:
+        return "tiny"
+    return "a100" if capability >= BF16_FROM else "t4"
+
+
+def describe() -> None:
+    """Print `description()`: for the first cell of a notebook."""
+    print(description())
+
+
+def description() -> str:
+    """One short block: device, precision and why, free memory in GB (1e9 bytes), versions.
+
+    Works when packages are missing, and shows no environment variable but the profile's name.
+    """
+    versions = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
+    tail = f"packages   Python {sys.version.split()[0]}, {versions}"
+    try:
+        choice = policy()
+    except ImportError:
+        return "device     unknown: PyTorch is not installed\n" + tail
+    dtype = str(choice.dtype).removeprefix("torch.")
+    lines = [
+        f"device     {_device_name(choice)} ({choice.reasons['device']})",
+        f"memory     {_free_memory(choice)}",
+        f"profile    {default_profile()}",
+        f"dtype      {dtype} ({choice.reasons['dtype']})",
+        f"attention  {choice.attn_implementation}",
+        f"quantise   {choice.quantisation or 'no'} ({choice.reasons['quantisation']})",
+        f"optimiser  {choice.optim}",
+        tail,
+    ]
+    return "\n".join(lines)
+
+
+def _device_name(choice: Policy) -> str:
+    import torch
+
+    if choice.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _free_memory(choice: Policy) -> str:
+    import torch
+
+    if choice.device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB on the GPU"
+    try:
+        import psutil
+    except ImportError:
+        return "unknown (psutil is not installed)"
+    memory = psutil.virtual_memory()
+    return f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

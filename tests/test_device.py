@@ -1,0 +1,131 @@
+"""The choices for each kind of device follow from its capability alone."""
+
+import pytest
+import torch
+
+from mathsft import device
+from mathsft.device import default_profile, describe, description, policy
+
+T4, A100, H100 = (7, 5), (8, 0), (9, 0)
+
+
+def test_a_cpu_computes_in_float32_without_mixed_precision() -> None:
+    choice = policy(None)
+    assert choice.dtype is torch.float32
+    assert choice.quantisation is None
+    assert choice.trainer_arguments() == {
+        "fp16": False,
+        "bf16": False,
+        "use_cpu": True,
+        "optim": "adamw_torch",
+    }
+
+
+def test_a_t4_gets_float16_with_scaler_and_no_bfloat16_anywhere() -> None:
+    choice = policy(T4)
+    assert choice.dtype is torch.float16
+    assert choice.adapter_dtype is torch.float32
+    assert choice.quantisation == "nf4"
+    assert choice.trainer_arguments() == {
+        "fp16": True,
+        "bf16": False,
+        "use_cpu": False,
+        "optim": "paged_adamw_8bit",
+    }
+    assert torch.bfloat16 not in (choice.dtype, choice.adapter_dtype)
+
+
+@pytest.mark.parametrize("capability", [A100, (8, 6), H100, (12, 0)])
+def test_ampere_and_later_get_bfloat16_without_scaler(capability: tuple[int, int]) -> None:
+    choice = policy(capability)
+    assert choice.dtype is torch.bfloat16
+    assert (choice.fp16, choice.bf16, choice.use_cpu) == (False, True, False)
+    assert choice.adapter_dtype is torch.float32
+
+
+@pytest.mark.parametrize("capability", [None, T4, A100, H100])
+def test_every_choice_has_a_reason_and_runs_on_the_stack(
+    capability: tuple[int, int] | None,
+) -> None:
+    from transformers.training_args import OptimizerNames
+
+    choice = policy(capability)
+    decided = {"dtype", "attn_implementation", "quantisation", "optim", "adapter_dtype"}
+    assert set(choice.reasons) == decided | {"device", "mixed_precision"}
+    assert all(len(reason) > 10 for reason in choice.reasons.values())
+    assert choice.optim in list(OptimizerNames)
+    assert choice.attn_implementation == "sdpa"
+
+
+def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What PyTorch answers on a T4, where it emulates the type.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: T4)
+    assert policy().dtype is torch.float16
+
+
+def test_an_apple_gpu_counts_as_a_cpu_and_the_reason_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert policy(None).dtype is torch.float32
+    assert "MPS" in policy(None).reasons["device"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "profile"), [(None, "tiny"), (T4, "t4"), (A100, "a100"), (H100, "a100")]
+)
+def test_the_profile_follows_the_capability(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, profile: str
+) -> None:
+    monkeypatch.delenv("MATHSFT_PROFILE", raising=False)
+    choice = policy(capability)
+    monkeypatch.setattr(device, "policy", lambda: choice)
+    assert default_profile() == profile
+
+
+def test_the_environment_overrides_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATHSFT_PROFILE", "cluster")
+    assert default_profile() == "cluster"
+
+
+def test_an_unknown_profile_names_the_known_and_the_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MATHSFT_PROFILE", "a10")
+    with pytest.raises(ValueError, match=r"MATHSFT_PROFILE.*tiny, t4, a100, cluster.*'a100'"):
+        default_profile()
+
+
+def test_the_description_is_one_short_block_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
+    monkeypatch.setenv("MATHSFT_PROFILE", "tiny")
+    describe()
+    text = capsys.readouterr().out
+    assert "planted" not in text
+    assert torch.__version__.split("+")[0] in text
+    assert "GB free" in text
+    assert len(text.splitlines()) <= 10
+
+
+def test_the_description_works_where_packages_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real_import = builtins.__import__
+
+    def without(name: str, *args: object, **kwargs: object) -> object:
+        if name.split(".")[0] in {"torch", "psutil"}:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        return real_import(name, *args, **kwargs)
+
+    def no_version(package: str) -> str:
+        raise device.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(device.metadata, "version", no_version)
+    text = description()
+    assert "PyTorch is not installed" in text
+    assert "peft (not installed)" in text
