@@ -1,0 +1,402 @@
+"""An adapter that is not whole, not for this base, or without effect never passes for one."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from mathsft.models.adapters import (
+    PROJECTIONS,
+    adapter_effect,
+    add_adapter,
+    has_adapter,
+    load_adapter,
+    merge_adapter,
+    save_adapter,
+)
+from mathsft.models.loading import load_model
+
+IDS = torch.arange(2, 30)[None]
+WEIGHTS = "adapter_model.safetensors"
+KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.float()
+
+
+def base(folder: Path, **options: object) -> PreTrainedModel:
+    return load_model(folder, device="cpu", **options)[0]
+
+
+def trained(model: PreTrainedModel, **settings: object) -> PeftModel:
+    """An adapter as training leaves it: lora_B no longer zero."""
+    model = add_adapter(model, **settings)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def adapter(small_model_dir: Path, tmp_path: Path) -> Path:
+    return save_adapter(trained(base(small_model_dir)), tmp_path / "adapter")
+
+
+def other_model(folder: Path, like: Path, *, seed: int, **changes: int) -> Path:
+    """Another random model in the architecture of `like`, with its tokenizer."""
+    shutil.copytree(like, folder)
+    old = Qwen2Config.from_pretrained(like).to_dict()
+    config = Qwen2Config(**{**old, "layer_types": None, **changes})
+    torch.manual_seed(seed)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+# Adding
+
+
+def test_a_new_adapter_changes_nothing_and_is_the_same_every_time(small_model_dir: Path) -> None:
+    model = base(small_model_dir)
+    before = logits(model)
+    state = torch.get_rng_state()
+    one = add_adapter(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(logits(one), before)
+    two = add_adapter(base(small_model_dir))
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_second_adapter_is_refused(small_model_dir: Path, adapter: Path) -> None:
+    wrapped = add_adapter(base(small_model_dir))
+    injected = wrapped.get_base_model()  # no PeftModel, but with adapter layers in it
+    for model in (wrapped, injected):
+        assert has_adapter(model)
+        with pytest.raises(ValueError, match="has an adapter already"):
+            add_adapter(model)
+        with pytest.raises(ValueError, match="has an adapter already"):
+            load_adapter(model, adapter)
+
+
+def test_a_module_that_is_not_there_raises(small_model_dir: Path) -> None:
+    with pytest.raises(ValueError, match="no module named c_attn"):
+        add_adapter(base(small_model_dir), target_modules=("q_proj", "c_attn"))
+
+
+# There and back
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": True}, {"dtype": "bfloat16"}], ids=str)
+def test_saved_and_loaded_gives_equal_logits(
+    small_model_dir: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    model = trained(base(small_model_dir, **options))
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_adapter(base(small_model_dir, **options), tmp_path / "adapter")
+    assert torch.equal(logits(loaded), logits(model))
+    assert {p.dtype for n, p in loaded.named_parameters() if "lora_" in n} == {torch.float32}
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_a_loaded_adapter_can_be_trained_on(small_model_dir: Path, adapter: Path) -> None:
+    model = load_adapter(base(small_model_dir), adapter, is_trainable=True)
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(trainable) == 2 * 7 * 2
+    assert all("lora_" in name for name in trainable)
+
+
+def test_an_adapter_trained_on_4_bit_loads_on_the_same_base_in_full(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    save_adapter(trained(base(small_model_dir, quantize=True)), tmp_path / "adapter")
+    for options in ({}, {"dtype": "bfloat16"}, {"dtype": "float16"}):
+        load_adapter(base(small_model_dir, **options), tmp_path / "adapter")
+
+
+def test_an_adapter_of_plain_peft_loads_too(small_model_dir: Path, tmp_path: Path) -> None:
+    trained(base(small_model_dir)).save_pretrained(tmp_path / "plain", save_embedding_layers=False)
+    load_adapter(base(small_model_dir), tmp_path / "plain")
+
+
+def test_an_adapter_comes_from_the_hub_by_its_name(
+    small_model_dir: Path, tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "cache" / "models--someone--adapter"  # as the hub's client lays it
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(adapter, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    by_name = load_adapter(base(small_model_dir), "someone/adapter")
+    assert torch.equal(logits(by_name), logits(load_adapter(base(small_model_dir), adapter)))
+
+
+def test_saving_and_loading_ask_no_network(
+    small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("a connection was attempted")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    save_adapter(trained(base(small_model_dir)), tmp_path / "adapter")
+    merge_adapter(load_adapter(base(small_model_dir), tmp_path / "adapter"), tmp_path / "merged")
+
+
+# Files that are not what they should be
+
+
+def test_an_adapter_wrapped_twice_is_told_from_its_keys(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    config = LoraConfig(target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
+    twice = get_peft_model(get_peft_model(base(small_model_dir), config), config)
+    twice.save_pretrained(tmp_path / "twice", save_embedding_layers=False)
+    model = base(small_model_dir)
+    with pytest.raises(ValueError, match=r"wrapped twice.*get_peft_model"):
+        load_adapter(model, tmp_path / "twice")
+    assert not has_adapter(model)  # the base is as it was
+    with pytest.raises(ValueError, match="twice"):
+        save_adapter(twice, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda w: w.pop(KEY), rf"1 missing \({KEY}\)"),
+        (lambda w: w.update({KEY + "2": w[KEY].clone()}), rf"1 unexpected \({KEY}2\)"),
+        (lambda w: w.update({KEY: torch.full_like(w[KEY], torch.nan)}), "not finite"),
+        (lambda w: w.clear(), "holds no tensors"),
+        (lambda w: [t.zero_() for k, t in w.items() if "lora_B" in k], "does nothing.*lora_B"),
+    ],
+    ids=["missing key", "extra key", "nan", "no tensors", "zero"],
+)
+def test_a_spoilt_adapter_raises(
+    small_model_dir: Path,
+    adapter: Path,
+    change: Callable[[dict[str, torch.Tensor]], object],
+    found: str,
+) -> None:
+    rewrite(adapter, change)
+    with pytest.raises(ValueError, match=found):
+        load_adapter(base(small_model_dir), adapter)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.999])
+def test_an_adapter_file_cut_short_raises(
+    small_model_dir: Path, adapter: Path, keep: float
+) -> None:
+    whole = (adapter / WEIGHTS).read_bytes()
+    (adapter / WEIGHTS).write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}.*cut short"):
+        load_adapter(base(small_model_dir), adapter)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", WEIGHTS])
+def test_a_file_that_is_absent_is_named(small_model_dir: Path, adapter: Path, name: str) -> None:
+    (adapter / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_adapter(base(small_model_dir), adapter)
+
+
+def test_a_broken_config_raises(small_model_dir: Path, adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r"')
+    with pytest.raises(ValueError, match=r"adapter_config\.json cannot be read"):
+        load_adapter(base(small_model_dir), adapter)
+
+
+def test_a_model_folder_and_a_mixed_folder_are_refused(
+    small_model_dir: Path, adapter: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"holds a full model.*load_model"):
+        load_adapter(base(small_model_dir), small_model_dir)
+    shutil.copy(small_model_dir / "model.safetensors", adapter)
+    with pytest.raises(ValueError, match="a full model and an adapter"):
+        load_adapter(base(small_model_dir), adapter)
+
+
+def test_no_folder_and_no_hub_name_raises(small_model_dir: Path, tmp_path: Path) -> None:
+    model = base(small_model_dir)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        load_adapter(model, tmp_path / "nowhere")
+    with pytest.raises(OSError, match="nobody/nothing is neither"):
+        load_adapter(model, "nobody/nothing")
+
+
+# Another base
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"intermediate_size": 96}, "other shapes.*gate_proj.*in the file"),
+        ({"num_hidden_layers": 3}, r"missing.*layers\.2.*another base"),
+        ({"num_hidden_layers": 1}, r"unexpected.*layers\.1.*another base"),
+    ],
+    ids=["narrower", "deeper", "shallower"],
+)
+def test_an_adapter_of_a_base_of_other_shape_raises(
+    small_model_dir: Path, tmp_path: Path, adapter: Path, changes: dict[str, int], found: str
+) -> None:
+    other = base(other_model(tmp_path / "other", small_model_dir, seed=0, **changes))
+    with pytest.raises(ValueError, match=found):
+        load_adapter(other, adapter)
+    assert not has_adapter(other)
+
+
+@pytest.mark.parametrize("quantize", [False, True], ids=["float32", "nf4"])
+def test_an_adapter_of_a_base_with_other_weights_raises(
+    small_model_dir: Path, tmp_path: Path, adapter: Path, quantize: bool
+) -> None:
+    other = other_model(tmp_path / "other", small_model_dir, seed=1)
+    with pytest.raises(ValueError, match=r"another base.*weights differ.*model"):
+        load_adapter(base(other, quantize=quantize), adapter)
+
+
+@pytest.mark.parametrize("quantize", [False, True], ids=["float32", "nf4"])
+def test_the_base_with_another_adapter_merged_in_is_another_base(
+    small_model_dir: Path, tmp_path: Path, quantize: bool
+) -> None:
+    """Embedding and norms are equal there; only the projections tell."""
+    merge_adapter(trained(base(small_model_dir)), tmp_path / "merged")
+    for path in small_model_dir.glob("tokenizer*"):
+        shutil.copy(path, tmp_path / "merged")
+    second = trained(base(tmp_path / "merged", quantize=quantize))
+    save_adapter(second, tmp_path / "second")
+    load_adapter(base(tmp_path / "merged", quantize=quantize), tmp_path / "second")
+    with pytest.raises(ValueError, match=r"another base.*_proj"):
+        load_adapter(base(small_model_dir, quantize=quantize), tmp_path / "second")
+
+
+def test_a_moved_base_is_still_the_same(
+    small_model_dir: Path, tmp_path: Path, adapter: Path
+) -> None:
+    load_adapter(base(shutil.copytree(small_model_dir, tmp_path / "moved")), adapter)
+
+
+def test_a_damaged_identity_raises(small_model_dir: Path, adapter: Path) -> None:
+    (adapter / "base_identity.json").write_text(json.dumps({"name": "x"}))
+    with pytest.raises(ValueError, match=r"base_identity\.json cannot be read"):
+        load_adapter(base(small_model_dir), adapter)
+
+
+# Where an adapter may be written
+
+
+def test_an_adapter_is_never_written_beside_a_full_model(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(small_model_dir, tmp_path / "model")
+    with pytest.raises(ValueError, match="holds a full model"):
+        save_adapter(trained(base(small_model_dir)), folder)
+    assert not (folder / WEIGHTS).exists()
+
+
+def test_an_adapter_is_replaced_whole_and_other_files_are_kept(
+    small_model_dir: Path, adapter: Path
+) -> None:
+    model = trained(base(small_model_dir), r=4)
+    save_adapter(model, adapter)
+    assert torch.equal(logits(load_adapter(base(small_model_dir), adapter)), logits(model))
+    (adapter / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"other files \(notes\.txt\)"):
+        save_adapter(model, adapter)
+    assert (adapter / "notes.txt").read_text() == "mine"
+    assert [path.name for path in adapter.parent.iterdir()] == [adapter.name]
+
+
+def test_trained_weights_outside_of_the_adapter_are_not_lost_silently(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    model = trained(base(small_model_dir))
+    model.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"1 trained weights.*norm\.weight"):
+        save_adapter(model, tmp_path / "adapter")
+
+
+def test_a_model_without_adapter_can_neither_be_saved_nor_merged(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="has no adapter"):
+        save_adapter(base(small_model_dir), tmp_path / "adapter")
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merge_adapter(base(small_model_dir))
+
+
+# Merging
+
+
+def test_merged_logits_equal_those_with_the_adapter_in_memory_and_from_disk(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    _, tokenizer = load_model(small_model_dir)
+    model = trained(base(small_model_dir))
+    before, effect = logits(model), adapter_effect(model)
+    merged = merge_adapter(model, tmp_path / "merged", tokenizer=tokenizer)
+    assert not has_adapter(merged)
+    assert (logits(merged) - before).abs().max() < 1e-5 < effect
+    assert torch.equal(logits(base(tmp_path / "merged")), logits(merged))
+    assert not list((tmp_path / "merged").glob("adapter*"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_merging_in_half_precision_stays_within_rounding(small_model_dir: Path, dtype: str) -> None:
+    model = trained(base(small_model_dir, dtype=dtype))
+    before = logits(model)
+    assert (logits(merge_adapter(model)) - before).abs().max() < 0.02 * before.abs().max()
+
+
+def test_an_adapter_that_rounding_would_swallow_is_not_merged(small_model_dir: Path) -> None:
+    model = trained(base(small_model_dir, dtype="bfloat16"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(5e-3)
+    assert adapter_effect(model) > 0
+    with pytest.raises(ValueError, match="dtype='float32'"):
+        merge_adapter(model)
+
+
+def test_a_zero_adapter_is_not_merged(small_model_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"does nothing.*never trained"):
+        merge_adapter(add_adapter(base(small_model_dir)))
+
+
+def test_merging_into_4_bit_is_refused(small_model_dir: Path) -> None:
+    with pytest.raises(ValueError, match="quantize=False"):
+        merge_adapter(trained(base(small_model_dir, quantize=True)))
+
+
+def test_merged_weights_are_never_written_beside_an_adapter(
+    small_model_dir: Path, adapter: Path
+) -> None:
+    model = load_adapter(base(small_model_dir), adapter)
+    with pytest.raises(ValueError, match="holds an adapter"):
+        merge_adapter(model, adapter)
+    assert has_adapter(model)  # nothing was merged yet
+    assert not (adapter / "model.safetensors").exists()
+
+
+def test_an_adapter_on_merged_weights_does_not_name_the_first_base(small_model_dir: Path) -> None:
+    merged = merge_adapter(trained(base(small_model_dir)))
+    assert add_adapter(merged).peft_config["default"].base_model_name_or_path != str(
+        small_model_dir
+    )
