@@ -1,0 +1,1 @@
+"""Training: packing documents into rows, and supervised fine-tuning on them."""
