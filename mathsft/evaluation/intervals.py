@@ -1,0 +1,34 @@
+"""How sure an accuracy is."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Accuracy(NamedTuple):
+    """A share of right answers, 0 to 1, with its interval and the number of questions."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] (n = {self.n:,})"
+
+
+def wilson(correct: Sequence[bool], *, confidence: float = 0.95) -> Accuracy:
+    """Accuracy with Wilson's score interval (Wilson 1927), computed by scipy.
+
+    Wilson's interval stays inside [0, 1] and is right also for few questions and for
+    accuracies near 0 or 1, where mean ± 1.96 standard errors is not.
+
+    Raises:
+        ValueError: no question at all.
+    """
+    from scipy.stats import binomtest
+
+    if not len(correct):
+        raise ValueError("no question was answered: an accuracy of nothing is not a number")
+    right = sum(bool(c) for c in correct)
+    interval = binomtest(right, len(correct)).proportion_ci(confidence, method="wilson")
+    return Accuracy(right / len(correct), float(interval.low), float(interval.high), len(correct))

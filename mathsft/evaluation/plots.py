@@ -1,0 +1,69 @@
+"""The pictures of the lessons. Each function draws one figure and returns it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mathsft.evaluation.intervals import Accuracy
+
+_INK, _LIGHT = "#1b6ca8", "#9bb8d0"
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_loss(log_history: Sequence[Mapping[str, float]]) -> Figure:
+    """Training loss (nats per trained token) by optimiser step, from ``trainer.state.log_history``.
+
+    Evaluation losses are drawn beside it where the log has them.
+    """
+    figure, axes = _figure(6, 3)
+    for key, label, colour in (("loss", "training", _INK), ("eval_loss", "held out", "#c8553d")):
+        points = [(row["step"], row[key]) for row in log_history if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, label=label)
+    axes.set(xlabel="optimiser step", ylabel="loss per trained token", ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+def plot_packing(rows: Sequence[Sequence[int]], *, max_length: int, title: str = "") -> Figure:
+    """Rows of documents as bars: ``rows[r]`` lists the lengths in tokens of row r's documents.
+
+    Neighbouring documents differ in shade; what is left white is padding.
+    """
+    figure, axes = _figure(7, 0.6 + 0.14 * len(rows))
+    for y, lengths in enumerate(rows):
+        left = 0
+        for number, length in enumerate(lengths):
+            colour = _INK if number % 2 == 0 else _LIGHT
+            axes.barh(y, length, left=left, height=0.85, color=colour)
+            left += length
+    axes.set(xlim=(0, max_length), xlabel="tokens", ylabel="row", title=title, yticks=[])
+    axes.invert_yaxis()
+    return figure
+
+
+def plot_accuracy(
+    results: Mapping[str, Accuracy], *, chance: float | None = None, title: str = ""
+) -> Figure:
+    """Accuracies as bars with their intervals; a dashed line marks ``chance`` (0 to 1)."""
+    figure, axes = _figure(1.6 + 1.1 * len(results), 3)
+    for x, result in enumerate(results.values()):
+        error = [[result.accuracy - result.low], [result.high - result.accuracy]]
+        axes.bar(x, result.accuracy, 0.6, color=_LIGHT)
+        axes.errorbar(x, result.accuracy, error, color=_INK, capsize=5)
+        axes.annotate(f"{result.accuracy:.1%}", (x, result.high), (0, 4), ha="center",
+                      textcoords="offset points")  # fmt: skip
+    if chance is not None:
+        axes.axhline(chance, color="grey", linestyle="--", linewidth=1)
+        axes.annotate("chance", (-0.45, chance), (0, 3), color="grey", textcoords="offset points")
+    axes.set_xticks(range(len(results)), list(results))
+    axes.set(ylim=(0, 1.05), ylabel="accuracy", title=title)
+    return figure
