@@ -1,0 +1,63 @@
+"""Recipes: every shipped file fits the functions, and mistakes name key and file."""
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from mathsft.recipes import load_recipe
+
+SHIPPED = [
+    p.name.removesuffix(".yaml")
+    for p in resources.files("mathsft.recipes").iterdir()
+    if p.name.endswith(".yaml")
+]
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_every_shipped_recipe_fits_the_functions_it_feeds(profile: str) -> None:
+    recipe = load_recipe(profile)
+    assert set(recipe) == {"model", "train", "test", "choices", "sft", "worked"}
+    assert isinstance(recipe["sft"]["learning_rate"], float)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_number_that_yaml_reads_as_text_is_converted(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "sft: {learning_rate: 1e-5, max_steps: '7'}"))
+    assert recipe["sft"] == {"learning_rate": 1e-5, "max_steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sft: {learningrate: 1.0e-4}", ["mine.yaml", "sft.learningrate", "'learning_rate'"]),
+        ("sft: {weight_decy: 0.1}", ["sft.weight_decy", "'weight_decay'"]),
+        ("sfd: {learning_rate: 1.0e-4}", ["mine.yaml", "'sfd'", "'sft'"]),
+        ("sft: {learning_rate: fast}", ["sft.learning_rate", "number", "'fast'"]),
+        ("sft: 3", ["'sft'", "map"]),
+        ("[1, 2]", ["mapping of sections"]),
+        ("sft: {", ["mine.yaml", "YAML"]),
+    ],
+)
+def test_a_mistake_is_told_with_file_and_key(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        load_recipe(write(tmp_path, text))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_recipe_names_those_that_ship() -> None:
+    with pytest.raises(FileNotFoundError, match="tiny") as error:
+        load_recipe("tinny")
+    assert "did you mean 'tiny'" in str(error.value)
+
+
+def test_the_environment_chooses_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATHSFT_PROFILE", "t4")
+    assert load_recipe()["model"]["name"] == "Qwen/Qwen2.5-0.5B"
