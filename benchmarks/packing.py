@@ -1,0 +1,216 @@
+"""Training speed on packed rows: ours against TRL's padded and TRL's packed batches.
+
+    python benchmarks/packing.py --json [--shape tiny|qwen2.5-0.5b] [--rows N]
+
+All three train the same documents on the same model (random weights, LoRA) in one run,
+taking turns, so that a busy machine slows all of them. Timed: whole optimiser steps,
+from `on_step_begin` to `on_step_end` (forward, backward, clipping, update). Counted:
+tokens of the documents, padding left out. The ratios are medians over the rounds.
+
+The rivals are TRL's SFTTrainer set up as its documentation advises, without gradient
+checkpointing (memory is not short here), loss on completions only:
+- padded: prompt/completion rows, 8 documents a batch (SFTConfig's default), drawn at
+  random (one document a batch pads nothing, and is bounded by the packed rival);
+- packed: `packing_strategy="bfd"`, one row a batch with accumulation, because its
+  collator joins a batch to a single row and the mask costs the square of its length.
+Ours uses the same one row a batch with accumulation, so that packed rows are compared
+with packed rows.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+import trl
+from common import SHAPES, grade_school_problems, random_model, tokenizer_for
+from datasets import Dataset, disable_progress_bars
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from mathsft.data.prompts import sft_completion, sft_prompt
+from mathsft.training.packing import attention_inputs, chain_row, collate, fill, pack
+from mathsft.training.sft import sft_trainer
+from mathsft.training.tokens import tokenize_problems
+
+MAX_LENGTH = 512
+ROWS_PER_STEP = 4  # ours and TRL packed; TRL padded takes about as many documents
+QUIET = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+
+
+class StepTimer(TrainerCallback):
+    """Seconds inside optimiser steps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds += time.perf_counter() - self.started
+
+
+def ours(model: Any, tokenizer: Any, problems: Any, folder: str) -> SFTTrainer:
+    return sft_trainer(
+        model,
+        tokenizer,
+        problems,
+        output_dir=folder,
+        max_length=MAX_LENGTH,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=ROWS_PER_STEP,
+        **QUIET,
+    )
+
+
+def trl_trainer(
+    model: Any, tokenizer: Any, problems: Any, folder: str, **setting: Any
+) -> SFTTrainer:
+    texts = [
+        {
+            "prompt": sft_prompt(p["question"]),
+            "completion": sft_completion(p["solution"], p["answer"]),
+        }
+        for p in problems
+    ]
+    config = SFTConfig(
+        output_dir=folder,
+        max_length=MAX_LENGTH,
+        learning_rate=2e-4,
+        num_train_epochs=1,
+        completion_only_loss=True,
+        gradient_checkpointing=False,
+        bf16=False,
+        fp16=False,
+        use_cpu=True,
+        optim="adamw_torch",
+        dataloader_pin_memory=False,
+        **QUIET,
+        **setting,
+    )
+    return SFTTrainer(
+        model, args=config, train_dataset=Dataset.from_list(texts), processing_class=tokenizer
+    )
+
+
+def trl_padded(*arguments: Any) -> SFTTrainer:
+    return trl_trainer(*arguments, per_device_train_batch_size=8)
+
+
+def trl_packed(*arguments: Any) -> SFTTrainer:
+    return trl_trainer(
+        *arguments,
+        packing=True,
+        packing_strategy="bfd",
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=ROWS_PER_STEP,
+    )
+
+
+def seconds_to_train(make: Any, model: Any, tokenizer: Any, problems: Any, tokens: int) -> float:
+    """One pass over the problems; the rows that a trainer holds must have exactly ``tokens``."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make(model, tokenizer, problems, folder)
+        held = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
+        if held != tokens:
+            raise RuntimeError(
+                f"{make.__name__} trains {held} tokens, not the {tokens} of the rows"
+            )
+        timer = StepTimer()
+        trainer.add_callback(timer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return timer.seconds
+
+
+def max_logit_difference(model: Any, documents: list[dict[str, list[int]]]) -> float:
+    """Largest difference between a packed row's logits and those of its documents alone."""
+    model.eval()
+    row = pack([len(d["input_ids"]) for d in documents], max_length=MAX_LENGTH)
+    together = [documents[index] for index in max(row, key=len)]
+    batch = collate([chain_row(together)], pad_token_id=0)
+    worst, start = 0.0, 0
+    with torch.no_grad():
+        packed = model(**attention_inputs(model, batch)).logits[0]
+        for document in together:
+            ids = torch.tensor([document["input_ids"]])
+            alone = model(input_ids=ids).logits[0]
+            here = packed[start : start + ids.shape[1]]
+            worst = max(worst, float((here - alone).abs().max()))
+            start += ids.shape[1]
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
+    parser.add_argument("--rows", type=int, help="documents a round (default: 12; tiny: 200)")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    count = options.rows or (200 if options.shape == "tiny" else 12)
+    transformers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    disable_progress_bars()
+
+    problems, source = grade_school_problems()
+    tokenizer = tokenizer_for(problems, vocab_size=SHAPES[options.shape]["vocab_size"])
+    documents, _ = tokenize_problems(problems, tokenizer, max_length=MAX_LENGTH)
+    lengths = [len(document["input_ids"]) for document in documents]
+    model = random_model(options.shape)
+    result: dict[str, Any] = {
+        "fill": round(
+            fill(pack(lengths, max_length=MAX_LENGTH), lengths, max_length=MAX_LENGTH), 4
+        ),
+        "max_logit_diff": max_logit_difference(model, documents[:200]),
+    }
+
+    shuffled = problems.shuffle(seed=0)
+    methods = [ours, trl_padded, trl_packed]
+    warm_up = shuffled.select(range(1))
+    speeds: dict[str, list[float]] = {method.__name__: [] for method in methods}
+    for turn in range(-1, options.rounds):
+        part = warm_up if turn < 0 else shuffled.select(range(turn * count, (turn + 1) * count))
+        kept, _ = tokenize_problems(part, tokenizer, max_length=MAX_LENGTH)
+        tokens = sum(len(document["input_ids"]) for document in kept)
+        for method in methods[turn % 3 :] + methods[: turn % 3]:
+            seconds = seconds_to_train(method, model, tokenizer, part, tokens)
+            if turn >= 0:
+                speeds[method.__name__].append(tokens / seconds)
+                print(
+                    f"round {turn}: {method.__name__:10} {tokens / seconds:8.1f} tokens/s",
+                    flush=True,
+                )
+
+    def ratio(rival: str) -> float:
+        pairs = zip(speeds["ours"], speeds[rival], strict=True)
+        return round(statistics.median(one / other for one, other in pairs), 3)
+
+    result |= {
+        "useful_tokens_per_s": round(statistics.median(speeds["ours"]), 1),
+        "trl_padded_tokens_per_s": round(statistics.median(speeds["trl_padded"]), 1),
+        "trl_packed_tokens_per_s": round(statistics.median(speeds["trl_packed"]), 1),
+        "ratio_vs_trl_padded": ratio("trl_padded"),
+        "ratio_vs_trl_packed": ratio("trl_packed"),
+        "shape": options.shape,
+        "rows": f"{source}, {options.rounds} rounds of {count} documents",
+        "mean_document_tokens": round(statistics.mean(lengths), 1),
+        "threads": torch.get_num_threads(),
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl)},
+    }
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
