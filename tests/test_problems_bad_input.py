@@ -123,3 +123,17 @@ def test_json_lines_may_have_a_byte_order_mark_blank_lines_and_unicode_line_ends
     row = json.dumps(GSM | {"question": "What\u2028now?"}, ensure_ascii=False)
     path.write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n\r\n{row}".encode())
     assert load_problems(path)["question"][:] == ["What\u2028now?"] * 2
+
+
+def test_half_a_character_is_an_error_that_names_row_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "How many \ud83d?", "answer": "1\n#### 1"}))
+    with pytest.raises(ValueError, match=r"a\.jsonl, row 1, column 'question': half a character"):
+        read_problems(path)
+
+
+def test_question_and_solution_alone_are_told_which_columns_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "What?", "solution": "It is 1."}))
+    with pytest.raises(ValueError, match="name the columns question, answer"):
+        read_problems(path)

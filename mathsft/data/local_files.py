@@ -97,6 +97,8 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a text column is not UTF-8 ({error})") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a whole parquet file ({error})") from error
     yield from enumerate(rows, start=1)

@@ -46,6 +46,13 @@ def text_of(row: dict[str, Any], column: str, *, where: str, empty_ok: bool = Fa
         )
     if not value.strip() and not empty_ok:
         raise UnusableRowError(f"empty {column}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of an emoji: "\\ud83d"
+        raise ValueError(
+            f"{where}, column {column!r}: half a character at position {error.start}, which no "
+            "text can hold; was the text cut in the middle of an emoji?"
+        ) from error
     return value.strip()
 
 
@@ -106,7 +113,11 @@ def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
     """The kit's own six columns, as ``Dataset.to_json`` or ``to_parquet`` wrote them."""
     for column, kind in (("choices", list), ("label", int)):
         if column not in row:
-            raise ValueError(f"{where}: column {column!r} is missing")
+            raise ValueError(
+                f"{where}: column {column!r} is missing; the row has {', '.join(map(repr, row))} "
+                "and was taken for mathsft's own schema. Rows of question and worked answer are "
+                "read too: name the columns question, answer"
+            )
         if not isinstance(row[column], kind) or isinstance(row[column], bool):
             raise ValueError(
                 f"{where}, column {column!r}: expected {kind.__name__}, "
