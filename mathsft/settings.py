@@ -1,24 +1,44 @@
 """Where tokens come from and where runs go. Tokens are never printed, logged or stored."""
 
 import os
+import sys
+import warnings
 from pathlib import Path
 
 _TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY")
 
 
 def load_settings() -> list[str]:
-    """Read ``.env`` from this folder or the nearest one above; name the tokens that are set.
+    """Find tokens in the environment, in ``.env`` and in Colab's secrets; name those found.
 
-    What is already in the environment wins, and an empty entry of ``.env`` counts as
-    absent. Returns names only, never values; an empty list is fine: no lesson needs a token.
+    In this order, and the first one wins: a variable that is set; the nearest ``.env`` from
+    this folder upwards, where an empty entry counts as absent; on Colab, a secret of that
+    name if the notebook may read it. Found tokens are exported to the environment, where
+    huggingface_hub and wandb look. Returns names only, never values; an empty list is
+    fine: no lesson needs a token.
     """
     from dotenv import dotenv_values, find_dotenv
 
     # usecwd: in a notebook the search must start at its folder, not at this module's.
-    for name, value in dotenv_values(find_dotenv(usecwd=True)).items():
-        if value and name not in os.environ:
-            os.environ[name] = value
+    entries = dotenv_values(find_dotenv(usecwd=True))
+    for name in _TOKENS:
+        if not os.environ.get(name):
+            value = entries.get(name) or _colab_secret(name)
+            if value:
+                os.environ[name] = value
     return [name for name in _TOKENS if os.environ.get(name)]
+
+
+def _colab_secret(name: str) -> str | None:
+    """The Colab secret, or None: elsewhere, where it is absent, not shared, or times out."""
+    if "google.colab" not in sys.modules:
+        return None
+    from google.colab import userdata
+
+    try:
+        return userdata.get(name)
+    except (userdata.SecretNotFoundError, userdata.NotebookAccessError, userdata.TimeoutException):
+        return None
 
 
 def run_dir(name: str) -> Path:
@@ -35,3 +55,20 @@ def run_dir(name: str) -> Path:
     folder = Path(top) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def quiet() -> None:
+    """Keep a notebook readable: no bars for loading from disk, no notices of renamed internals.
+
+    Downloads and training keep their progress bars. Call it before importing transformers,
+    whose import already says that a notebook without ipywidgets gets plain bars.
+    """
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+    from datasets import disable_progress_bars
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bars()
+    disable_progress_bar()
+    enable_progress_bars()  # of downloads, which the line above switches off as well

@@ -19,15 +19,6 @@ def test_import_pulls_in_nothing_heavy() -> None:
     assert run(f"import mathsft, sys; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
 
 
-def test_data_imports_no_torch() -> None:
-    code = (
-        "import sys, mathsft.data.problems, mathsft.data.mathqa\n"
-        "mathsft.data.problems.load_problems('tiny-gsm', limit=2)\n"
-        "print('torch' in sys.modules)"
-    )
-    assert run(code).splitlines()[-1] == "False"
-
-
 def test_every_public_name_is_there_and_documented() -> None:
     for name in mathsft.__all__:
         assert getattr(mathsft, name).__doc__, name

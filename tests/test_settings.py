@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.settings import load_settings, run_dir
+from mathsft.settings import load_settings, quiet, run_dir
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,21 @@ def test_runs_lie_in_the_checkout_or_where_the_environment_says(
     monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "elsewhere"))
     assert run_dir("a") == tmp_path / "elsewhere" / "a"
     assert run_dir("a").is_dir()
+
+
+def test_only_the_known_tokens_are_taken_from_dotenv(tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / ".env").write_text("HF_TOKEN=a\nMATHSFT_UNRELATED=b\n")
+    load_settings()
+    assert "MATHSFT_UNRELATED" not in os.environ
+
+
+def test_quiet_keeps_the_bars_of_downloads() -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging
+
+    quiet()
+    assert not are_progress_bars_disabled()
+    assert not logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
