@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Capability = tuple[int, int]
 BF16_FROM: Capability = (8, 0)  # Ampere; the first cards that multiply bfloat16 in hardware
-PROFILES = ("tiny", "t4", "a100", "cluster")
+PROFILES = ("tiny", "t4", "a100")  # the recipes that ship
 _PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "lm_eval"
 )  # fmt: skip
@@ -44,7 +44,6 @@ class Policy:
     fp16: bool
     bf16: bool
     use_cpu: bool
-    adapter_dtype: torch.dtype
     reasons: dict[str, str] = field(repr=False)
 
     def trainer_arguments(self) -> dict[str, Any]:
@@ -57,35 +56,31 @@ class Policy:
         }
 
 
-_ADAPTER_REASON = (
-    "one step changes an adapter weight by less than half precision can hold, so adapters and "
-    "their gradients stay float32 (and GradScaler has no bfloat16 kernel)"
+_MASKED_SDPA = (
+    "sdpa: with the dense mask of packed rows it takes the memory-efficient kernel; the flash "
+    "kernel takes no mask"
 )
 _CPU_REASONS = {
-    "dtype": "CPU: float32, as most CPUs are slower in half precision, and results are exact",
+    "dtype": "float32: the precision that the others are compared with",
     "attn_implementation": "sdpa: the fused kernel that takes any boolean mask, also on a CPU",
-    "quantisation": "none by default: NF4 saves memory, not time; quantize=True works here too",
+    "quantisation": "none by default: NF4 is there to save memory; quantize=True works here too",
     "optim": "adamw_torch: the paged optimisers of bitsandbytes need CUDA",
     "mixed_precision": "fp16 and bf16 off: everything is float32 already",
-    "adapter_dtype": "float32, like the model",
 }
 _T4_REASONS = {
-    "dtype": "float16: below 8.0 bfloat16 is emulated, and loses the fused attention kernel",
-    "attn_implementation": "sdpa: with a mask it takes the memory-efficient kernel, the fastest "
-    "one below 8.0; flash attention needs 8.0 and more",
+    "dtype": "float16: computed in hardware here; below 8.0 bfloat16 is emulated",
+    "attn_implementation": _MASKED_SDPA,
     "quantisation": "nf4: a quarter of the weight memory leaves the 15 GB of a T4 to activations",
     "optim": "paged_adamw_8bit: a quarter of the state, moved to the CPU when memory is short",
     "mixed_precision": "fp16=True: float16 gradients underflow unless GradScaler scales the loss",
-    "adapter_dtype": _ADAPTER_REASON,
 }
 _AMPERE_REASONS = {
     "dtype": "bfloat16: computed in hardware from 8.0 on, with the range of float32",
-    "attn_implementation": "sdpa: its flash and memory-efficient kernels both run here",
-    "quantisation": "none by default: a small model fits in bfloat16, and 4-bit only slows it; "
-    "quantize=True works here too",
+    "attn_implementation": _MASKED_SDPA,
+    "quantisation": "none by default: a small model fits in bfloat16 without it; quantize=True "
+    "works here too",
     "optim": "paged_adamw_8bit: a quarter of the state, moved to the CPU when memory is short",
     "mixed_precision": "bf16=True: the range of float32, so no loss scaling is needed",
-    "adapter_dtype": _ADAPTER_REASON,
 }
 
 
@@ -110,7 +105,6 @@ def policy(capability: Capability | Literal["auto"] | None = "auto") -> Policy:
             fp16=False,
             bf16=False,
             use_cpu=True,
-            adapter_dtype=torch.float32,
             reasons={"device": _why_cpu(), **_CPU_REASONS},
         )
     ampere = tuple(capability) >= BF16_FROM
@@ -125,7 +119,6 @@ def policy(capability: Capability | Literal["auto"] | None = "auto") -> Policy:
         fp16=not ampere,
         bf16=ampere,
         use_cpu=False,
-        adapter_dtype=torch.float32,
         reasons={"device": found, **(_AMPERE_REASONS if ampere else _T4_REASONS)},
     )
 

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from model_files import Change, hub_cache, rewrite
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.models.adapters import (
@@ -61,12 +60,6 @@ def other_model(folder: Path, like: Path, *, seed: int, **changes: int) -> Path:
     torch.manual_seed(seed)
     Qwen2ForCausalLM(config).save_pretrained(folder)
     return folder
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    weights = load_file(folder / WEIGHTS)
-    change(weights)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 # Adding
@@ -138,12 +131,7 @@ def test_an_adapter_of_plain_peft_loads_too(small_model_dir: Path, tmp_path: Pat
 def test_an_adapter_comes_from_the_hub_by_its_name(
     small_model_dir: Path, tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "cache" / "models--someone--adapter"  # as the hub's client lays it
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(adapter, repository / "snapshots" / commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub_cache(monkeypatch, tmp_path / "cache", "someone/adapter", adapter)
     by_name = load_adapter(base(small_model_dir), "someone/adapter")
     assert torch.equal(logits(by_name), logits(load_adapter(base(small_model_dir), adapter)))
 
@@ -192,10 +180,10 @@ def test_an_adapter_wrapped_twice_is_told_from_its_keys(
 def test_a_spoilt_adapter_raises(
     small_model_dir: Path,
     adapter: Path,
-    change: Callable[[dict[str, torch.Tensor]], object],
+    change: Change,
     found: str,
 ) -> None:
-    rewrite(adapter, change)
+    rewrite(adapter / WEIGHTS, change)
     with pytest.raises(ValueError, match=found):
         load_adapter(base(small_model_dir), adapter)
 
@@ -364,12 +352,15 @@ def test_merging_in_half_precision_stays_within_rounding(small_model_dir: Path, 
     assert (logits(merge_adapter(model)) - before).abs().max() < 0.02 * before.abs().max()
 
 
-def test_an_adapter_that_rounding_would_swallow_is_not_merged(small_model_dir: Path) -> None:
+@pytest.mark.parametrize("scale", [5e-3, 0.05], ids=["swallowed", "a good part lost"])
+def test_an_adapter_that_rounding_would_spoil_is_not_merged(
+    small_model_dir: Path, scale: float
+) -> None:
     model = trained(base(small_model_dir, dtype="bfloat16"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.mul_(5e-3)
+                parameter.mul_(scale)
     assert adapter_effect(model) > 0
     with pytest.raises(ValueError, match="dtype='float32'"):
         merge_adapter(model)

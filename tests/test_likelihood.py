@@ -58,6 +58,18 @@ def test_the_model_is_left_in_the_mode_it_was_in(loaded, problems) -> None:
     model.eval()
 
 
+def test_a_score_that_is_not_finite_is_an_error_naming_the_problem(
+    small_model_dir: Path, problems
+) -> None:
+    model, tokenizer = load_model(small_model_dir)
+    model.train()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"problem 0: a score is not finite.*float32"):
+        choice_logprobs(model, tokenizer, problems)
+    assert model.training  # the mode is given back after an error, too
+
+
 def test_a_problem_without_choices_or_with_an_empty_one_is_an_error(loaded, problems) -> None:
     model, tokenizer = loaded
     with pytest.raises(ValueError, match="no choices"):

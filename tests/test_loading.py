@@ -2,41 +2,25 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from model_files import Change, hub_cache, rewrite
+from safetensors.torch import load_file
 
 from mathsft.models.adapters import add_adapter, has_adapter
 from mathsft.models.identity import base_identity
 from mathsft.models.loading import load_model
 from mathsft.models.sources import TINY, checked_source
 
-Change = Callable[[dict[str, torch.Tensor]], object]
+WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
 def folder(small_model_dir: Path, tmp_path: Path) -> Path:
     """A copy of the small model that a test may spoil."""
     return shutil.copytree(small_model_dir, tmp_path / "model")
-
-
-def rewrite(folder: Path, change: Change) -> None:
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def hub_cache(monkeypatch: pytest.MonkeyPatch, cache: Path, name: str, source: Path) -> None:
-    """Lay `source` down as the hub's client keeps a repository that it has downloaded."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = cache / ("models--" + name.replace("/", "--"))
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(source, repository / "snapshots" / commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
 
 
 def set_config(folder: Path, name: str = "config.json", **values: object) -> None:
@@ -57,7 +41,6 @@ def test_a_folder_loads_in_eval_mode_by_the_policy_of_the_cpu(small_model_dir: P
     assert tokenizer.decode(tokenizer("12 apples")["input_ids"]) == "12 apples"
 
 
-@pytest.mark.skipif(not (TINY / "model.safetensors").exists(), reason="tiny has no weights yet")
 def test_tiny_is_the_packaged_folder_loaded_as_any_other() -> None:
     assert checked_source("tiny", None) == str(TINY)
     by_name, by_folder = load_model("tiny")[0], load_model(TINY)[0]
@@ -95,7 +78,7 @@ def test_nf4_packs_the_projections_and_nothing_else(small_model_dir: Path) -> No
 
 def test_a_tied_head_stored_twice_is_no_false_alarm(folder: Path, quantize: bool) -> None:
     rewrite(
-        folder,
+        folder / WEIGHTS,
         lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}),
     )
     model, _ = load_model(folder, quantize=quantize, device="cpu")
@@ -130,7 +113,7 @@ def test_a_tied_head_stored_twice_is_no_false_alarm(folder: Path, quantize: bool
 def test_weights_that_do_not_fit_raise(
     folder: Path, quantize: bool, change: Change, found: str
 ) -> None:
-    rewrite(folder, change)
+    rewrite(folder / WEIGHTS, change)
     with pytest.raises(ValueError, match=found):
         load_model(folder, quantize=quantize, device="cpu")
 

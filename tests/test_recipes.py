@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mathsft.device import PROFILES
 from mathsft.recipes import load_recipe
 
 SHIPPED = [
@@ -13,6 +14,10 @@ SHIPPED = [
     for p in resources.files("mathsft.recipes").iterdir()
     if p.name.endswith(".yaml")
 ]
+
+
+def test_every_profile_has_a_recipe_and_every_recipe_a_profile() -> None:
+    assert sorted(PROFILES) == sorted(SHIPPED)
 
 
 @pytest.mark.parametrize("profile", SHIPPED)
@@ -31,6 +36,21 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_a_number_that_yaml_reads_as_text_is_converted(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "sft: {learning_rate: 1e-5, max_steps: '7'}"))
     assert recipe["sft"] == {"learning_rate": 1e-5, "max_steps": 7}
+    whole = load_recipe(write(tmp_path, "sft: {max_steps: 1e3, seed: 3.0}"))["sft"]
+    assert whole == {"max_steps": 1000, "seed": 3}
+    assert {type(value) for value in whole.values()} == {int}
+
+
+def test_numbers_inside_a_nested_mapping_are_converted_too(tmp_path: Path) -> None:
+    text = """
+    model: {lora: {r: '8', lora_dropout: 5e-2, target_modules: [q_proj]}}
+    sft: {lr_scheduler_kwargs: {min_lr: 1e-6, inner: {name: cosine}}, packing: false}
+    """
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe["model"]["lora"] == {"r": 8, "lora_dropout": 0.05, "target_modules": ["q_proj"]}
+    kwargs = recipe["sft"]["lr_scheduler_kwargs"]
+    assert kwargs == {"min_lr": 1e-6, "inner": {"name": "cosine"}}
+    assert recipe["sft"]["packing"] is False
 
 
 @pytest.mark.parametrize(
@@ -40,6 +60,11 @@ def test_a_number_that_yaml_reads_as_text_is_converted(tmp_path: Path) -> None:
         ("sft: {weight_decy: 0.1}", ["sft.weight_decy", "'weight_decay'"]),
         ("sfd: {learning_rate: 1.0e-4}", ["mine.yaml", "'sfd'", "'sft'"]),
         ("sft: {learning_rate: fast}", ["sft.learning_rate", "number", "'fast'"]),
+        ("sft: {max_steps: 2.5}", ["sft.max_steps", "whole number", "2.5"]),
+        ("sft: {max_steps: '2.5'}", ["sft.max_steps", "whole number", "'2.5'"]),
+        ("train: {limit: .inf}", ["train.limit", "whole number"]),
+        ("model: {quantize: 'false'}", ["model.quantize", "true or false", "'false'"]),
+        ("model: {lora: 'yes'}", ["model.lora", "true or false"]),
         ("sft: 3", ["'sft'", "map"]),
         ("[1, 2]", ["mapping of sections"]),
         ("sft: {", ["mine.yaml", "YAML"]),

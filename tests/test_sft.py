@@ -5,18 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data.prompts import sft_completion, sft_prompt
+from mathsft.models.adapters import add_adapter
 from mathsft.training import loss as loss_module
 from mathsft.training.loss import LinearCrossEntropy, has_plain_head, summed_loss
 from mathsft.training.packing import IGNORE, attention_inputs, collate, packed_rows
 from mathsft.training.sft import sft_trainer
 from mathsft.training.tokens import tokenize_problems
-
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def problems(count: int) -> list[dict[str, str]]:
@@ -39,10 +37,7 @@ def adapted(folder: Path, *, dropout: float = 0.0, b_scale: float = 0.02, **kwar
     """The small model with LoRA on the seven projections, B not zero so that every part learns."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
-    lora = LoraConfig(
-        r=4, lora_alpha=8, lora_dropout=dropout, target_modules=PROJECTIONS, task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(model, lora)
+    model = add_adapter(model, r=4, lora_alpha=8, lora_dropout=dropout)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -206,6 +201,31 @@ def test_a_head_that_is_not_plain_gives_the_same_loss_through_the_model(small_mo
     assert torch.allclose(plain, summed_loss(model, inputs, batch["labels"]), rtol=1e-6)
 
 
+def test_only_positions_that_predict_a_trained_token_are_projected(
+    small_model_dir, tokenizer, monkeypatch
+):
+    documents, _ = tokenize_problems(problems(4), tokenizer)
+    batch = collate(packed_rows(documents, max_length=512), pad_token_id=0)
+    model = adapted(small_model_dir)
+    projected: list[int] = []
+    by_the_head: list[int] = []
+    apply = LinearCrossEntropy.apply
+
+    def counted(hidden, weight, targets):
+        projected.append(hidden.shape[0])
+        return apply(hidden, weight, targets)
+
+    monkeypatch.setattr(LinearCrossEntropy, "apply", counted)
+    model.get_output_embeddings().register_forward_hook(
+        lambda head, given, logits: by_the_head.append(logits.shape[:-1].numel())
+    )
+    summed_loss(model, attention_inputs(model, batch), batch["labels"]).backward()
+    trained = sum(label != IGNORE for d in documents for label in d["labels"])
+    assert trained < 0.9 * batch["labels"].numel()
+    assert projected == [trained]
+    assert by_the_head == [0]
+
+
 def test_accumulating_four_batches_is_one_batch_four_times_as_large(
     small_model_dir, tokenizer, tmp_path
 ):
@@ -295,8 +315,9 @@ def test_the_same_seed_gives_the_same_adapters_bit_for_bit(small_model_dir, toke
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_adapters_of_a_4_bit_model_are_float32_and_untouched_before_training(
-    small_model_dir, tokenizer, tmp_path
+    small_model_dir, tokenizer, tmp_path, checkpointing
 ):
     """TRL casts them to bfloat16 while it builds the trainer, on both stacks."""
     from transformers import BitsAndBytesConfig
@@ -317,6 +338,7 @@ def test_adapters_of_a_4_bit_model_are_float32_and_untouched_before_training(
         output_dir=tmp_path,
         max_length=100,
         max_steps=2,
+        gradient_checkpointing=checkpointing,
         logging_steps=1,
         disable_tqdm=True,
     )
@@ -327,6 +349,7 @@ def test_adapters_of_a_4_bit_model_are_float32_and_untouched_before_training(
     trained = adapter(trainer.model)
     assert {value.dtype for value in trained.values()} == {torch.float32}
     assert not any(torch.equal(trained[name], built[name]) for name in built)
+    assert all(value.isfinite().all() for value in trained.values())
 
 
 def test_training_lowers_the_loss_quietly_and_logs_useful_tokens(

@@ -51,19 +51,22 @@ def plot_packing(rows: Sequence[Sequence[int]], *, max_length: int, title: str =
 
 
 def plot_accuracy(
-    results: Mapping[str, Accuracy], *, chance: float | None = None, title: str = ""
+    results: Mapping[str, Accuracy], *, chance: Mapping[str, float] | None = None, title: str = ""
 ) -> Figure:
-    """Accuracies as bars with their intervals; a dashed line marks ``chance`` (0 to 1)."""
+    """Accuracies as bars with their intervals; a dashed line where ``chance`` (0 to 1) has one.
+
+    ``chance`` is by the bars' names, since guessing gives each kind of question its own.
+    """
     figure, axes = _figure(1.6 + 1.1 * len(results), 3)
-    for x, result in enumerate(results.values()):
+    for x, (name, result) in enumerate(results.items()):
         error = [[result.accuracy - result.low], [result.high - result.accuracy]]
         axes.bar(x, result.accuracy, 0.6, color=_LIGHT)
         axes.errorbar(x, result.accuracy, error, color=_INK, capsize=5)
         axes.annotate(f"{result.accuracy:.1%}", (x, result.high), (0, 4), ha="center",
                       textcoords="offset points")  # fmt: skip
-    if chance is not None:
-        axes.axhline(chance, color="grey", linestyle="--", linewidth=1)
-        axes.annotate("chance", (-0.45, chance), (0, 3), color="grey", textcoords="offset points")
+        if chance and name in chance:
+            axes.hlines(chance[name], x - 0.45, x + 0.45, color="black", linestyle="--", zorder=3)
+            axes.annotate("chance", (x + 0.45, chance[name]), (2, -3), textcoords="offset points")
     axes.set_xticks(range(len(results)), list(results))
-    axes.set(ylim=(0, 1.05), ylabel="accuracy", title=title)
+    axes.set(ylim=(0, 1.05), xlim=(-0.6, len(results)), ylabel="accuracy", title=title)
     return figure

@@ -1,6 +1,6 @@
 """Worked answers: let the model solve problems in writing, and compare the final answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from mathsft.data.answers import extract_answer, same_answer
 from mathsft.data.prompts import sft_prompt
+from mathsft.models.modes import evaluating
 
 
 @torch.no_grad()
@@ -18,6 +19,7 @@ def worked_answers(
     *,
     max_new_tokens: int = 256,
     batch_size: int = 64,
+    prompt: Callable[[str], str] = sft_prompt,
 ) -> list[dict[str, Any]]:
     """Greedy solutions of ``problems``, each with its final answer and whether that is right.
 
@@ -26,7 +28,8 @@ def worked_answers(
     worked text: a base model that does not know the line is not punished for that.
 
     Greedy decoding: no luck in the comparison. Prompts are padded on the left and
-    batched by length; ``max_new_tokens`` bounds a solution that does not stop.
+    batched by length; ``max_new_tokens`` bounds a solution that does not stop. ``prompt``
+    makes the prompt from the question; the default is the format that training uses.
 
     Raises:
         ValueError: a problem without a known answer cannot be marked.
@@ -34,26 +37,24 @@ def worked_answers(
     for row, problem in enumerate(problems):
         if not problem["answer"]:
             raise ValueError(f"problem {row} has no answer to compare with: {problem['question']}")
-    prompts = [tokenizer(sft_prompt(problem["question"])).input_ids for problem in problems]
+    prompts = [tokenizer(prompt(problem["question"])).input_ids for problem in problems]
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     results: list[dict[str, Any]] = [{} for _ in problems]
-    was_training = model.training
-    model.eval()
-    for first in tqdm(range(0, len(prompts), batch_size), desc="worked answers", leave=False):
-        rows = by_length[first : first + batch_size]
-        batch = tokenizer.pad(
-            {"input_ids": [prompts[i] for i in rows]}, padding_side="left", return_tensors="pt"
-        ).to(model.device)
-        written = model.generate(
-            **batch,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-        )[:, batch["input_ids"].shape[1] :]
-        for i, text in zip(rows, tokenizer.batch_decode(written, True), strict=True):
-            answer = extract_answer(text)
-            right = bool(answer) and same_answer(answer, problems[i]["answer"])
-            results[i] = {"text": text, "answer": answer, "correct": right}
-    model.train(was_training)
+    with evaluating(model):
+        for first in tqdm(range(0, len(prompts), batch_size), desc="worked answers", leave=False):
+            rows = by_length[first : first + batch_size]
+            batch = tokenizer.pad(
+                {"input_ids": [prompts[i] for i in rows]}, padding_side="left", return_tensors="pt"
+            ).to(model.device)
+            written = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=tokenizer.pad_token_id,
+            )[:, batch["input_ids"].shape[1] :]
+            for i, text in zip(rows, tokenizer.batch_decode(written, True), strict=True):
+                answer = extract_answer(text)
+                right = bool(answer) and same_answer(answer, problems[i]["answer"])
+                results[i] = {"text": text, "answer": answer, "correct": right}
     return results

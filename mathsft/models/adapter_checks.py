@@ -20,6 +20,7 @@ from mathsft.models.folders import (
     refuse_mixed,
 )
 from mathsft.models.identity import IDENTITY_FILE, identity_differences
+from mathsft.models.modes import evaluating
 
 DOUBLY_WRAPPED = "base_model.model.base_model.model."
 State = dict[str, torch.Tensor]
@@ -231,13 +232,8 @@ def probe_logits(model: Any) -> torch.Tensor:
     """float32 logits (1, 16, vocabulary) of the first tokens of the vocabulary, in eval mode."""
     embedding = model.get_input_embeddings()
     ids = torch.arange(min(16, embedding.weight.shape[0]), device=embedding.weight.device)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(input_ids=ids[None], use_cache=False).logits.float()
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        return model(input_ids=ids[None], use_cache=False).logits.float()
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ first. This version passes every choice with its question, padded; a pass that s
 the question among its choices takes its place in lesson 02.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mathsft.data.prompts import choice_context, choice_continuation
+from mathsft.models.modes import evaluating
 
 
 def encode_continuation(
@@ -49,38 +51,51 @@ def choice_logprobs(
     projected onto the vocabulary. ``batch_size`` counts problems.
 
     Raises:
-        ValueError: a problem without choices, or an empty choice.
+        ValueError: a problem without choices, an empty choice, or a score that is not finite.
     """
-    was_training = model.training
-    model.eval()
     scores: list[list[float]] = []
-    for first in range(0, len(problems), batch_size):
-        batch = [problems[i] for i in range(first, min(first + batch_size, len(problems)))]
-        for offset, problem in enumerate(batch):
-            if not problem["choices"]:
-                raise ValueError(f"problem {first + offset} has no choices: {problem['question']}")
-        pairs = [
-            encode_continuation(
-                tokenizer, choice_context(problem["question"]), choice_continuation(choice)
-            )
-            for problem in batch
-            for choice in problem["choices"]
-        ]
-        input_ids, mask = _left_padded([c + k for c, k in pairs], tokenizer.pad_token_id)
-        longest = max(len(continuation) for _, continuation in pairs)
-        logits = model(
-            input_ids=input_ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(model.device),
-            logits_to_keep=longest + 1,
-            use_cache=False,
-        ).logits[:, :-1]
-        targets = input_ids[:, -longest:].to(model.device)
-        logprobs = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-        sums = iter(
-            logprobs[row, -len(continuation) :].sum().item()
-            for row, (_, continuation) in enumerate(pairs)
+    with evaluating(model):
+        for first in range(0, len(problems), batch_size):
+            batch = [problems[i] for i in range(first, min(first + batch_size, len(problems)))]
+            scores += _batch_logprobs(model, tokenizer, batch, first=first)
+    return scores
+
+
+def _batch_logprobs(
+    model: Any, tokenizer: Any, batch: Sequence[Mapping[str, Any]], *, first: int
+) -> list[list[float]]:
+    """The scores of one batch; ``first`` is the index of its first problem, for errors."""
+    for index, problem in enumerate(batch, first):
+        if not problem["choices"]:
+            raise ValueError(f"problem {index} has no choices: {problem['question']}")
+    pairs = [
+        encode_continuation(
+            tokenizer, choice_context(problem["question"]), choice_continuation(choice)
         )
-        scores += [[next(sums) for _ in problem["choices"]] for problem in batch]
-    model.train(was_training)
+        for problem in batch
+        for choice in problem["choices"]
+    ]
+    input_ids, mask = _left_padded([c + k for c, k in pairs], tokenizer.pad_token_id)
+    longest = max(len(continuation) for _, continuation in pairs)
+    logits = model(
+        input_ids=input_ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(model.device),
+        logits_to_keep=longest + 1,
+        use_cache=False,
+    ).logits[:, :-1]
+    targets = input_ids[:, -longest:].to(model.device)
+    logprobs = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    sums = iter(
+        logprobs[row, -len(continuation) :].sum().item()
+        for row, (_, continuation) in enumerate(pairs)
+    )
+    scores = [[next(sums) for _ in problem["choices"]] for problem in batch]
+    for index, found in enumerate(scores, first):
+        if not all(map(math.isfinite, found)):
+            raise ValueError(
+                f"problem {index}: a score is not finite ({found}). Either the model's weights "
+                "are not, or half precision overflows: load the model with dtype='float32', or "
+                "with attn_implementation='eager'"
+            )
     return scores

@@ -9,7 +9,8 @@ import inspect
 from collections.abc import Callable
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mathsft.device import default_profile
 from mathsft.names import unknown_name
@@ -34,8 +35,9 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError: no such recipe; the message lists those that ship.
         ValueError: the file is no mapping of sections; an unknown section or key (the
-            message names the nearest); a text where a number belongs. YAML reads ``1e-5``
-            as text: what is meant as a number is converted, never passed on.
+            message names the nearest); a text where a number, or true or false, belongs; a
+            fraction where a whole number does. YAML reads ``1e-5`` as text: what is meant as
+            a number is converted, never passed on.
     """
     import yaml
 
@@ -76,17 +78,41 @@ def _checked(arguments: dict[str, Any], *, section: str, path: str) -> dict[str,
         where = f"{path}: {section}.{key}"
         if key not in known:
             raise ValueError(f"{where}: {unknown_name('key', str(key), known)} ({name})")
-        checked[key] = _number(value, hints.get(key), where)
+        checked[key] = _value(value, hints.get(key), where)
     return checked
 
 
-def _number(value: Any, hint: Any, where: str) -> Any:
-    """``value``, converted where a text stands for a number (``hint`` has no str in it)."""
-    kinds = set(getattr(hint, "__args__", (hint,)))
-    if not isinstance(value, str) or str in kinds or not kinds & {int, float}:
+def _value(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as ``hint`` wants it; YAML's texts for numbers are converted, also in a dict."""
+    if isinstance(value, dict):
+        return {key: _number_or_text(inner) for key, inner in value.items()}
+    union = get_origin(hint) in (Union, UnionType)
+    kinds = set(get_args(hint)) if union else {hint}
+    if str in kinds or isinstance(value, bool) or not isinstance(value, str | float):
+        return value
+    if not kinds & {int, float}:
+        if isinstance(value, str) and bool in kinds:
+            raise ValueError(f"{where}: true or false is wanted, found the text {value!r}")
         return value
     try:
         number = float(value)
     except ValueError:
         raise ValueError(f"{where}: a number is wanted, found the text {value!r}") from None
-    return number if float in kinds else int(number)
+    if float in kinds:
+        return number
+    if not number.is_integer():
+        raise ValueError(f"{where}: a whole number is wanted, found {value!r}")
+    return int(number)
+
+
+def _number_or_text(value: Any) -> Any:
+    """Inside a dict no hint says what is wanted: a text that reads as a number is one."""
+    if isinstance(value, dict):
+        return {key: _number_or_text(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value

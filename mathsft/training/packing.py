@@ -23,9 +23,10 @@ def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
     """Put documents into as few rows of ``max_length`` tokens as best-fit decreasing finds.
 
     Longest first, each into the fullest row that still has room; a new row where none
-    has. At most 11/9 of the optimum (Johnson et al., 1974), in practice within a
-    percent of it, because short documents fill the gaps that long ones leave. It looks
-    at the whole data set, not at blocks of it.
+    has. At most 11/9 of the optimum (Johnson et al., 1974), and better where short
+    documents fill the gaps that long ones leave: GSM8K's train split fills 97 % of its
+    rows of 512 tokens (a test holds it above 95 %). It looks at the whole data set, not
+    at blocks of it.
 
     Rows by free space are kept in a table, and the occupied spaces in the bits of one
     integer, so that "the smallest space that is large enough" is one bit operation:

@@ -1,0 +1,28 @@
+"""What the tests of models and adapters do to their files."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+def rewrite(path: Path, change: Change) -> None:
+    """Read the tensors of a safetensors file, let ``change`` alter the dict, and write it back."""
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def hub_cache(monkeypatch: pytest.MonkeyPatch, cache: Path, name: str, source: Path) -> None:
+    """Lay `source` down as the hub's client keeps a repository that it has downloaded."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = cache / ("models--" + name.replace("/", "--"))
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(source, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))

@@ -1,0 +1,104 @@
+"""The trainer around the loss: what it logs, and how it leaves the model."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from mathsft.data.problems import load_problems
+from mathsft.models.loading import load_model
+from mathsft.training.sft import sft_rows, sft_trainer
+
+
+@pytest.fixture
+def loaded(small_model_dir: Path):
+    return load_model(small_model_dir, lora={"r": 4, "lora_dropout": 0.0}, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return load_problems("tiny-gsm", split="train", limit=6)
+
+
+def trainer(loaded, problems, folder: Path, **arguments):
+    settings = {"max_steps": 2, "logging_steps": 1, "max_length": 512, "disable_tqdm": True}
+    return sft_trainer(*loaded, problems, output_dir=folder, **{**settings, **arguments})
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.arange(2, 40)[None]).logits
+
+
+def test_a_loss_that_is_not_finite_is_logged_as_such(loaded, problems, tmp_path) -> None:
+    model, _ = loaded
+    with torch.no_grad():
+        model.get_base_model().model.norm.weight[0] = torch.nan
+    ours = trainer(loaded, problems, tmp_path)
+    ours.train()
+    losses = [entry["loss"] for entry in ours.state.log_history if "loss" in entry]
+    assert len(losses) == 2
+    assert all(loss != loss for loss in losses)  # nan
+
+
+def test_after_mixed_precision_the_model_computes_as_before(loaded, problems, tmp_path) -> None:
+    model, _ = loaded
+    before = logits(model)
+    # Rate 0: the weights stay, so that another result could only come of another precision.
+    ours = trainer(loaded, problems, tmp_path, bf16=True, learning_rate=0.0, eval_problems=problems)
+    first = ours.evaluate()["eval_loss"]
+    assert torch.equal(logits(model), before)
+    mixed: list[bool] = []
+    hook = model.get_base_model().model.register_forward_pre_hook(
+        lambda *_: mixed.append(torch.is_autocast_enabled("cpu"))
+    )
+    for _ in range(2):  # and a second training is as mixed as the first
+        ours.train()
+    assert mixed == [True] * 4
+    hook.remove()
+    assert torch.equal(logits(model), before)
+    assert ours.evaluate()["eval_loss"] == first
+
+
+def test_counters_start_anew_and_stand_still_while_evaluating(loaded, problems, tmp_path) -> None:
+    class SlowEvaluation(TrainerCallback):
+        pause = 3.0
+
+        def on_prediction_step(self, *args, **kwargs) -> None:
+            time.sleep(self.pause)
+            self.pause = 0.0
+
+    ours = trainer(
+        loaded,
+        problems,
+        tmp_path,
+        eval_problems=problems.select(range(1)),
+        eval_strategy="steps",
+        eval_steps=1,
+        callbacks=[SlowEvaluation()],
+    )
+    counted = []
+    for _ in range(2):
+        ours.train()
+        first, second = [entry for entry in ours.state.log_history if "num_tokens" in entry]
+        counted.append(second["num_tokens"])
+        seconds = (second["num_tokens"] - first["num_tokens"]) / second["tokens_per_second"]
+        assert seconds < SlowEvaluation.pause  # the evaluation lies between the two logs
+    assert counted[0] == counted[1] > 0
+
+
+def test_predictions_are_refused_with_a_reason(loaded, problems, tmp_path) -> None:
+    with pytest.raises(NotImplementedError, match="no predictions"):
+        trainer(loaded, problems, tmp_path).predict(problems)
+
+
+def test_the_fill_is_shown_for_packed_rows_only(loaded, problems, capsys) -> None:
+    _, tokenizer = loaded
+    sft_rows(problems, tokenizer)
+    assert "% full" in capsys.readouterr().out
+    sft_rows(problems, tokenizer, packing=False)
+    shown = capsys.readouterr().out
+    assert "6 documents" in shown
+    assert "full" not in shown
