@@ -1,6 +1,8 @@
-"""Training speed on packed rows: ours against TRL's padded and TRL's packed batches.
+"""Training speed on packed rows on a CPU: ours against TRL's padded and TRL's packed batches.
 
-    python benchmarks/packing.py --json [--shape tiny|qwen2.5-0.5b] [--rows N]
+    python benchmarks/packing.py --json [--shape tiny|qwen2.5-0.5b] [--documents N]
+
+A GPU that may be here is hidden and stays idle: the times are those of a CPU.
 
 All three train the same documents on the same model (random weights, LoRA) in one run,
 taking turns, so that a busy machine slows all of them. Timed: whole optimiser steps,
@@ -10,7 +12,7 @@ tokens of the documents, padding left out. The ratios are medians over the round
 The rivals are TRL's SFTTrainer set up as its documentation advises, without gradient
 checkpointing (memory is not short here), loss on completions only:
 - padded: prompt/completion rows, 8 documents a batch (SFTConfig's default), drawn at
-  random (one document a batch pads nothing, and is bounded by the packed rival);
+  random (one document a batch would pad nothing, with a pass for each document);
 - packed: `packing_strategy="bfd"`, one row a batch with accumulation, because its
   collator joins a batch to a single row and the mask costs the square of its length.
 Ours uses the same one row a batch with accumulation, so that packed rows are compared
@@ -27,6 +29,7 @@ import time
 import warnings
 from typing import Any
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
@@ -155,10 +158,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
-    parser.add_argument("--rows", type=int, help="documents a round (default: 12; tiny: 200)")
+    parser.add_argument("--documents", type=int, help="a round (default: 12; tiny: 200)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    count = options.rows or (200 if options.shape == "tiny" else 12)
+    count = options.documents or (200 if options.shape == "tiny" else 12)
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
