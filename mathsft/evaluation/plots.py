@@ -58,15 +58,17 @@ def plot_accuracy(
     ``chance`` is by the bars' names, since guessing gives each kind of question its own.
     """
     figure, axes = _figure(1.6 + 1.1 * len(results), 3)
-    for x, (name, result) in enumerate(results.items()):
+    for x, result in enumerate(results.values()):
         error = [[result.accuracy - result.low], [result.high - result.accuracy]]
         axes.bar(x, result.accuracy, 0.6, color=_LIGHT)
         axes.errorbar(x, result.accuracy, error, color=_INK, capsize=5)
         axes.annotate(f"{result.accuracy:.1%}", (x, result.high), (0, 4), ha="center",
                       textcoords="offset points")  # fmt: skip
-        if chance and name in chance:
-            axes.hlines(chance[name], x - 0.45, x + 0.45, color="black", linestyle="--", zorder=3)
-            axes.annotate("chance", (x + 0.45, chance[name]), (2, -3), textcoords="offset points")
+    guesses = [(x, chance[name]) for x, name in enumerate(results) if name in (chance or {})]
+    for x, share in guesses:
+        axes.hlines(share, x - 0.45, x + 0.45, color="black", linestyle="--", label="chance")
+    if guesses:
+        axes.legend(*(part[:1] for part in axes.get_legend_handles_labels()), frameon=False)
     axes.set_xticks(range(len(results)), list(results))
-    axes.set(ylim=(0, 1.05), xlim=(-0.6, len(results)), ylabel="accuracy", title=title)
+    axes.set(ylim=(0, 1.05), ylabel="accuracy", title=title)
     return figure

@@ -69,13 +69,13 @@ def _explained(row: dict[str, str]) -> str:
 def documents(count: int, *, seed: int) -> Iterator[str]:
     """``count`` documents, mixed at random: worked 30 %, facts 40 %, sums 15 %, explained 15 %.
 
-    Deterministic for a seed; a document is a few lines of text.
+    Deterministic; ``seed`` decides the order of kinds, the statements and the sums, while
+    the problems are the generators' own. A document is a few lines of text.
     """
     rng = random.Random(seed)
     kinds = rng.choices(["worked", "facts", "sums", "explained"], [30, 40, 15, 15], k=count)
     worked = iter(tiny_gsm_rows("pretrain", kinds.count("worked")))
-    explained = iter(tiny_mathqa_rows("pretrain", min(kinds.count("explained"), 8000)))
-    explained_rows = list(explained)
+    explained = tiny_mathqa_rows("pretrain", min(kinds.count("explained"), 8000))
     for kind in kinds:
         if kind == "worked":
             yield _worked(next(worked))
@@ -84,4 +84,4 @@ def documents(count: int, *, seed: int) -> Iterator[str]:
         elif kind == "sums":
             yield _sums(rng)
         else:
-            yield _explained(rng.choice(explained_rows))
+            yield _explained(rng.choice(explained))

@@ -1,0 +1,122 @@
+"""The notebooks as files: address, outputs, width, exercises. nbval runs them besides."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+BADGE = ADDRESS.replace("https://github.com", "https://colab.research.google.com/github")
+
+
+def cells(path: Path, kind: str = "code") -> list[dict]:
+    book = json.loads(path.read_text(encoding="utf-8"))
+    return [cell for cell in book["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def test_every_lesson_has_its_solutions() -> None:
+    assert LESSONS
+    assert [p.name for p in LESSONS] == [p.name for p in SOLUTIONS]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_the_first_cell_has_the_badge_of_this_notebook(path: Path) -> None:
+    assert f"({BADGE}/blob/main/notebooks/{path.name})" in source(cells(path, "markdown")[0])
+
+
+def test_every_address_of_the_repository_is_the_one_in_pyproject() -> None:
+    for file in (ROOT / "README.md", *LESSONS, *SOLUTIONS):
+        text = file.read_text(encoding="utf-8")
+        badges = re.findall(r"colab\.research\.google\.com/github/([\w-]+/[\w.-]+)", text)
+        installs = re.findall(r"git\+https://github\.com/([\w-]+/[\w-]+)", text)
+        assert badges or file in SOLUTIONS
+        assert installs or file not in (*LESSONS, *SOLUTIONS)
+        assert {f"https://github.com/{name}" for name in badges + installs} == {ADDRESS}
+
+
+def test_the_readme_has_a_badge_and_a_table_row_for_every_lesson() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in LESSONS:
+        assert f"{BADGE}/blob/main/notebooks/{path.name}" in readme
+        assert f"(notebooks/{path.name})" in readme
+
+
+@pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS], ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_cells_are_narrow_short_and_executed_in_order(path: Path) -> None:
+    assert path.stat().st_size <= 400_000
+    assert "widgets" not in json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    counts = []
+    for cell in cells(path):
+        lines = source(cell).split("\n")
+        assert max(map(len, lines)) <= 76, lines
+        assert len(lines) <= 18, lines
+        counts.append(cell["execution_count"])
+    assert counts == list(range(1, len(counts) + 1)), "run from top to bottom, then save"
+
+
+@pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS], ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_cells_that_nbval_compares_have_something_to_compare(path: Path) -> None:
+    compared = [cell for cell in cells(path) if "nbval-check-output" in tags(cell)]
+    assert compared or path in SOLUTIONS
+    for cell in compared:
+        assert cell["execution_count"]
+        assert cell["outputs"], source(cell)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_only_unsolved_exercises_fail_and_each_has_a_check(path: Path) -> None:
+    failing = [c for c in cells(path) if any(o["output_type"] == "error" for o in c["outputs"])]
+    assert 2 <= len(failing) <= 3
+    assert all("raises-exception" in tags(cell) for cell in failing)
+    assert len([c for c in cells(path) if "raises-exception" in tags(c)]) == len(failing)
+
+
+WRONG = {
+    "01_sft.ipynb": [
+        ("assert len(end)", "end = [7, 7, 7, 5, 5, 0, 0]"),
+        ("for text, wanted", "my_answer = str.upper"),
+        ("assert share", "share = 0.5"),
+    ]
+}
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
+def test_checks_pass_the_solution_and_fail_a_wrong_answer(path: Path) -> None:
+    names: dict = {}
+    code = [s for s in map(source, cells(path)) if "google.colab" not in s]
+    wrong = iter(WRONG[path.name])
+    beginning, answer = next(wrong)
+    for text in code:
+        if text.startswith(beginning):
+            with pytest.raises(AssertionError):
+                exec(text, {**names, **_answered(answer, names)})
+            beginning, answer = next(wrong, ("(no further check)", ""))
+        exec(text, names)
+    assert beginning == "(no further check)"
+
+
+def _answered(answer: str, names: dict) -> dict:
+    exec(answer, changed := dict(names))
+    return changed
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
+def test_solutions_hold_every_check_of_the_lesson_and_pass_it(path: Path) -> None:
+    solved = [source(cell) for cell in cells(path)]
+    lesson = ROOT / "notebooks" / path.name
+    for check in (c for c in cells(lesson) if "raises-exception" in tags(c)):
+        assert source(check) in solved
+    assert not any(o["output_type"] == "error" for c in cells(path) for o in c["outputs"])
