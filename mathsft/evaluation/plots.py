@@ -64,7 +64,8 @@ def plot_accuracy(
         axes.errorbar(x, result.accuracy, error, color=_INK, capsize=5)
         axes.annotate(f"{result.accuracy:.1%}", (x, result.high), (0, 4), ha="center",
                       textcoords="offset points")  # fmt: skip
-    guesses = [(x, chance[name]) for x, name in enumerate(results) if name in (chance or {})]
+    shares = chance or {}
+    guesses = [(x, shares[name]) for x, name in enumerate(results) if name in shares]
     for x, share in guesses:
         axes.hlines(share, x - 0.45, x + 0.45, color="black", linestyle="--", label="chance")
     if guesses:
