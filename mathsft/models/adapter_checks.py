@@ -225,6 +225,7 @@ def adapter_effect(model: PeftModel) -> float:
 
 
 def base_of(model: PeftModel) -> PreTrainedModel:
+    """The model inside the wrapper; its projections still carry the adapter's layers."""
     return cast(PreTrainedModel, model.get_base_model())
 
 
