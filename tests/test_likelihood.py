@@ -1,13 +1,25 @@
-"""Choice scores: equal to one plain pass per choice, whatever the batch."""
+"""Choice scores and their gradients: those of one plain pass per choice, whatever the batch."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from gradients import adapted, assert_same_gradients
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mathsft.data.problems import load_problems
 from mathsft.data.prompts import choice_context, choice_continuation
-from mathsft.models.likelihood import choice_logprobs, encode_continuation
+from mathsft.models.forest import TokenForest
+from mathsft.models.likelihood import (
+    choice_logprobs,
+    encode_choices,
+    encode_continuation,
+    option_logprobs,
+)
 from mathsft.models.loading import load_model
 
 
@@ -21,19 +33,25 @@ def problems():
     return load_problems("tiny-mathqa", split="test", limit=12)
 
 
-def plain_score(model, tokenizer, question: str, choice: str) -> float:
-    context = tokenizer(choice_context(question)).input_ids
-    whole = tokenizer(choice_context(question) + choice_continuation(choice)).input_ids
-    with torch.no_grad():
-        logprobs = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
-    return sum(logprobs[i - 1, whole[i]].item() for i in range(len(context), len(whole)))
+def plain_scores(model, tokenizer, problem) -> torch.Tensor:
+    """Five passes, written out as lm-evaluation-harness does them; differentiable."""
+    scores = []
+    context = choice_context(problem["question"])
+    context_ids = tokenizer(context).input_ids
+    for choice in problem["choices"]:
+        whole = tokenizer(context + choice_continuation(choice)).input_ids
+        ids = torch.tensor([*context_ids, *whole[len(context_ids) :]])
+        logprobs = model(input_ids=ids[None, :-1]).logits[0].log_softmax(-1)
+        scored = logprobs[torch.arange(len(ids) - 1), ids[1:]]
+        scores.append(scored[len(context_ids) - 1 :].sum())
+    return torch.stack(scores)
 
 
 def test_scores_equal_one_pass_per_choice(loaded, problems) -> None:
     model, tokenizer = loaded
     ours = choice_logprobs(model, tokenizer, problems, batch_size=5)
     for problem, scores in zip(problems, ours, strict=True):
-        plain = [plain_score(model, tokenizer, problem["question"], c) for c in problem["choices"]]
+        plain = plain_scores(model, tokenizer, problem).tolist()
         assert scores == pytest.approx(plain, abs=1e-4)
 
 
@@ -76,3 +94,142 @@ def test_a_problem_without_choices_or_with_an_empty_one_is_an_error(loaded, prob
         choice_logprobs(model, tokenizer, [{**problems[0], "choices": []}])
     with pytest.raises(ValueError, match="adds no token"):
         encode_continuation(tokenizer, "Answer:", "")
+
+
+def assert_exact(model, tokenizer, problems, *, max_length: int, order=None) -> None:
+    """Log-probabilities to 1e-4 and the loss's adapter gradients to 1e-5 of five plain passes.
+
+    ``order`` is the order of the questions in the forest.
+    """
+    labels = torch.tensor([problem["label"] for problem in problems])
+    plain = [plain_scores(model, tokenizer, problem) for problem in problems]
+    sum(
+        cross_entropy(scores[None], label[None])
+        for scores, label in zip(plain, labels, strict=True)
+    ).backward()
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    wanted = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    model.zero_grad()
+    order = range(len(problems)) if order is None else order
+    groups = encode_choices(tokenizer, [problems[i] for i in order])
+    forest = TokenForest.from_groups(groups, max_length=max_length)
+    ours = option_logprobs(model, forest.tensors(pad_token_id=0))
+    assert ours.dtype == torch.float32
+    scores = ours.split([len(group) for group in groups])
+    for index, found in zip(order, scores, strict=True):
+        assert (found - plain[index]).abs().max() < 1e-4
+    sum(
+        cross_entropy(found[None], labels[index][None])
+        for index, found in zip(order, scores, strict=True)
+    ).backward()
+    assert_same_gradients(wanted, {name: p.grad for name, p in parameters.items()})
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("how", ["plain", "checkpointing", "4-bit"])
+def test_gradients_are_those_of_five_separate_passes(small_model_dir, problems, how, attention):
+    kwargs = {"attn_implementation": attention}
+    if how == "4-bit":
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+    model = adapted(small_model_dir, dtype=torch.float32, **kwargs).train()
+    if how == "checkpointing":
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    tokenizer = AutoTokenizer.from_pretrained(small_model_dir)
+    assert_exact(model, tokenizer, problems, max_length=512)
+
+
+def test_gradients_at_a_real_depth_are_those_of_five_separate_passes(problems):
+    """The embedded model, with rows of one, of a few, and of all questions."""
+    model, tokenizer = load_model("tiny", lora={"lora_dropout": 0.0}, device="cpu")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    for max_length in (100, 250, 1000):
+        assert_exact(model.train(), tokenizer, problems, max_length=max_length)
+
+
+words = st.sampled_from(["3", "30", "30 km", "a", "apples", "a pear", "1 / 2", "12.5", "é", "?"])
+choices = st.lists(words, min_size=2, max_size=6, unique=True)
+question = st.tuples(st.lists(words, min_size=1, max_size=12), choices, st.integers(0, 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(asked=st.lists(question, min_size=1, max_size=6), data=st.data())
+def test_generated_questions_score_and_learn_as_in_separate_passes(small_model_dir, asked, data):
+    """Choices of one token and of many, one the beginning of another, any number of them."""
+    problems = [
+        {"question": " ".join(text), "choices": found, "label": label}
+        for text, found, label in asked
+    ]
+    order = data.draw(st.permutations(range(len(problems))))
+    max_length = data.draw(st.integers(150, 400))
+    model = adapted(small_model_dir).train()
+    tokenizer = AutoTokenizer.from_pretrained(small_model_dir)
+    assert_exact(model, tokenizer, problems, max_length=max_length, order=order)
+
+
+def test_scores_of_real_questions_equal_separate_passes(small_model_dir, data_dir):
+    rows = load_problems(data_dir / "mathqa" / "dev.json", limit=40)
+    model, tokenizer = load_model(small_model_dir)
+    with torch.no_grad():
+        for problem, scores in zip(rows, choice_logprobs(model, tokenizer, rows), strict=True):
+            plain = plain_scores(model, tokenizer, problem).tolist()
+            assert scores == pytest.approx(plain, abs=1e-4)
+
+
+text = st.text(alphabet="app les3.\n ", min_size=1, max_size=20).filter(str.strip)
+
+
+@pytest.fixture(scope="module")
+def harness(small_model_dir: Path):
+    from lm_eval.models.huggingface import HFLM
+
+    model = AutoModelForCausalLM.from_pretrained(small_model_dir)
+    return HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(small_model_dir))
+
+
+@settings(max_examples=200, deadline=None)
+@given(context=text, continuation=text)
+@example(context="Tom has 3 app", continuation="les left")  # one word: merged across the boundary
+@example(context="Answer: ", continuation="3")  # the space goes to the continuation
+def test_tokens_are_split_as_the_harness_splits_them(harness, context, continuation):
+    context_ids, continuation_ids = harness._encode_pair(context, continuation)
+    if continuation_ids:
+        ours = encode_continuation(harness.tokenizer, context, continuation)
+        assert ours == (context_ids, continuation_ids)
+    else:
+        with pytest.raises(ValueError, match="adds no token"):
+            encode_continuation(harness.tokenizer, context, continuation)
+
+
+def test_a_merge_across_the_boundary_is_among_the_cases(harness):
+    tokenizer = harness.tokenizer
+    context, _ = encode_continuation(tokenizer, "Tom has 3 app", "les left")
+    assert tokenizer("Tom has 3 apples left").input_ids[: len(context)] != context
+
+
+def test_equal_choices_are_scored_alike_and_none_is_left_out(loaded, problems):
+    """The harness's own reading of MathQA has such rows: they are asked as they are."""
+    model, tokenizer = loaded
+    twice = {**problems[0], "choices": ["12", "12", "1"]}
+    ((a, b, c),) = choice_logprobs(model, tokenizer, [twice])
+    assert a == b != c
+
+
+@pytest.mark.slow  # FlexAttention is compiled first
+@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention on a CPU wants a compiler")
+def test_flex_attention_gives_the_scores_of_sdpa(small_model_dir, problems) -> None:
+    sdpa, flex = (
+        choice_logprobs(*load_model(small_model_dir, attn_implementation=name), problems)
+        for name in ("sdpa", "flex_attention")
+    )
+    for one, other in zip(sdpa, flex, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)

@@ -11,18 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from mathsft.training.loss import summed_loss
-from mathsft.training.packing import (
-    IGNORE,
-    attention_inputs,
-    chain_row,
-    collate,
-    fill,
-    forest_mask,
-    pack,
-    packed_rows,
-    useful_tokens,
-)
+from mathsft.models.attention import attention_inputs
+from mathsft.models.forest import IGNORE, TokenForest
+from mathsft.models.likelihood import option_logprobs
+from mathsft.models.packing import even_rows, pack
+from mathsft.training.sft import packed_rows
 
 
 def best_fit_decreasing_by_scan(lengths: Sequence[int], max_length: int) -> list[int]:
@@ -55,7 +48,20 @@ def test_a_document_that_cannot_be_in_a_row_is_an_error_naming_it(length):
 def test_a_hundred_thousand_documents_are_packed_as_one_data_set():
     lengths = torch.randint(40, 400, (100_000,), generator=torch.manual_seed(0)).tolist()
     rows = pack(lengths, max_length=512)
-    assert fill(rows, lengths, max_length=512) > 0.95
+    assert sum(lengths) / (512 * len(rows)) > 0.95
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=40))
+def test_even_rows_hold_everything_within_the_length_and_pad_little_more_than_they_must(lengths):
+    def padded_tokens(rows):
+        return len(rows) * max(sum(lengths[index] for index in row) for row in rows)
+
+    rows = even_rows(lengths, max_length=64)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert max(sum(lengths[index] for index in row) for row in rows) <= 64
+    # Shorter rows may be worth some padding, at most what attention over 64 tokens costs.
+    full = pack(lengths, max_length=min(64, sum(lengths)))
+    assert padded_tokens(rows) <= padded_tokens(full) * (1 + 64 / 3000) + 2 * len(rows)
 
 
 def test_rows_of_real_problems_are_at_least_95_percent_full(data_dir: Path):
@@ -76,45 +82,9 @@ def test_rows_of_real_problems_are_at_least_95_percent_full(data_dir: Path):
     texts = (text for row in problems[::4] for text in (row["question"], row["solution"]))
     tokenizer = train_tokenizer(texts, vocab_size=8000)
     documents, dropped = tokenize_problems(problems, tokenizer, max_length=512)
-    lengths = [len(document["input_ids"]) for document in documents]
     assert len(documents) + dropped.total() == len(problems)
-    assert fill(pack(lengths, max_length=512), lengths, max_length=512) >= 0.95
-
-
-@given(st.data())
-def test_a_token_sees_exactly_its_ancestors_and_itself_in_any_forest(data):
-    """`j <= i < end[j]` on depth-first trees is the ancestor relation, checked by walking up."""
-    length = data.draw(st.integers(1, 12))
-    parents: list[int | None] = []
-    path: list[int] = []  # the branch that the next token may continue
-    for index in range(length):
-        depth = data.draw(st.integers(0, len(path)))
-        path = path[:depth]
-        parents.append(path[-1] if path else None)
-        path.append(index)
-    end = [index + 1 for index in range(length)]
-    ancestors = [{index} for index in range(length)]
-    for index in range(length):
-        above = parents[index]
-        while above is not None:
-            ancestors[index].add(above)
-            end[above] = index + 1
-            above = parents[above]
-    mask = forest_mask(torch.tensor([end]))
-    assert mask.shape == (1, 1, length, length)
-    seen = [{j for j in range(length) if mask[0, 0, i, j]} for i in range(length)]
-    assert seen == ancestors
-
-
-def test_padding_is_in_no_document_has_no_label_and_is_not_useful():
-    rows = [chain_row([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}])]
-    rows += [chain_row([{"input_ids": [8, 9], "labels": [8, 9]}])]
-    batch = collate(rows, pad_token_id=9)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert batch["labels"].tolist() == [[IGNORE, 6, 7], [IGNORE, 9, IGNORE]]
-    assert batch["end"].tolist() == [[3, 3, 3], [2, 2, 3]]
-    assert useful_tokens(batch).tolist() == [[True] * 3, [True, True, False]]
-    assert forest_mask(batch["end"])[1, 0, 2].tolist() == [False, False, True]
+    _, fill = packed_rows(documents, max_length=512)
+    assert fill >= 0.95
 
 
 @pytest.fixture(scope="module")
@@ -142,18 +112,17 @@ def test_packed_logits_equal_the_separate_ones(
     small_model_dir, documents, attention, use_cache, training
 ):
     model = load(small_model_dir, attention).train(training)
-    lengths = [len(document["input_ids"]) for document in documents]
-    rows = pack(lengths, max_length=40)
+    rows, _ = packed_rows(documents, max_length=40)
     assert any(len(row) > 2 for row in rows)
     assert len(rows) > 1
-    batch = collate([chain_row([documents[i] for i in row]) for row in rows], pad_token_id=0)
+    batch = TokenForest(documents, rows=rows, share=False).tensors(pad_token_id=0)
     with torch.no_grad():
         packed = model(**attention_inputs(model, batch), use_cache=use_cache).logits
         assert packed.isfinite().all()
         for logits, row in zip(packed, rows, strict=True):
             start = 0
             for index in row:
-                ids = torch.tensor([documents[index]["input_ids"]])
+                ids = torch.tensor([documents[index]["input_ids"][:-1]])
                 alone = model(input_ids=ids, use_cache=use_cache).logits[0]
                 here = logits[start : start + ids.shape[1]]
                 assert (here - alone).abs().max() < 1e-5
@@ -164,7 +133,7 @@ def test_packed_logits_equal_the_separate_ones(
 def test_a_wrong_mask_would_be_noticed(small_model_dir, documents, attention):
     """The comparison above can fail: without our mask, documents do see each other."""
     model = load(small_model_dir, attention).eval()
-    batch = collate([chain_row(documents[1:3])], pad_token_id=0)
+    batch = TokenForest(documents[1:3], share=False).tensors(pad_token_id=0)
     with torch.no_grad():
         right = model(**attention_inputs(model, batch), use_cache=True).logits
         wrong = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
@@ -184,16 +153,17 @@ def test_the_loss_of_packed_rows_is_the_token_weighted_loss_of_its_documents(
             targets = torch.tensor(document["labels"][1:])
             expected += cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
         shuffled = [documents[index] for index in order]
-        batch = collate(packed_rows(shuffled, max_length=max_length), pad_token_id=0)
-        loss = summed_loss(model, attention_inputs(model, batch), batch["labels"])
+        rows, _ = packed_rows(shuffled, max_length=max_length)
+        batch = TokenForest(shuffled, rows=rows, share=False).tensors(pad_token_id=0)
+        loss = -option_logprobs(model, batch).sum()
     trained = sum(label != IGNORE for d in documents for label in d["labels"])
-    assert int((batch["labels"] != IGNORE).sum()) == trained
+    assert len(batch["scored"]) == trained
     assert loss / trained == pytest.approx(float(expected) / trained, abs=1e-5)
 
 
 def test_an_attention_that_would_mix_documents_silently_is_refused(small_model_dir, documents):
     model = load(small_model_dir, "sdpa")
     model.config._attn_implementation = "flash_attention_2"
-    batch = collate([chain_row(documents)], pad_token_id=0)
-    with pytest.raises(ValueError, match=r"flash_attention_2.*not known to keep packed documents"):
+    batch = TokenForest(documents, share=False).tensors(pad_token_id=0)
+    with pytest.raises(ValueError, match=r"flash_attention_2.*not known to keep the sequences"):
         attention_inputs(model, batch)

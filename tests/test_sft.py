@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from gradients import adapted, adapter, assert_same_gradients
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data.prompts import sft_completion, sft_prompt
-from mathsft.models.adapters import add_adapter
-from mathsft.training import loss as loss_module
-from mathsft.training.loss import LinearCrossEntropy, has_plain_head, summed_loss
-from mathsft.training.packing import IGNORE, attention_inputs, collate, packed_rows
-from mathsft.training.sft import sft_trainer
+from mathsft.models.forest import IGNORE, TokenForest
+from mathsft.models.likelihood import option_logprobs
+from mathsft.training.sft import collate, sft_rows, sft_trainer
 from mathsft.training.tokens import tokenize_problems
 
 
@@ -31,22 +30,6 @@ def problems(count: int) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def tokenizer(small_model_dir: Path):
     return AutoTokenizer.from_pretrained(small_model_dir)
-
-
-def adapted(folder: Path, *, dropout: float = 0.0, b_scale: float = 0.02, **kwargs):
-    """The small model with LoRA on the seven projections, B not zero so that every part learns."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
-    model = add_adapter(model, r=4, lora_alpha=8, lora_dropout=dropout)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=b_scale)
-    return model
-
-
-def adapter(model) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def one_step(
@@ -79,13 +62,6 @@ def one_step(
     return {name: (before[name] - after) / 1e4 for name, after in adapter(model).items()}
 
 
-def assert_same_gradients(one, other, tolerance: float = 1e-5):
-    for name in one:
-        scale = one[name].abs().max()
-        assert scale > 0, name
-        assert (one[name] - other[name]).abs().max() <= tolerance * scale, name
-
-
 def test_labels_are_exactly_the_completion_and_the_stop_token(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id  # the case that goes wrong elsewhere
     rows = problems(6)
@@ -97,9 +73,8 @@ def test_labels_are_exactly_the_completion_and_the_stop_token(tokenizer):
         assert tokenizer.decode(trained) == completion + tokenizer.eos_token
         prompt = document["input_ids"][: -len(trained)]
         assert tokenizer.decode(prompt) == sft_prompt(problem["question"])
-    batch = collate(packed_rows(documents, max_length=512, packing=False), pad_token_id=0)
-    stops = (batch["labels"] == tokenizer.eos_token_id).sum(dim=1)
-    assert stops.tolist() == [1] * 6
+    batch = collate(sft_rows(rows, tokenizer).to_list(), pad_token_id=0)
+    assert int((batch["labels"] == tokenizer.eos_token_id).sum()) == 6
 
 
 def test_the_boundary_is_where_a_model_meets_it_and_joint_tokenization_agrees(tokenizer):
@@ -154,76 +129,6 @@ def test_a_model_with_nothing_to_train_is_an_error(small_model_dir, tokenizer, t
     model = AutoModelForCausalLM.from_pretrained(small_model_dir).requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable parameter"):
         sft_trainer(model, tokenizer, problems(2), output_dir=tmp_path)
-
-
-@pytest.mark.parametrize("logits_at_once", [1, 7 * 50, 2**26])
-def test_the_blockwise_loss_and_its_gradients_are_those_of_cross_entropy(
-    monkeypatch, logits_at_once
-):
-    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", logits_at_once)
-    generator = torch.manual_seed(0)
-    hidden = torch.randn(23, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(50, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(50, (23,), generator=generator)
-    expected = cross_entropy(hidden @ weight.T, targets, reduction="sum")
-    ours = LinearCrossEntropy.apply(hidden, weight, targets)
-    assert torch.allclose(ours.double(), expected, rtol=1e-6)
-    pairs = zip(
-        torch.autograd.grad(3 * ours, (hidden, weight)),
-        torch.autograd.grad(3 * expected, (hidden, weight)),
-        strict=True,
-    )
-    assert all(torch.allclose(one, other, rtol=1e-5, atol=1e-6) for one, other in pairs)
-
-
-def test_the_float16_gradient_keeps_the_small_probabilities():
-    """With 150,000 words most probabilities are below what float16 holds without the lift."""
-    generator = torch.manual_seed(0)
-    hidden = torch.randn(3, 16, generator=generator, dtype=torch.float16).requires_grad_()
-    weight = torch.randn(150_000, 16, generator=generator).mul(0.5).half()
-    targets = torch.tensor([1, 2, 3])
-    gradients = []
-    for h, w in [(hidden, weight), (hidden.detach().float().requires_grad_(), weight.float())]:
-        gradients += torch.autograd.grad(LinearCrossEntropy.apply(h, w, targets), h)
-    half, full = gradients
-    assert (half.float() - full).abs().max() < 2e-3 * full.abs().max()
-
-
-def test_a_head_that_is_not_plain_gives_the_same_loss_through_the_model(small_model_dir, tokenizer):
-    documents, _ = tokenize_problems(problems(4), tokenizer)
-    batch = collate(packed_rows(documents, max_length=512), pad_token_id=0)
-    model = AutoModelForCausalLM.from_pretrained(small_model_dir).eval()
-    assert has_plain_head(model)
-    inputs = attention_inputs(model, batch)
-    plain = summed_loss(model, inputs, batch["labels"])
-    model.config.final_logit_softcapping = 30.0  # Qwen2 itself ignores it
-    assert not has_plain_head(model)
-    assert torch.allclose(plain, summed_loss(model, inputs, batch["labels"]), rtol=1e-6)
-
-
-def test_only_positions_that_predict_a_trained_token_are_projected(
-    small_model_dir, tokenizer, monkeypatch
-):
-    documents, _ = tokenize_problems(problems(4), tokenizer)
-    batch = collate(packed_rows(documents, max_length=512), pad_token_id=0)
-    model = adapted(small_model_dir)
-    projected: list[int] = []
-    by_the_head: list[int] = []
-    apply = LinearCrossEntropy.apply
-
-    def counted(hidden, weight, targets):
-        projected.append(hidden.shape[0])
-        return apply(hidden, weight, targets)
-
-    monkeypatch.setattr(LinearCrossEntropy, "apply", counted)
-    model.get_output_embeddings().register_forward_hook(
-        lambda head, given, logits: by_the_head.append(logits.shape[:-1].numel())
-    )
-    summed_loss(model, attention_inputs(model, batch), batch["labels"]).backward()
-    trained = sum(label != IGNORE for d in documents for label in d["labels"])
-    assert trained < 0.9 * batch["labels"].numel()
-    assert projected == [trained]
-    assert by_the_head == [0]
 
 
 def test_accumulating_four_batches_is_one_batch_four_times_as_large(
@@ -285,10 +190,10 @@ def test_the_evaluation_loss_is_per_trained_token_of_the_whole_set(
         disable_tqdm=True,
     )
     documents, _ = tokenize_problems(held_out, tokenizer)
-    batch = collate(packed_rows(documents, max_length=512, packing=False), pad_token_id=0)
+    batch = TokenForest(documents).tensors(pad_token_id=0)
     with torch.no_grad():
-        total = summed_loss(model.eval(), attention_inputs(model, batch), batch["labels"])
-    expected = float(total / (batch["labels"] != IGNORE).sum())
+        total = -option_logprobs(model.eval(), batch).sum()
+    expected = float(total / len(batch["scored"]))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -373,7 +278,7 @@ def test_training_lowers_the_loss_quietly_and_logs_useful_tokens(
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert logs[-1]["loss"] < logs[0]["loss"] - 0.2
     documents, _ = tokenize_problems(problems(16), tokenizer)
-    assert logs[-1]["num_tokens"] == 4 * sum(len(d["input_ids"]) for d in documents)
+    assert logs[-1]["num_tokens"] == 4 * sum(len(d["input_ids"]) - 1 for d in documents)
     assert logs[-1]["tokens_per_second"] > 0
     assert not caplog.records
     noise = [str(w.message) for w in raised if w.category is not DeprecationWarning]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from mathsft.evaluation.intervals import Accuracy
@@ -18,17 +19,25 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def plot_loss(log_history: Sequence[Mapping[str, float]]) -> Figure:
-    """Training loss (nats per trained token) by optimiser step, from ``trainer.state.log_history``.
+def plot_loss(
+    log_history: Sequence[Mapping[str, float]],
+    *,
+    ylabel: str = "loss per trained token",
+    chance: float | None = None,
+) -> Figure:
+    """Training loss in nats by optimiser step, from ``trainer.state.log_history``.
 
-    Evaluation losses are drawn beside it where the log has them.
+    Evaluation losses are drawn beside it where the log has them, and a dashed line at
+    ``chance``, the loss of who guesses (multiple choice: the logarithm of their number).
     """
     figure, axes = _figure(6, 3)
     for key, label, colour in (("loss", "training", _INK), ("eval_loss", "held out", "#c8553d")):
         points = [(row["step"], row[key]) for row in log_history if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, label=label)
-    axes.set(xlabel="optimiser step", ylabel="loss per trained token", ylim=(0, None))
+    if chance is not None:
+        axes.axhline(chance, color="black", linestyle="--", label="chance")
+    axes.set(xlabel="optimiser step", ylabel=ylabel, ylim=(0, None))
     axes.legend(frameon=False)
     return figure
 
@@ -47,6 +56,21 @@ def plot_packing(rows: Sequence[Sequence[int]], *, max_length: int, title: str =
             left += length
     axes.set(xlim=(0, max_length), xlabel="tokens", ylabel="row", title=title, yticks=[])
     axes.invert_yaxis()
+    return figure
+
+
+def plot_mask(mask: Any, tokens: Sequence[str]) -> Figure:
+    """Who sees whom: ``mask`` (L, L) of truths, row i the token that looks, column j the one seen.
+
+    ``tokens`` are the L texts written at the rows, and at the columns by number only.
+    """
+    size = 1.2 + 0.15 * len(tokens)
+    figure, axes = _figure(size, size)
+    axes.imshow(
+        [[bool(seen) for seen in row] for row in mask], cmap=ListedColormap(["white", _INK])
+    )
+    axes.set_yticks(range(len(tokens)), [repr(text)[1:-1] for text in tokens], fontsize=7)
+    axes.set(xlabel="sees the token of this number", ylabel="this token")
     return figure
 
 

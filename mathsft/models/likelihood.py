@@ -1,9 +1,8 @@
-"""log p(continuation | context): the one score of multiple-choice questions.
+"""log p(continuation | context): the one score, in training, evaluation and reports.
 
 A choice is scored as lm-evaluation-harness scores it: the context is encoded, then
 context + continuation, and the continuation's tokens are what the second adds to the
-first. This version passes every choice with its question, padded; a pass that shares
-the question among its choices takes its place in lesson 02.
+first. The choices of a question share one pass over it (`mathsft.models.forest`).
 """
 
 import math
@@ -11,10 +10,51 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mathsft.data.prompts import choice_context, choice_continuation
+from mathsft.models.attention import attention_inputs
+from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.modes import evaluating
+from mathsft.models.projection import TokenLogprobs, has_plain_head
+
+
+def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor:
+    """Summed log-probability in nats of each sequence's scored tokens: (S,), float32.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        batch: what `TokenForest.tensors` gives, on the model's device. A multiple-choice
+            question has one sequence for each choice, a document is a sequence by itself.
+        wrapped: what is called instead of ``model`` where something (DDP) wraps it.
+
+    Differentiable. Only the positions that predict a scored token are projected onto the
+    vocabulary, and a position that several choices go on from is projected once.
+    Raises ValueError where the model's attention implementation cannot be told the mask.
+    """
+    head = model.get_output_embeddings()
+    plain = has_plain_head(model)
+    caught: list[Tensor] = []
+
+    def keep_predictors(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+        hidden = arguments[0].flatten(0, 1)[batch["predictor"]]
+        caught.append(hidden)
+        # With a plain head nothing is left for it to do.
+        return (hidden[None, :0] if plain else hidden[None],)
+
+    hook = head.register_forward_pre_hook(keep_predictors)
+    try:
+        run = model if wrapped is None else wrapped
+        logits = run(**attention_inputs(model, batch), use_cache=False).logits
+    finally:
+        hook.remove()
+    branch, token = batch["branch"], batch["token"]
+    if plain:
+        logprobs = TokenLogprobs.apply(caught[0], head.weight, branch, token)
+    else:
+        logprobs = logits[0].float().log_softmax(-1)[branch, token]
+    sums = logprobs.new_zeros(len(batch["scored_tokens"]))
+    return sums.index_add(0, batch["sequence"], logprobs[batch["scored"]])
 
 
 def encode_continuation(
@@ -22,80 +62,102 @@ def encode_continuation(
 ) -> tuple[list[int], list[int]]:
     """Token ids of the context and of the continuation, as the harness splits them.
 
+    Spaces at the end of the context go to the continuation. A tokenizer may merge across
+    the boundary: the model then reads the context's own tokens, followed by what stands
+    after as many tokens of the whole, as it does in the harness.
+
     Raises:
         ValueError: the continuation adds no token (an empty choice).
     """
-    context_ids = tokenizer(context).input_ids
-    whole_ids = tokenizer(context + continuation).input_ids
-    continuation_ids = whole_ids[len(context_ids) :]
+    ((context_ids, (continuation_ids,)),) = _encode(tokenizer, [(context, [continuation])])
     if not continuation_ids:
         raise ValueError(f"the continuation {continuation!r} adds no token to {context!r}")
-    return whole_ids[: len(context_ids)], continuation_ids
+    return context_ids, continuation_ids
 
 
-def _left_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, sequences))
-    input_ids = torch.tensor([[pad] * (longest - len(s)) + list(s) for s in sequences])
-    mask = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences])
-    return input_ids, mask
+def encode_choices(
+    tokenizer: Any, problems: Sequence[Mapping[str, Any]]
+) -> list[list[TokenSequence]]:
+    """Each problem's choices as sequences for a `TokenForest`, one list a problem.
+
+    A sequence is the question with one choice; the choice's tokens are scored.
+
+    Raises:
+        ValueError: a problem without choices, or a choice that adds no token to its
+            question; the message names the problem.
+    """
+    problems = list(problems)
+    for index, problem in enumerate(problems):
+        if not problem["choices"]:
+            raise ValueError(f"problem {index} has no choices: {problem['question']}")
+    texts = [
+        (choice_context(p["question"]), [choice_continuation(choice) for choice in p["choices"]])
+        for p in problems
+    ]
+    groups: list[list[TokenSequence]] = []
+    for index, (context, choices) in enumerate(_encode(tokenizer, texts)):
+        if not all(choices):
+            raise ValueError(
+                f"problem {index}: a choice adds no token to its question; its choices are "
+                f"{problems[index]['choices']}"
+            )
+        groups.append(
+            [
+                {"input_ids": context + choice, "labels": [IGNORE] * len(context) + choice}
+                for choice in choices
+            ]
+        )
+    return groups
+
+
+def _encode(
+    tokenizer: Any, texts: Sequence[tuple[str, Sequence[str]]]
+) -> list[tuple[list[int], list[list[int]]]]:
+    """Contexts with their continuations, tokenized in two calls."""
+    if not texts:
+        return []
+    contexts = tokenizer([context.rstrip() for context, _ in texts]).input_ids
+    wholes = iter(tokenizer([context + c for context, cs in texts for c in cs]).input_ids)
+    return [
+        (ids, [next(wholes)[len(ids) :] for _ in continuations])
+        for (_, continuations), ids in zip(texts, contexts, strict=True)
+    ]
 
 
 @torch.no_grad()
 def choice_logprobs(
-    model: Any, tokenizer: Any, problems: Sequence[Mapping[str, Any]], *, batch_size: int = 16
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Mapping[str, Any]],
+    *,
+    batch_size: int = 32,
+    max_length: int = 512,
 ) -> list[list[float]]:
     """Summed log-probability, in nats and float32, of every choice of every problem.
 
-    Returns one list per problem, as long as its ``choices``. Sequences are padded on the
-    left, so that the scored tokens of all stand at the end and only those positions are
-    projected onto the vocabulary. ``batch_size`` counts problems.
+    Returns one list per problem, as long as its ``choices``. ``batch_size`` counts problems;
+    those of a batch share rows of at most ``max_length`` tokens, or as many as the longest
+    problem has: none is cut, and none is left out.
 
     Raises:
         ValueError: a problem without choices, an empty choice, or a score that is not finite.
     """
+    groups = encode_choices(tokenizer, problems)
     scores: list[list[float]] = []
     with evaluating(model):
-        for first in range(0, len(problems), batch_size):
-            batch = [problems[i] for i in range(first, min(first + batch_size, len(problems)))]
-            scores += _batch_logprobs(model, tokenizer, batch, first=first)
-    return scores
-
-
-def _batch_logprobs(
-    model: Any, tokenizer: Any, batch: Sequence[Mapping[str, Any]], *, first: int
-) -> list[list[float]]:
-    """The scores of one batch; ``first`` is the index of its first problem, for errors."""
-    for index, problem in enumerate(batch, first):
-        if not problem["choices"]:
-            raise ValueError(f"problem {index} has no choices: {problem['question']}")
-    pairs = [
-        encode_continuation(
-            tokenizer, choice_context(problem["question"]), choice_continuation(choice)
-        )
-        for problem in batch
-        for choice in problem["choices"]
-    ]
-    input_ids, mask = _left_padded([c + k for c, k in pairs], tokenizer.pad_token_id)
-    longest = max(len(continuation) for _, continuation in pairs)
-    logits = model(
-        input_ids=input_ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(model.device),
-        logits_to_keep=longest + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    targets = input_ids[:, -longest:].to(model.device)
-    logprobs = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    sums = iter(
-        logprobs[row, -len(continuation) :].sum().item()
-        for row, (_, continuation) in enumerate(pairs)
-    )
-    scores = [[next(sums) for _ in problem["choices"]] for problem in batch]
-    for index, found in enumerate(scores, first):
-        if not all(map(math.isfinite, found)):
+        for first in range(0, len(groups), batch_size):
+            part = groups[first : first + batch_size]
+            longest = max(TokenForest(group).tokens for group in part)
+            forest = TokenForest.from_groups(part, max_length=max(max_length, longest))
+            batch = forest.tensors(pad_token_id=tokenizer.pad_token_id)
+            found = option_logprobs(model, {k: v.to(model.device) for k, v in batch.items()})
+            sums = iter(found.tolist())
+            scores += [[next(sums) for _ in group] for group in part]
+    for index, found_scores in enumerate(scores):
+        if not all(map(math.isfinite, found_scores)):
             raise ValueError(
-                f"problem {index}: a score is not finite ({found}). Either the model's weights "
-                "are not, or half precision overflows: load the model with dtype='float32', or "
-                "with attn_implementation='eager'"
+                f"problem {index}: a score is not finite ({found_scores}). Either the model's "
+                "weights are not, or half precision overflows: load the model with "
+                "dtype='float32', or with attn_implementation='eager'"
             )
     return scores

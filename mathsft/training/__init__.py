@@ -1,1 +1,1 @@
-"""Training: packing documents into rows, and supervised fine-tuning on them."""
+"""Training: worked solutions in packed rows, and the multiple-choice objective."""

@@ -1,31 +1,99 @@
 """Supervised fine-tuning on worked solutions: TRL's SFTTrainer, fed with packed rows.
 
 TRL keeps what it is good at (loop, accumulation, mixed precision, checkpoints,
-trackers). Three things are ours: which rows a batch holds (here), who sees whom in them
-(`packing`), and the loss, which projects only trained tokens onto the vocabulary (`loss`).
+trackers). Three things are ours: which documents share a row (here), who sees whom in it
+(`mathsft.models.forest`), and the loss, which projects only trained tokens onto the
+vocabulary (`mathsft.models.likelihood`).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import SFTConfig
+from peft import PeftModel
+from torch import Tensor
+from trl import SFTConfig, SFTTrainer
 
-from mathsft.device import policy
-from mathsft.training.packing import (
-    IGNORE,
-    attention_inputs,
-    collate,
-    fill,
-    pack,
-    packed_rows,
+from mathsft.models.forest import IGNORE, TokenForest
+from mathsft.models.likelihood import option_logprobs
+from mathsft.models.packing import pack
+from mathsft.training.arguments import (
+    check_attention,
+    pad_token,
+    reasons,
+    renaming_notices_off,
+    training_arguments,
 )
 from mathsft.training.tokens import tokenize_problems
-from mathsft.training.trainer import PackedSFTTrainer, renaming_notices_off
+from mathsft.training.trainer import ForestTrainer
+
+
+class PackedSFTTrainer(ForestTrainer, SFTTrainer):
+    """SFTTrainer for the rows of `sft_rows`; made by `sft_trainer`."""
+
+    def __init__(self, model: Any, **arguments: Any) -> None:
+        trainable = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
+        super().__init__(model, **arguments)
+        # TRL casts the adapters of a 4-bit model to bfloat16, which a T4 cannot train and
+        # which rounds away small updates: put the original values back, in float32.
+        for name, parameter in model.named_parameters():
+            adapter = name in trainable and isinstance(model, PeftModel)
+            if adapter and parameter.dtype != torch.float32:
+                parameter.data = trainable[name].to(parameter.device, torch.float32)
+
+    def summed_loss(self, inputs: dict[str, Tensor], *, wrapped: Any) -> Tensor:
+        """Cross-entropy over the trained tokens: the documents' negative log-likelihood."""
+        return -option_logprobs(self.model, inputs, wrapped=wrapped).sum()
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """A batch's share of the loss per trained token of its data set.
+
+        Trainer averages batch losses over rows, but rows differ in how many tokens they
+        train. Dividing by the mean count per row makes that average the exact one.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.accelerator.autocast():  # as in training, before and after it
+            loss = self.summed_loss(inputs, wrapped=model)
+            loss = loss / (self._trained_per_row * len(inputs["input_ids"]))
+        return loss.float(), None, None
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        self._trained_per_row = _trained_tokens(rows["labels"]) / len(rows)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            "packed rows give a loss and no predictions: evaluate(rows) gives the loss, "
+            "choice_logprobs and worked_answers the rest"
+        )
+
+
+def _trained_tokens(rows: Iterable[Sequence[Sequence[int]]]) -> int:
+    """How many tokens carry a loss; the first of a document has nothing to be predicted from."""
+    return sum(label != IGNORE for row in rows for labels in row for label in labels[1:])
+
+
+def collate(rows: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, Tensor]:
+    """A batch from rows of `sft_rows`: the forest's tensors, and the trained tokens as labels."""
+    documents = [
+        {"input_ids": input_ids, "labels": labels}
+        for row in rows
+        for input_ids, labels in zip(row["input_ids"], row["labels"], strict=True)
+    ]
+    numbers = iter(range(len(documents)))
+    planted = [[next(numbers) for _ in row["input_ids"]] for row in rows]
+    batch = TokenForest(documents, rows=planted, share=False).tensors(pad_token_id=pad_token_id)
+    return {**batch, "labels": batch["token"][batch["scored"]]}
 
 
 def sft_rows(
@@ -39,28 +107,43 @@ def sft_rows(
 ) -> Dataset:
     """Rows to train on, with one printed line: rows, fill, trained share, drops by reason.
 
+    Columns ``input_ids, labels``: for each row the lists of its documents' tokens. Documents
+    are packed over the whole data set; with ``packing=False`` each has its own row.
     The fill, the share of a row that is not padding, is shown for packed rows.
 
-    Columns ``input_ids, position_ids, end, labels``, each a list of at most ``max_length``
-    integers. Raises ValueError where no problem is left, saying why.
+    Raises ValueError where no problem is left, saying why.
     """
     documents, dropped = tokenize_problems(
         problems, tokenizer, max_length=max_length, train_on_prompt=train_on_prompt
     )
     if not documents:
-        raise ValueError(f"{name}: nothing to train on; dropped: {_reasons(dropped)}")
-    rows = packed_rows(documents, max_length=max_length, packing=packing)
-    lengths = [len(document["input_ids"]) for document in documents]
-    trained = sum(label != IGNORE for row in rows for label in row["labels"])
+        raise ValueError(f"{name}: nothing to train on; dropped: {reasons(dropped)}")
+    tokens = sum(len(document["input_ids"]) for document in documents)
+    trained = _trained_tokens([[document["labels"] for document in documents]])
     layout = f"one a row of at most {max_length}"  # padded to the longest of a batch only
+    rows = [[index] for index in range(len(documents))]
     if packing:
-        full = fill(pack(lengths, max_length=max_length), lengths, max_length=max_length)
-        layout = f"in {len(rows):,} rows of {max_length} ({full:.1%} full)"
+        rows, fill = packed_rows(documents, max_length=max_length)
+        layout = f"in {len(rows):,} rows of {max_length} ({fill:.1%} full)"
     print(
-        f"{name}: {len(documents):,} documents of {sum(lengths):,} tokens {layout}, "
-        f"{trained / sum(lengths):.1%} of tokens trained; dropped: {_reasons(dropped)}"
+        f"{name}: {len(documents):,} documents of {tokens:,} tokens {layout}, "
+        f"{trained / tokens:.1%} of tokens trained; dropped: {reasons(dropped)}"
     )
-    return Dataset.from_list(rows)
+    return Dataset.from_list(
+        [{key: [documents[i][key] for i in row] for key in ("input_ids", "labels")} for row in rows]
+    )
+
+
+def packed_rows(
+    documents: Sequence[Mapping[str, Sequence[int]]], *, max_length: int
+) -> tuple[list[list[int]], float]:
+    """Which documents share a row, and the share of all rows that is not padding, 0 to 1.
+
+    A document takes one token less than it has: its last one is only predicted.
+    """
+    lengths = [len(document["input_ids"]) - 1 for document in documents]
+    rows = pack(lengths, max_length=max_length)
+    return rows, sum(lengths) / (max_length * len(rows))
 
 
 def sft_trainer(
@@ -88,7 +171,7 @@ def sft_trainer(
     report_to: str = "none",
     seed: int = 0,
     callbacks: list[Any] | None = None,
-    **training_arguments: Any,
+    **more_arguments: Any,
 ) -> PackedSFTTrainer:
     """A trainer ready for ``.train()``; everything not named here goes to ``trl.SFTConfig``.
 
@@ -110,17 +193,11 @@ def sft_trainer(
     Raises ValueError where the model has nothing to train, where no problem fits, or where
     the attention implementation is not known to keep documents apart.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no trainable parameter: load it with lora=True")
-    home = next(model.parameters()).device
-    capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
-    device = policy(capability).trainer_arguments()
-    if optim is not None:
-        device["optim"] = optim
-    settings = dict(
+    settings = training_arguments(
+        model,
+        optim=optim,
         output_dir=str(output_dir),
         per_device_train_batch_size=per_device_train_batch_size,
-        per_device_eval_batch_size=per_device_train_batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
         learning_rate=learning_rate,
         num_train_epochs=num_train_epochs,
@@ -130,18 +207,15 @@ def sft_trainer(
         max_grad_norm=max_grad_norm,
         gradient_checkpointing=gradient_checkpointing,
         logging_steps=logging_steps,
-        logging_nan_inf_filter=False,  # it shows the last finite loss in place of a nan
         save_strategy=save_strategy,
         report_to=report_to,
         seed=seed,
         # The rows are ready: TRL neither tokenizes, packs, cuts nor collates them.
         packing=False,
         max_length=None,
-        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=not device["use_cpu"],
-        **device,
     )
+    check_attention(model)
     prepare = partial(
         sft_rows, tokenizer=tokenizer, max_length=max_length, train_on_prompt=train_on_prompt
     )
@@ -149,20 +223,13 @@ def sft_trainer(
     eval_dataset = None
     if eval_problems is not None:
         eval_dataset = prepare(eval_problems, packing=packing, name="eval")
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    probe = collate(train_dataset.select([0]).to_list(), pad_token_id=pad)
-    attention_inputs(model, probe)  # refuses an unknown attention implementation now, not later
     with renaming_notices_off():
         return PackedSFTTrainer(
             model,
-            args=SFTConfig(**{**settings, **training_arguments}),
+            args=SFTConfig(**{**settings, **more_arguments}),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            data_collator=partial(collate, pad_token_id=pad),
+            data_collator=partial(collate, pad_token_id=pad_token(tokenizer)),
             callbacks=callbacks,
         )
-
-
-def _reasons(dropped: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mathsft.data.prompts import sft_completion, sft_prompt
-from mathsft.training.packing import IGNORE
+from mathsft.models.forest import IGNORE
 
 
 def tokenize_problems(

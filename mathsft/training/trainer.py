@@ -1,45 +1,43 @@
-"""TRL's SFTTrainer with the packed loss: what of it is replaced, and what it must not change."""
+"""transformers' Trainer for batches that are token forests: loss per item, counts, clean-up.
+
+Loop, accumulation, mixed precision, checkpoints and several devices stay Trainer's.
+"""
 
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from peft import PeftModel
 from torch import Tensor
-from trl import SFTTrainer
+from transformers import Trainer
 
-from mathsft.training.loss import summed_loss
-from mathsft.training.packing import IGNORE, attention_inputs, useful_tokens
+from mathsft.training.arguments import renaming_notices_off
 
 
-class PackedSFTTrainer(SFTTrainer):
-    """SFTTrainer for rows of ``input_ids, position_ids, end, labels``; made by `sft_trainer`.
+class ForestTrainer(Trainer):
+    """The base of our trainers; a subclass gives ``summed_loss``.
 
-    Logs ``num_tokens`` since `train` began and ``tokens_per_second`` since the last log, both
-    of this process, without padding, and without the time of evaluating and saving.
+    Logs ``num_tokens``, the tokens that passed the model since `train` began, and
+    ``tokens_per_second`` since the last log: of this process, without padding, and
+    without the time of evaluating and saving.
     """
 
     def __init__(self, model: Any, **arguments: Any) -> None:
-        trainable = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
         super().__init__(model, **arguments)
-        # TRL casts the adapters of a 4-bit model to bfloat16, which a T4 cannot train and
-        # which rounds away small updates: put the original values back, in float32.
-        for name, parameter in model.named_parameters():
-            adapter = name in trainable and isinstance(model, PeftModel)
-            if adapter and parameter.dtype != torch.float32:
-                parameter.data = trainable[name].to(parameter.device, torch.float32)
-        # `compute_loss` divides by the trained tokens of the whole step, so Trainer has to
-        # count them and must not divide by the accumulation steps again.
+        # `compute_loss` divides by the items of the whole step, so Trainer has to count the
+        # batch's labels, all of them, and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = False
         self._reset_counters()
 
     def _reset_counters(self) -> None:
         self._seen: Tensor | int = 0  # a tensor on the device: reading it would wait for the GPU
         self._seen_total = 0
         self._since: float | None = None
+
+    def summed_loss(self, inputs: dict[str, Tensor], *, wrapped: Any) -> Tensor:
+        """The loss in nats, summed over the items of ``inputs["labels"]``: a float32 scalar."""
+        raise NotImplementedError
 
     def compute_loss(
         self,
@@ -48,52 +46,20 @@ class PackedSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Cross-entropy per trained token, of the whole optimiser step where Trainer counts it."""
+        """The loss per item, of the whole optimiser step where Trainer counts its items.
+
+        So every item weighs the same under accumulation and on several devices.
+        """
         if return_outputs:
-            raise NotImplementedError("the packed loss makes no logits; call the model for them")
+            raise NotImplementedError("the loss makes no logits; call the model for them")
         if model.training:
-            self._seen = self._seen + useful_tokens(inputs).sum()
-        labels = inputs["labels"]
-        attention = attention_inputs(self.model, inputs)
-        loss = summed_loss(self.model, attention, labels, wrapped=model)
+            self._seen = self._seen + inputs["row_tokens"].sum()
+        loss = self.summed_loss(inputs, wrapped=model)
         if num_items_in_batch is None:
-            return loss / (labels[:, 1:] != IGNORE).sum().clamp(min=1)
+            return loss / max(1, len(inputs["labels"]))
         if self.args.average_tokens_across_devices:  # the count is global, DDP averages
             loss = loss * self.accelerator.num_processes
         return loss / num_items_in_batch
-
-    def prediction_step(
-        self,
-        model: Any,
-        inputs: dict[str, Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """A batch's share of the loss per trained token of its data set.
-
-        Trainer averages batch losses over rows, but rows differ in how many tokens they
-        train. Dividing by the mean count per row makes that average the exact one.
-        """
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.accelerator.autocast():  # as in training, before and after it
-            rows = inputs["labels"].shape[0]
-            loss = self.compute_loss(model, inputs, num_items_in_batch=1)
-            loss = loss / (self._trained_per_row * rows)
-            if self.args.average_tokens_across_devices:
-                loss = loss / self.accelerator.num_processes
-        return loss.float(), None, None
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        trained = sum(label != IGNORE for labels in rows["labels"] for label in labels)
-        self._trained_per_row = trained / len(rows)
-        return super().get_eval_dataloader(eval_dataset)
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(
-            "packed rows give a loss and no predictions: evaluate(rows) gives the loss, "
-            "choice_logprobs and worked_answers the rest"
-        )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
@@ -148,12 +114,3 @@ def _forward_restored(model: Any) -> Iterator[None]:
             model.__dict__.pop(name, None)
             if value is not None:
                 model.__dict__[name] = value
-
-
-@contextmanager
-def renaming_notices_off() -> Iterator[None]:
-    """TRL and PEFT still say `gradient_checkpointing`, which transformers 5.23 has renamed."""
-    with warnings.catch_warnings():
-        message = "`.*gradient_checkpointing.*` is deprecated"
-        warnings.filterwarnings("ignore", message, FutureWarning)
-        yield

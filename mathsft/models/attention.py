@@ -1,0 +1,67 @@
+"""Who sees whom in a token forest, for each attention implementation that can be told.
+
+One rule: token i sees token j exactly when ``j <= i < end[j]`` (`mathsft.models.forest`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def forest_mask(end: Tensor) -> Tensor:
+    """Who sees whom: (B, L) ends to a bool mask (B, 1, L, L), [b, 0, i, j]: j <= i < end[b, j]."""
+    index = torch.arange(end.shape[1], device=end.device)
+    return ((index <= index[:, None]) & (index[:, None] < end[:, None, :])).unsqueeze(1)
+
+
+def forest_rule(end: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The same rule as FlexAttention's ``mask_mod(batch, head, i, j)``.
+
+    FlexAttention (Dong et al. 2024, arXiv:2412.05496) skips the blocks of the mask that
+    are empty, where a dense mask is computed and then thrown away.
+    """
+
+    def sees(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (j <= i) & (i < end[batch, j])
+
+    return sees
+
+
+def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """``input_ids, position_ids, attention_mask`` such that ``model`` keeps the rule.
+
+    ``sdpa`` takes the bool mask. ``eager`` *adds* its mask to the scores, so a bool
+    mask would be added as 0 and 1 and hide nothing: it gets 0 and the lowest number.
+    Both hold with and without a cache, in training and in evaluation.
+    ``flex_attention`` gets a block mask; it needs CUDA of capability 8.0 or more to train.
+
+    Raises ValueError for any other implementation: flash attention ignores such a mask,
+    and silently mixed sequences are worse than an error.
+    """
+    end = batch["end"]
+    implementation = model.config._attn_implementation
+    mask: Any
+    if implementation == "sdpa":
+        mask = forest_mask(end)
+    elif implementation == "eager":
+        seen = forest_mask(end)
+        dtype = model.get_input_embeddings().weight.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        mask = mask.masked_fill(~seen, torch.finfo(dtype).min)
+    elif implementation == "flex_attention":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        rows, length = end.shape
+        mask = create_block_mask(forest_rule(end), rows, None, length, length, device=end.device)
+    else:
+        raise ValueError(
+            f"attention implementation {implementation!r} is not known to keep the sequences of "
+            'a row apart; load the model with attn_implementation="sdpa" (or "eager").'
+        )
+    return {
+        "input_ids": batch["input_ids"],
+        "position_ids": batch["position_ids"],
+        "attention_mask": mask,
+    }

@@ -1,0 +1,174 @@
+"""A batch as a forest of tokens: what several sequences begin with passes the model once.
+
+The tokens of a row are laid out depth first. A token's position is its depth, and ``end``
+is the index just past its last descendant. Token i sees token j exactly when
+``j <= i < end[j]``: when j is i itself or one of its ancestors, that is, what stands
+before i in its own sequence (`mathsft.models.attention`).
+
+Packed documents are chains side by side. The choices of a question are branches of one
+trunk. A token that only has to be predicted and that nothing follows, a leaf, is not
+part of a row at all: its log-probability is read at the token before it.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mathsft.models.packing import even_rows
+
+IGNORE = -100  # the label that PyTorch's and transformers' losses leave out
+
+# {"input_ids": tokens, "labels": the same where a token is scored, IGNORE elsewhere}
+TokenSequence = Mapping[str, Sequence[int]]
+
+
+class TokenForest:
+    """Token sequences in rows, each distinct beginning of a row once.
+
+    Args:
+        sequences: ``{"input_ids", "labels"}`` each, of one length; ``labels`` holds the
+            token where it is scored and `IGNORE` elsewhere. The first token of a sequence
+            has no predecessor to be predicted from and is never scored.
+        rows: the indices into ``sequences`` that share a row; default: all in one row.
+        share: False lays the sequences of a row side by side in the order given, each a
+            chain of its own, also where they begin alike: plain packing.
+
+    ``input_ids``, ``position_ids`` and ``end`` are lists of rows, without padding;
+    `tensors` makes the batch. The layout of a row does not depend on the order of its
+    sequences (if ``share``). Raises ValueError where labels and tokens differ in number.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        rows: Sequence[Sequence[int]] | None = None,
+        share: bool = True,
+    ) -> None:
+        self.input_ids: list[list[int]] = []
+        self.position_ids: list[list[int]] = []
+        self.end: list[list[int]] = []
+        # Each scored token: (row, place of its predecessor, token), and its sequence.
+        self._scored: list[tuple[tuple[int, int, int], int]] = []
+        self._count = len(sequences)
+        for row in [range(len(sequences))] if rows is None else rows:
+            self._plant(sequences, row, share)
+
+    @classmethod
+    def from_groups(
+        cls, groups: Sequence[Sequence[TokenSequence]], *, max_length: int
+    ) -> "TokenForest":
+        """Rows of at most ``max_length`` tokens, each group (a question's choices) within one.
+
+        Sequences are numbered group after group. Raises ValueError where there is no group, or
+        where one alone is longer than ``max_length``.
+        """
+        if not groups:
+            raise ValueError("there is no group to lay out")
+        sizes = [cls(group).tokens for group in groups]
+        for index, size in enumerate(sizes):
+            if size > max_length:
+                raise ValueError(
+                    f"group {index} has {size} tokens; a row holds at most {max_length}. "
+                    "Drop it, or give a larger max_length."
+                )
+        trunk = _trunk([sequence for group in groups for sequence in group])
+        rows = even_rows([size - trunk for size in sizes], max_length=max_length - trunk)
+        first = [0, *accumulate(map(len, groups))]
+        return cls(
+            [sequence for group in groups for sequence in group],
+            rows=[[i for g in row for i in range(first[g], first[g + 1])] for row in rows],
+        )
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that pass the model, padding left out."""
+        return sum(map(len, self.input_ids))
+
+    def _plant(self, sequences: Sequence[TokenSequence], row: Sequence[int], share: bool) -> None:
+        """Lay one row out. Sorted sequences are a depth-first walk of the tree they form."""
+        input_ids: list[int] = []
+        position_ids: list[int] = []
+        end: list[int] = []
+        path: list[int] = []  # where the tokens of the sequence in hand stand in the row
+        before: list[int] = []
+        passed = {i: list(sequences[i]["input_ids"][:-1]) for i in row}
+        for index in sorted(row, key=passed.__getitem__) if share else row:
+            ids, labels = passed[index], sequences[index]["labels"]
+            if len(labels) != len(sequences[index]["input_ids"]):
+                raise ValueError(
+                    f"sequence {index} has {len(sequences[index]['input_ids'])} input_ids "
+                    f"and {len(labels)} labels: give one label a token"
+                )
+            shared = _shared(before, ids) if share else 0
+            for place in path[shared:]:
+                end[place] = len(input_ids)
+            path[shared:] = range(len(input_ids), len(input_ids) + len(ids) - shared)
+            input_ids += ids[shared:]
+            position_ids += range(shared, len(ids))
+            end += [0] * (len(ids) - shared)
+            before = ids
+            self._scored += [
+                ((len(self.input_ids), place, label), index)
+                for place, label in zip(path, labels[1:], strict=True)
+                if label != IGNORE
+            ]
+        for place in path:
+            end[place] = len(input_ids)
+        self.input_ids.append(input_ids)
+        self.position_ids.append(position_ids)
+        self.end.append(end)
+
+    def tensors(self, *, pad_token_id: int) -> dict[str, Tensor]:
+        """The batch, int64 tensors: B rows padded to the longest of them, L tokens.
+
+        - ``input_ids, position_ids, end`` (B, L). Padding tokens are trees of one token:
+          they see themselves and nothing else, as a softmax over nothing would be NaN.
+        - ``row_tokens`` (B,): the tokens of each row that are not padding.
+        - ``predictor`` (P,): the places, in the flattened (B L), whose hidden states are
+          projected onto the vocabulary: those that predict a scored token, each once.
+        - ``branch``, ``token`` (E,): the distinct scored tokens, as an index into
+          ``predictor`` (ascending) and the token's id.
+        - ``scored``, ``sequence`` (T,): that sequence ``sequence[t]`` has the scored token
+          ``scored[t]``, an index into ``branch``. Choices that begin alike share entries.
+        - ``scored_tokens`` (S,): how many scored tokens each sequence has.
+        """
+        longest = max(map(len, self.input_ids))
+
+        def padded(rows: list[list[int]], padding: Sequence[int]) -> Tensor:
+            return torch.tensor([[*row, *padding[len(row) :]] for row in rows])
+
+        branches = sorted({branch for branch, _ in self._scored})
+        predictors = sorted({(row, place) for row, place, _ in branches})
+        number = {branch: n for n, branch in enumerate(branches)}
+        order = {predictor: n for n, predictor in enumerate(predictors)}
+        sequence = torch.tensor([index for _, index in self._scored], dtype=torch.long)
+        return {
+            "input_ids": padded(self.input_ids, [pad_token_id] * longest),
+            "position_ids": padded(self.position_ids, [0] * longest),
+            "end": padded(self.end, range(1, longest + 1)),
+            "row_tokens": torch.tensor([len(row) for row in self.input_ids]),
+            "predictor": torch.tensor([r * longest + p for r, p in predictors], dtype=torch.long),
+            "branch": torch.tensor([order[r, p] for r, p, _ in branches], dtype=torch.long),
+            "token": torch.tensor([token for _, _, token in branches], dtype=torch.long),
+            "scored": torch.tensor([number[b] for b, _ in self._scored], dtype=torch.long),
+            "sequence": sequence,
+            "scored_tokens": sequence.bincount(minlength=self._count),
+        }
+
+
+def _shared(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many elements two sequences begin with in common."""
+    for n, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return n
+    return min(len(a), len(b))
+
+
+def _trunk(sequences: Sequence[TokenSequence]) -> int:
+    """How many passed tokens all sequences begin with in common, one less than the shortest."""
+    passed = [sequence["input_ids"][:-1] for sequence in sequences]
+    return min(min(map(len, passed)) - 1, *(_shared(passed[0], ids) for ids in passed))

@@ -1,0 +1,109 @@
+"""Log-probabilities of the tokens that are scored, and of no others.
+
+In Qwen2.5-0.5B a quarter of the floating-point work is the projection onto 151,936
+words. Only the hidden states that predict a scored token need it, and with the head
+frozen, as under LoRA, its gradient is one more product that can be taken at once.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LOGITS_AT_ONCE = 2**26  # 268 MB of float32, however long the batch
+# Models that change the logits after the head name it in their configuration.
+_AFTER_THE_HEAD = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """``log_softmax(hidden @ weight.T)[branch, token]`` in float32, without keeping logits.
+
+    hidden (P, H), weight (V, H), branch (E,) ascending, token (E,) -> (E,); no pair
+    (branch, token) may come twice.
+
+    With s the softmax of a position's logits and g the gradient at its log-probabilities,
+    the gradient at its hidden state is ``sum_e g_e W[token_e] - (sum_e g_e) sum_v s_v W[v]``.
+    The last sum does not depend on g, so it is taken while the logits are there: 4PHV
+    operations and no stored logits, where recomputing them in the backward pass takes 6PHV.
+    The scored tokens' own terms are kept out of that sum and joined to the first one,
+    ``(g_e - s_e sum g) W[token_e]``: for a token that is nearly certain the two would
+    cancel, and half precision would leave only rounding errors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, branch: Tensor, token: Tensor) -> Tensor:
+        logprobs = torch.empty(len(token), dtype=torch.float32, device=hidden.device)
+        share = torch.empty_like(logprobs)
+        expected = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        for here, edges in _blocks(hidden, weight, branch):
+            # In place, as a block of logits is far larger than everything else here.
+            scores = (hidden[here].to(weight.dtype) @ weight.T).float()
+            at = (branch[edges] - here.start, token[edges])
+            scores -= scores.amax(dim=-1, keepdim=True)
+            chosen = scores[at]
+            mass = scores.exp_().sum(dim=-1, keepdim=True)
+            logprobs[edges] = chosen - mass.log()[at[0], 0]
+            if not any(ctx.needs_input_grad):
+                continue
+            softmax = scores.div_(mass)
+            share[edges] = softmax[at]
+            softmax[at] = 0
+            expected[here] = _product(softmax, weight)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(hidden, weight, branch, token, share, expected)
+        return logprobs
+
+    @staticmethod
+    def backward(
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, weight, branch, token, share, expected = ctx.saved_tensors
+        gradient = grad_outputs[0]
+        total = gradient.new_zeros(len(hidden)).index_add_(0, branch, gradient)
+        own = (gradient - share * total[branch])[:, None] * weight[token].float()
+        grad_hidden = (total[:, None] * expected).neg_().index_add_(0, branch, own)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:  # a trained head: the logits are needed once more
+            grad_weight = torch.zeros_like(weight)
+            for here, edges in _blocks(hidden, weight, branch):
+                part = hidden[here].to(weight.dtype)
+                error = (part @ weight.T).float().softmax(-1).mul_(-total[here, None])
+                error[branch[edges] - here.start, token[edges]] += gradient[edges]
+                grad_weight += error.T.to(weight.dtype) @ part
+        return grad_hidden.to(hidden.dtype), grad_weight, None, None
+
+
+def _product(probabilities: Tensor, weight: Tensor) -> Tensor:
+    """``probabilities @ weight`` in float32; many of them lie below float16's smallest, 6e-8."""
+    lift = 1024.0 if weight.dtype == torch.float16 else 1.0
+    return (probabilities.mul_(lift).to(weight.dtype) @ weight).float().div_(lift)
+
+
+def _blocks(hidden: Tensor, weight: Tensor, branch: Tensor) -> list[tuple[slice, slice]]:
+    """Slices of ``hidden`` whose logits fit `LOGITS_AT_ONCE`, and their slices of ``branch``."""
+    size = max(1, LOGITS_AT_ONCE // weight.shape[0])
+    if len(hidden) <= size:  # nothing to look up, so that a GPU need not be waited for
+        return [(slice(0, len(hidden)), slice(0, len(branch)))]
+    starts = torch.arange(0, len(hidden), size, device=branch.device)
+    edges = [*torch.searchsorted(branch, starts).tolist(), len(branch)]
+    return [
+        (slice(start, start + size), slice(edges[n], edges[n + 1]))
+        for n, start in enumerate(range(0, len(hidden), size))
+    ]
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether logits are exactly ``hidden @ weight.T``: no bias, adapter, cap or scale."""
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    return (
+        type(head) is nn.Linear
+        and head.bias is None
+        and all(getattr(config, name, None) is None for name in _AFTER_THE_HEAD)
+    )

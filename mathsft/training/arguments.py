@@ -1,0 +1,66 @@
+"""What the trainers are given alike, whatever they train."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from mathsft.device import policy
+from mathsft.models.attention import attention_inputs
+from mathsft.models.forest import TokenForest
+
+
+def training_arguments(
+    model: Any, *, optim: str | None, per_device_train_batch_size: int, **named: Any
+) -> dict[str, Any]:
+    """Keyword arguments for `transformers.TrainingArguments` or TRL's `SFTConfig`.
+
+    ``named`` and what every trainer of ours needs: precision and optimiser of the device
+    that the model is on (`mathsft.device.policy`), and batches left as they are.
+
+    Raises ValueError where the model has nothing to train.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no trainable parameter: load it with lora=True")
+    home = next(model.parameters()).device
+    capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
+    device = policy(capability).trainer_arguments()
+    if optim is not None:
+        device["optim"] = optim
+    return {
+        "per_device_train_batch_size": per_device_train_batch_size,
+        "per_device_eval_batch_size": per_device_train_batch_size,
+        "logging_nan_inf_filter": False,  # it shows the last finite loss in place of a nan
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": not device["use_cpu"],
+        **device,
+        **named,
+    }
+
+
+def pad_token(tokenizer: Any) -> int:
+    """What fills a row up: never read and never trained, so the stop token will do as well."""
+    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return int(found or 0)
+
+
+def check_attention(model: Any) -> None:
+    """Raise ValueError now, not in the first step, where ``model`` cannot be told the mask."""
+    smallest = TokenForest([{"input_ids": [0, 0], "labels": [0, 0]}])
+    attention_inputs(model, smallest.tensors(pad_token_id=0))
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    """``3 too long, 1 without a label``: what was dropped and why, for the line that is printed."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"
+
+
+@contextmanager
+def renaming_notices_off() -> Iterator[None]:
+    """TRL and PEFT still say `gradient_checkpointing`, which transformers 5.23 has renamed."""
+    with warnings.catch_warnings():
+        message = "`.*gradient_checkpointing.*` is deprecated"
+        warnings.filterwarnings("ignore", message, FutureWarning)
+        yield

@@ -1,0 +1,112 @@
+"""From multiple-choice problems to batches: what is kept, and what a batch holds."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from mathsft.models.forest import TokenForest
+from mathsft.models.likelihood import encode_choices
+from mathsft.training.arguments import reasons
+
+
+def multiple_choice_rows(
+    problems: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    max_length: int = 512,
+    name: str = "train",
+) -> Dataset:
+    """Questions to train on, with one printed line: tokens passed, drops by reason.
+
+    Columns ``input_ids, labels`` (a list for each choice: question and choice, the choice's
+    tokens scored), ``characters`` (of each choice) and ``label`` (index of the right one).
+
+    A question is dropped and counted where it has no choices or one, an empty choice, two
+    equal ones, no known label, or more than ``max_length`` tokens in the forest.
+    Raises ValueError for a label that is none of the choices, and where nothing is left.
+    """
+    dropped: Counter[str] = Counter()
+    usable = []
+    for index, problem in enumerate(problems):
+        if reason := _unusable(problem, index=index):
+            dropped[reason] += 1
+        else:
+            usable.append(problem)
+    kept = []
+    passed = separate = choices = 0
+    for problem, group in zip(usable, encode_choices(tokenizer, usable), strict=True):
+        tokens = TokenForest(group).tokens
+        if tokens > max_length:
+            dropped[f"longer than {max_length} tokens"] += 1
+            continue
+        passed += tokens
+        separate += sum(len(sequence["input_ids"]) - 1 for sequence in group)
+        choices += len(group)
+        kept.append(
+            {
+                "input_ids": [sequence["input_ids"] for sequence in group],
+                "labels": [sequence["labels"] for sequence in group],
+                "characters": [len(choice) for choice in problem["choices"]],
+                "label": problem["label"],
+            }
+        )
+    if not kept:
+        raise ValueError(f"{name}: nothing to train on; dropped: {reasons(dropped)}")
+    print(
+        f"{name}: {len(kept):,} questions with {choices:,} choices, {passed:,} tokens in the "
+        f"forest ({separate:,} with a pass for each choice, {separate / passed:.1f} times as "
+        f"many); dropped: {reasons(dropped)}"
+    )
+    return Dataset.from_list(kept)
+
+
+def _unusable(problem: Mapping[str, Any], *, index: int) -> str:
+    """Why a question cannot be trained on, "" where it can."""
+    choices = [" ".join(choice.split()) for choice in problem["choices"]]
+    label = problem["label"]
+    if not -1 <= label < max(1, len(choices)):
+        raise ValueError(
+            f"problem {index}: label {label}, but it has {len(choices)} choices (labels begin "
+            f"at 0; -1 means unknown): {problem['question']!r:.80}"
+        )
+    if len(choices) < 2:
+        return "with one choice" if choices else "without choices"
+    if not all(choices):
+        return "with an empty choice"
+    if len(set(choices)) < len(choices):
+        return "with two equal choices"
+    return "without a label" if label < 0 else ""
+
+
+def collate(
+    questions: Sequence[Mapping[str, Any]], *, pad_token_id: int, max_length: int = 512
+) -> dict[str, Tensor]:
+    """A batch from rows of `multiple_choice_rows`: Q questions, S choices in all.
+
+    ``labels`` (Q,); ``choice`` (Q, C), for each question the numbers of its choices, -1
+    where it has fewer than C; ``tokens`` and ``characters`` (S,), each choice's length; and
+    the tensors of the `TokenForest`.
+    """
+    groups = [
+        [
+            {"input_ids": ids, "labels": labels}
+            for ids, labels in zip(question["input_ids"], question["labels"], strict=True)
+        ]
+        for question in questions
+    ]
+    forest = TokenForest.from_groups(groups, max_length=max_length)
+    tensors = forest.tensors(pad_token_id=pad_token_id)
+    numbers = iter(range(sum(map(len, groups))))
+    most = max(map(len, groups))
+    choice = [[next(numbers) for _ in group] + [-1] * (most - len(group)) for group in groups]
+    return {
+        "labels": torch.tensor([question["label"] for question in questions]),  # first: Trainer
+        "choice": torch.tensor(choice),  # takes the batch's size from the first tensor
+        "characters": torch.tensor([n for question in questions for n in question["characters"]]),
+        "tokens": tensors["scored_tokens"],
+        **tensors,
+    }
