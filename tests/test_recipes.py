@@ -23,8 +23,10 @@ def test_every_profile_has_a_recipe_and_every_recipe_a_profile() -> None:
 @pytest.mark.parametrize("profile", SHIPPED)
 def test_every_shipped_recipe_fits_the_functions_it_feeds(profile: str) -> None:
     recipe = load_recipe(profile)
-    assert set(recipe) == {"model", "train", "test", "choices", "sft", "worked"}
-    assert isinstance(recipe["sft"]["learning_rate"], float)
+    data = {"train", "test", "choices_train", "choices"}
+    assert set(recipe) == {"model", "sft", "multiple_choice", "worked", *data}
+    for trainer in ("sft", "multiple_choice"):
+        assert isinstance(recipe[trainer]["learning_rate"], float)
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -58,6 +60,8 @@ def test_numbers_inside_a_nested_mapping_are_converted_too(tmp_path: Path) -> No
     [
         ("sft: {learningrate: 1.0e-4}", ["mine.yaml", "sft.learningrate", "'learning_rate'"]),
         ("sft: {weight_decy: 0.1}", ["sft.weight_decy", "'weight_decay'"]),
+        ("multiple_choice: {weight_decy: 0.1}", ["multiple_choice.weight_decy", "'weight_decay'"]),
+        ("multiple_choice: {temperature: hot}", ["multiple_choice.temperature", "number"]),
         ("sfd: {learning_rate: 1.0e-4}", ["mine.yaml", "'sfd'", "'sft'"]),
         ("sft: {learning_rate: fast}", ["sft.learning_rate", "number", "'fast'"]),
         ("sft: {max_steps: 2.5}", ["sft.max_steps", "whole number", "2.5"]),

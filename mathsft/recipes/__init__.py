@@ -1,8 +1,9 @@
 """What differs between a laptop, a T4 and larger machines: one commented YAML file each.
 
 A recipe has sections; the keys of a section are the keyword arguments of one function:
-``model`` → ``load_model``, ``train``, ``test`` and ``choices`` → ``load_problems``,
-``sft`` → ``sft_trainer``, ``worked`` → ``worked_answers``.
+``model`` → ``load_model``; ``train`` and ``test`` (worked problems), ``choices_train`` and
+``choices`` (multiple choice) → ``load_problems``; ``sft`` → ``sft_trainer``,
+``multiple_choice`` → ``multiple_choice_trainer``, ``worked`` → ``worked_answers``.
 """
 
 import inspect
@@ -19,10 +20,15 @@ _SECTIONS = {
     "model": ("mathsft.models.loading", "load_model"),
     "train": ("mathsft.data.problems", "load_problems"),
     "test": ("mathsft.data.problems", "load_problems"),
+    "choices_train": ("mathsft.data.problems", "load_problems"),
     "choices": ("mathsft.data.problems", "load_problems"),
     "sft": ("mathsft.training.sft", "sft_trainer"),
+    "multiple_choice": ("mathsft.training.multiple_choice", "multiple_choice_trainer"),
     "worked": ("mathsft.evaluation.worked", "worked_answers"),
 }
+
+# Where the keys go that a trainer of ours does not name itself.
+_REST = {"sft": ("trl", "SFTConfig"), "multiple_choice": ("transformers", "TrainingArguments")}
 
 
 def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
@@ -68,11 +74,10 @@ def _checked(arguments: dict[str, Any], *, section: str, path: str) -> dict[str,
     hints = get_type_hints(function)
     parameters = inspect.signature(function).parameters
     known = [key for key, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    if len(known) < len(parameters):  # the rest goes to TRL, whose names are known as well
-        from trl import SFTConfig
-
-        hints = {**get_type_hints(SFTConfig), **hints}
-        known += [key for key in inspect.signature(SFTConfig).parameters if key not in known]
+    if len(known) < len(parameters):  # the rest goes to the library, whose names count as well
+        rest = getattr(import_module(_REST[section][0]), _REST[section][1])
+        hints = {**get_type_hints(rest), **hints}
+        known += [key for key in inspect.signature(rest).parameters if key not in known]
     checked = {}
     for key, value in arguments.items():
         where = f"{path}: {section}.{key}"
