@@ -53,6 +53,7 @@ test-colab: .venv-colab/.installed
 
 bench: install
 	$(BIN)/python benchmarks/packing.py --json
+	$(BIN)/python benchmarks/multiple_choice_training.py --json
 
 format: install
 	$(BIN)/ruff format .

@@ -1,10 +1,14 @@
-"""What the benchmarks share: real rows, a tokenizer, and a model of a named shape."""
+"""What the benchmarks share: real rows, a tokenizer, a model of a named shape, a FLOP count."""
 
 import os
+import random
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.data.problems import load_problems
@@ -39,14 +43,63 @@ def grade_school_problems() -> tuple[Any, str]:
     return load_problems("tiny-gsm", split="train"), "tiny-gsm"
 
 
+def multiple_choice_problems() -> tuple[Any, str]:
+    """MathQA's dev rows from MATHSFT_DATA_DIR if that is set, else the tiny source; and which."""
+    folder = os.environ.get("MATHSFT_DATA_DIR")
+    if folder:
+        return load_problems(str(Path(folder) / "mathqa" / "dev.json")), "mathqa"
+    return load_problems("tiny-mathqa", split="train"), "tiny-mathqa"
+
+
+def more_choices(problem: Mapping[str, Any], *, count: int) -> dict[str, Any]:
+    """The question with ``count`` different choices, and the right one's label, 0.
+
+    The right choice comes first, then the other real ones, then real ones with other digits:
+    as long as they, or a digit longer where all of that length are taken.
+    """
+    draw = random.Random(problem["question"])
+    right, label = problem["choices"][problem["label"]], problem["label"]
+    real = [right, *problem["choices"][:label], *problem["choices"][label + 1 :]]
+    choices = dict.fromkeys(real[:count])
+    while len(choices) < count:
+        made = re.sub(r"\d", lambda _: str(draw.randrange(10)), draw.choice(real))
+        if made in choices:
+            made = re.sub(r"\d", lambda digit: digit[0] + str(draw.randrange(10)), made, count=1)
+        choices[made] = None
+    return {"question": problem["question"], "choices": [*choices], "label": 0}
+
+
 def tokenizer_for(problems: Any, *, vocab_size: int) -> Any:
     """A byte-level BPE learnt from the problems themselves, splitting text as Qwen2.5 does."""
     texts = [*problems["question"], *problems["solution"]]
     return train_tokenizer(texts, vocab_size=min(vocab_size, 8000))
 
 
-def random_model(shape: str) -> Any:
+def random_model(shape: str, *, lora_dropout: float = 0.05) -> Any:
     """Random float32 weights of a shape, tied embeddings, the course's LoRA on top."""
     torch.manual_seed(0)
     config = Qwen2Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=2048)
-    return add_adapter(Qwen2ForCausalLM(config))
+    return add_adapter(Qwen2ForCausalLM(config), lora_dropout=lora_dropout)
+
+
+def largest_difference(
+    gradients: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]
+) -> float:
+    """Over all parameters: max |one - other| / max |other|; NaN where one of them is."""
+    parts = [
+        (gradients[name] - other).abs().max() / other.abs().max() for name, other in others.items()
+    ]
+    return float(torch.stack(parts).max())
+
+
+def counted_flops(step: Callable[..., Any], model: Any, *arguments: Any) -> int:
+    """Floating-point operations of the matrix products in ``step(model, *arguments)``.
+
+    ``model`` is on the meta device, whose tensors have shapes and no numbers, so a count takes
+    no longer for a large model. There attention is taken apart into its products, which the
+    counter sees; it knows nothing of the CPU's fused attention. An attention product counts
+    whole, masked or not. A product of (m, k) with (k, n) counts 2mkn; sums and softmaxes none.
+    """
+    with FlopCounterMode(display=False) as counter:
+        step(model, *arguments)
+    return int(counter.get_total_flops())

@@ -41,8 +41,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from mathsft.data.prompts import sft_completion, sft_prompt
-from mathsft.training.packing import attention_inputs, chain_row, collate, fill, pack
-from mathsft.training.sft import sft_trainer
+from mathsft.models.attention import attention_inputs
+from mathsft.models.forest import TokenForest
+from mathsft.training.sft import packed_rows, sft_trainer
 from mathsft.training.tokens import tokenize_problems
 
 MAX_LENGTH = 512
@@ -124,7 +125,7 @@ def seconds_to_train(make: Any, model: Any, tokenizer: Any, problems: Any, token
     """One pass over the problems; the rows that a trainer holds must have exactly ``tokens``."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make(model, tokenizer, problems, folder)
-        held = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
+        held = sum(_tokens(row) for row in trainer.train_dataset["input_ids"])
         if held != tokens:
             raise RuntimeError(
                 f"{make.__name__} trains {held} tokens, not the {tokens} of the rows"
@@ -136,17 +137,22 @@ def seconds_to_train(make: Any, model: Any, tokenizer: Any, problems: Any, token
     return timer.seconds
 
 
+def _tokens(row: list[Any]) -> int:
+    """Of a row of TRL's, which is a list of tokens, or of ours, a list of documents' tokens."""
+    return sum(len(part) if isinstance(part, list) else 1 for part in row)
+
+
 def max_logit_difference(model: Any, documents: list[dict[str, list[int]]]) -> float:
     """Largest difference between a packed row's logits and those of its documents alone."""
     model.eval()
-    row = pack([len(d["input_ids"]) for d in documents], max_length=MAX_LENGTH)
-    together = [documents[index] for index in max(row, key=len)]
-    batch = collate([chain_row(together)], pad_token_id=0)
+    rows, _ = packed_rows(documents, max_length=MAX_LENGTH)
+    together = [documents[index] for index in max(rows, key=len)]
+    batch = TokenForest(together, share=False).tensors(pad_token_id=0)
     worst, start = 0.0, 0
     with torch.no_grad():
         packed = model(**attention_inputs(model, batch)).logits[0]
         for document in together:
-            ids = torch.tensor([document["input_ids"]])
+            ids = torch.tensor([document["input_ids"][:-1]])  # the last is only predicted
             alone = model(input_ids=ids).logits[0]
             here = packed[start : start + ids.shape[1]]
             worst = max(worst, float((here - alone).abs().max()))
@@ -173,9 +179,7 @@ def main() -> None:
     lengths = [len(document["input_ids"]) for document in documents]
     model = random_model(options.shape)
     result: dict[str, Any] = {
-        "fill": round(
-            fill(pack(lengths, max_length=MAX_LENGTH), lengths, max_length=MAX_LENGTH), 4
-        ),
+        "fill": round(packed_rows(documents, max_length=MAX_LENGTH)[1], 4),
         "max_logit_diff": max_logit_difference(model, documents[:200]),
     }
 
