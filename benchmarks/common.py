@@ -55,7 +55,7 @@ def more_choices(problem: Mapping[str, Any], *, count: int) -> dict[str, Any]:
     """The question with ``count`` different choices, and the right one's label, 0.
 
     The right choice comes first, then the other real ones, then real ones with other digits:
-    as long as they, or a digit longer where all of that length are taken.
+    as long as they, or a digit longer where the one drawn is taken.
     """
     draw = random.Random(problem["question"])
     right, label = problem["choices"][problem["label"]], problem["label"]

@@ -107,6 +107,21 @@ def test_groups_stay_whole_share_rows_and_none_is_longer_than_asked(groups, max_
         assert len(set().union(*(next(numbers) for _ in group))) == 1
 
 
+def test_a_long_common_beginning_is_not_repeated_row_by_row():
+    """Five worked examples in front of every question: one row that holds all of them is best."""
+    examples = list(range(100, 600))
+    groups = [[scored_from([*examples, n, *range(10, 40), 50 + n], 530)] for n in range(16)]
+    forest = TokenForest.from_groups(groups, max_length=2048)
+    assert len(forest.input_ids) == 1
+    assert forest.tokens == 500 + 16 * 31
+
+
+@pytest.mark.parametrize("groups", [[], [[]], [[scored_from([1, 2, 3], 1)], []]])
+def test_no_group_and_an_empty_one_are_errors(groups):
+    with pytest.raises(ValueError, match="no group to lay out"):
+        TokenForest.from_groups(groups, max_length=8)
+
+
 def test_chains_are_laid_side_by_side_in_their_order_and_share_nothing():
     found = [scored_from([5, 6, 7], 1), scored_from([5, 6], 1), scored_from([4, 4, 4, 4], 2)]
     batch = TokenForest(found, rows=[[0, 1], [2]], share=False).tensors(pad_token_id=9)

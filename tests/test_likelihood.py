@@ -188,12 +188,25 @@ def test_scores_of_real_questions_equal_separate_passes(small_model_dir, data_di
 text = st.text(alphabet="app les3.\n ", min_size=1, max_size=20).filter(str.strip)
 
 
-@pytest.fixture(scope="module")
-def harness(small_model_dir: Path):
+def enclosed(tokenizer, single: str):
+    """The tokenizer with special tokens around every text: ``single`` as templates have it."""
+    from tokenizers.processors import TemplateProcessing
+
+    stop = tokenizer.eos_token
+    around = TemplateProcessing(single=single, special_tokens=[(stop, tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = around
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=["plain", "with a first token"])
+def harness(small_model_dir: Path, request: pytest.FixtureRequest):
     from lm_eval.models.huggingface import HFLM
 
     model = AutoModelForCausalLM.from_pretrained(small_model_dir)
-    return HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(small_model_dir))
+    tokenizer = AutoTokenizer.from_pretrained(small_model_dir)
+    if request.param != "plain":
+        tokenizer = enclosed(tokenizer, f"{tokenizer.eos_token} $A")
+    return HFLM(pretrained=model, tokenizer=tokenizer)
 
 
 @settings(max_examples=200, deadline=None)
@@ -214,6 +227,13 @@ def test_a_merge_across_the_boundary_is_among_the_cases(harness):
     tokenizer = harness.tokenizer
     context, _ = encode_continuation(tokenizer, "Tom has 3 app", "les left")
     assert tokenizer("Tom has 3 apples left").input_ids[: len(context)] != context
+
+
+def test_a_tokenizer_that_ends_every_text_is_refused(small_model_dir):
+    tokenizer = AutoTokenizer.from_pretrained(small_model_dir)
+    tokenizer = enclosed(tokenizer, f"$A {tokenizer.eos_token}")
+    with pytest.raises(ValueError, match="add_eos_token=False"):
+        encode_continuation(tokenizer, "Answer:", " 3")
 
 
 def test_equal_choices_are_scored_alike_and_none_is_left_out(loaded, problems):

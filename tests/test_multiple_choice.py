@@ -179,10 +179,37 @@ def test_a_4_bit_model_learns_its_questions_quietly_and_logs_loss_accuracy_and_t
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert logs[-1]["loss"] < logs[0]["loss"] - 1
     assert 0 < logs[-1]["accuracy"] < 1
-    rows = [{"input_ids": r["input_ids"]} for r in trainer.train_dataset]
-    assert 0 < logs[-1]["num_tokens"] < 30 * sum(len(ids) for r in rows for ids in r["input_ids"])
+    batch = collate(trainer.train_dataset.to_list(), pad_token_id=0, max_length=256)
+    assert logs[-1]["num_tokens"] == 30 * int(batch["row_tokens"].sum())
     noise = [str(w.message) for w in raised if w.category is not DeprecationWarning]
     assert noise == []
+
+
+def test_a_second_training_counts_its_own_questions_only(
+    small_model_dir, tokenizer, problems, tmp_path
+):
+    trainer = trainer_of(
+        adapted(small_model_dir), tokenizer, problems, tmp_path,
+        max_steps=3, logging_steps=2, learning_rate=0.0, per_device_train_batch_size=12,
+    )  # fmt: skip
+    for _ in range(2):  # the third step of the first training is in no log
+        trainer.train()
+        (log,) = [entry for entry in trainer.state.log_history if "accuracy" in entry]
+        found = trainer.evaluate(trainer.train_dataset)
+        assert log["accuracy"] == pytest.approx(found["eval_accuracy"], abs=1e-4)
+
+
+def test_mixed_precision_trains_and_evaluates_in_the_same_precision(
+    small_model_dir, tokenizer, problems, tmp_path
+):
+    trainer = trainer_of(
+        adapted(small_model_dir), tokenizer, problems, tmp_path,
+        eval_problems=problems, bf16=True, learning_rate=0.0, logging_steps=1,
+        per_device_train_batch_size=12,
+    )  # fmt: skip
+    trainer.train()
+    trained = trainer.state.log_history[0]["loss"]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trained, abs=1e-5)
 
 
 def test_what_cannot_be_trained_is_dropped_counted_and_shown(tokenizer, capsys):
@@ -209,6 +236,33 @@ def test_what_cannot_be_trained_is_dropped_counted_and_shown(tokenizer, capsys):
         multiple_choice_rows(rows[1:2], tokenizer)
 
 
+def test_choices_that_are_equal_to_the_tokenizer_are_equal(small_model_dir, capsys):
+    from tokenizers import normalizers
+
+    blind = AutoTokenizer.from_pretrained(small_model_dir)
+    blind.backend_tokenizer.normalizer = normalizers.Lowercase()
+    rows = [asked("Which?", ["a", "A"], 0), asked("Which?", ["a", "b"], 0)]
+    assert len(multiple_choice_rows(rows, blind)) == 1
+    assert "1 with two equal choices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"choices": "34", "label": 1},
+        {"choices": [3, 4], "label": 1},
+        {"choices": ["3", "4"], "label": 1.0},
+        {"choices": ["3", "4"], "label": None},
+        {"choices": ["3", "4"]},
+        {"label": 0},
+    ],
+)
+def test_a_row_of_another_form_is_an_error_naming_the_problem(tokenizer, broken):
+    rows = [asked("Fine?", ["3", "4"], 0), {"question": "Broken?", **broken}]
+    with pytest.raises(ValueError, match=r"problem 1: wanted choices, a list of texts.*Broken"):
+        multiple_choice_rows(rows, tokenizer)
+
+
 @pytest.mark.parametrize("label", [2, 7, -2])
 def test_a_label_that_is_none_of_the_choices_is_an_error_naming_the_problem(tokenizer, label):
     rows = [asked("Fine?", ["3", "4"], 0), asked("Broken?", ["3", "4"], label)]
@@ -224,6 +278,8 @@ def test_wrong_settings_are_errors_before_anything_runs(
         trainer_of(model, tokenizer, problems, tmp_path, temperature=0)
     with pytest.raises(ValueError, match=r"normalization='bytes'.*'characters'"):
         trainer_of(model, tokenizer, problems, tmp_path, normalization="bytes")
+    with pytest.raises(ValueError, match="remove_unused_columns"):
+        trainer_of(model, tokenizer, problems, tmp_path, remove_unused_columns=True)
     frozen = AutoModelForCausalLM.from_pretrained(small_model_dir).requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable parameter"):
         trainer_of(frozen, tokenizer, problems, tmp_path)

@@ -105,3 +105,18 @@ def test_each_position_that_predicts_a_scored_token_is_projected_once_and_no_oth
     option_logprobs(model, batch).sum().backward()
     # Four choices: after the question, after "10", after "10 11".
     assert (projected, by_the_head) == (([3], [0]) if plain else ([], [3]))
+
+
+def test_scoring_without_gradients_prepares_none_also_where_the_head_is_trainable(
+    small_model_dir, batch, monkeypatch
+):
+    model = adapted(small_model_dir)
+    model.get_output_embeddings().weight.requires_grad_()
+    products: list[int] = []
+    product = projection._product
+    monkeypatch.setattr(projection, "_product", lambda *a: products.append(1) or product(*a))
+    with torch.no_grad():
+        silent = option_logprobs(model, batch)
+    assert products == []
+    assert torch.equal(silent, option_logprobs(model, batch))
+    assert products == [1]

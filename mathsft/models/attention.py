@@ -29,6 +29,19 @@ def forest_rule(end: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tenso
     return sees
 
 
+def attention_window(config: Any) -> int | None:
+    """The fewest tokens that a layer's attention reaches back, itself included; None: all.
+
+    Sliding windows (Mistral, Gemma, Phi-3, GPT-Neo) and chunks (Llama 4) by their settings.
+    """
+    config = config.get_text_config()
+    names = ["attention_chunk_size", "window_size"]
+    if getattr(config, "use_sliding_window", True):
+        names.append("sliding_window")
+    sizes = [size for name in names if isinstance(size := getattr(config, name, None), int)]
+    return min((size for size in sizes if size > 0), default=None)
+
+
 def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """``input_ids, position_ids, attention_mask`` such that ``model`` keeps the rule.
 
@@ -37,10 +50,19 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     Both hold with and without a cache, in training and in evaluation.
     ``flex_attention`` gets a block mask; it needs CUDA of capability 8.0 or more to train.
 
-    Raises ValueError for any other implementation: flash attention ignores such a mask,
-    and silently mixed sequences are worse than an error.
+    Raises ValueError for any other implementation, as flash attention ignores such a mask,
+    and for sequences longer than the window of a model with sliding-window attention, which
+    our mask would replace. Silently wrong scores are worse than an error. (Models that
+    do not learn what stands before from the mask alone: `mathsft.models.isolation`.)
     """
     end = batch["end"]
+    window = attention_window(model.config)
+    if window and int(batch["position_ids"].max()) >= window:
+        raise ValueError(
+            f"a sequence has {int(batch['position_ids'].max()) + 1} tokens, but some layers of "
+            f"{type(model).__name__} see only the last {window}, and a token forest cannot tell "
+            f"them so yet: use a max_length of at most {window}, or another model"
+        )
     implementation = model.config._attn_implementation
     mask: Any
     if implementation == "sdpa":

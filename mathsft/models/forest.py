@@ -64,10 +64,10 @@ class TokenForest:
         """Rows of at most ``max_length`` tokens, each group (a question's choices) within one.
 
         Sequences are numbered group after group. Raises ValueError where there is no group, or
-        where one alone is longer than ``max_length``.
+        an empty one, or one that alone is longer than ``max_length``.
         """
-        if not groups:
-            raise ValueError("there is no group to lay out")
+        if not groups or not all(groups):
+            raise ValueError("there is no group to lay out, or one without a sequence")
         sizes = [cls(group).tokens for group in groups]
         for index, size in enumerate(sizes):
             if size > max_length:
@@ -76,7 +76,8 @@ class TokenForest:
                     "Drop it, or give a larger max_length."
                 )
         trunk = _trunk([sequence for group in groups for sequence in group])
-        rows = even_rows([size - trunk for size in sizes], max_length=max_length - trunk)
+        lengths = [size - trunk for size in sizes]
+        rows = even_rows(lengths, max_length=max_length, trunk=trunk)
         first = [0, *accumulate(map(len, groups))]
         return cls(
             [sequence for group in groups for sequence in group],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mathsft.data.prompts import choice_context, choice_continuation
 from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
+from mathsft.models.isolation import check_isolation
 from mathsft.models.modes import evaluating
 from mathsft.models.projection import TokenLogprobs, has_plain_head
 
@@ -50,7 +51,9 @@ def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = N
         hook.remove()
     branch, token = batch["branch"], batch["token"]
     if plain:
-        logprobs = TokenLogprobs.apply(caught[0], head.weight, branch, token)
+        # Without gradients nothing may be prepared for them: that costs six times the rest.
+        weight = head.weight if torch.is_grad_enabled() else head.weight.detach()
+        logprobs = TokenLogprobs.apply(caught[0], weight, branch, token)
     else:
         logprobs = logits[0].float().log_softmax(-1)[branch, token]
     sums = logprobs.new_zeros(len(batch["scored_tokens"]))
@@ -84,7 +87,8 @@ def encode_choices(
 
     Raises:
         ValueError: a problem without choices, or a choice that adds no token to its
-            question; the message names the problem.
+            question; the message names the problem. A tokenizer that ends every text with
+            its stop token.
     """
     problems = list(problems)
     for index, problem in enumerate(problems):
@@ -117,11 +121,22 @@ def _encode(
     if not texts:
         return []
     contexts = tokenizer([context.rstrip() for context, _ in texts]).input_ids
+    if contexts[0] and contexts[0][-1] == tokenizer.eos_token_id:
+        raise ValueError(
+            "the tokenizer ends every text with its stop token, so that nothing can follow a "
+            "question: load it with add_eos_token=False"
+        )
     wholes = iter(tokenizer([context + c for context, cs in texts for c in cs]).input_ids)
     return [
         (ids, [next(wholes)[len(ids) :] for _ in continuations])
         for (_, continuations), ids in zip(texts, contexts, strict=True)
     ]
+
+
+def pad_token(tokenizer: Any) -> int:
+    """What fills a row up: never read and never trained, so the stop token will do as well."""
+    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return int(found or 0)
 
 
 @torch.no_grad()
@@ -140,24 +155,26 @@ def choice_logprobs(
     problem has: none is cut, and none is left out.
 
     Raises:
-        ValueError: a problem without choices, an empty choice, or a score that is not finite.
+        ValueError: a problem without choices, an empty choice, or a score that is not finite;
+            a model that does not keep the branches of a forest apart.
     """
     groups = encode_choices(tokenizer, problems)
     scores: list[list[float]] = []
     with evaluating(model):
+        check_isolation(model)
         for first in range(0, len(groups), batch_size):
             part = groups[first : first + batch_size]
             longest = max(TokenForest(group).tokens for group in part)
             forest = TokenForest.from_groups(part, max_length=max(max_length, longest))
-            batch = forest.tensors(pad_token_id=tokenizer.pad_token_id)
+            batch = forest.tensors(pad_token_id=pad_token(tokenizer))
             found = option_logprobs(model, {k: v.to(model.device) for k, v in batch.items()})
             sums = iter(found.tolist())
-            scores += [[next(sums) for _ in group] for group in part]
-    for index, found_scores in enumerate(scores):
-        if not all(map(math.isfinite, found_scores)):
-            raise ValueError(
-                f"problem {index}: a score is not finite ({found_scores}). Either the model's "
-                "weights are not, or half precision overflows: load the model with "
-                "dtype='float32', or with attn_implementation='eager'"
-            )
+            for index, group in enumerate(part, first):
+                scores.append([next(sums) for _ in group])
+                if not all(map(math.isfinite, scores[-1])):
+                    raise ValueError(
+                        f"problem {index}: a score is not finite ({scores[-1]}). Either the "
+                        "model's weights are not, or half precision overflows: load the model "
+                        "with dtype='float32', or with attn_implementation='eager'"
+                    )
     return scores

@@ -44,21 +44,24 @@ def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
     return rows
 
 
-def even_rows(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
-    """Rows for one batch, at most ``max_length`` long, that take the least time.
+def even_rows(lengths: Sequence[int], *, max_length: int, trunk: int = 0) -> list[list[int]]:
+    """Rows for one batch, at most ``max_length`` long, that should take the least time.
 
-    A batch is padded to its longest row only, so its rows may as well be shorter than
-    ``max_length``: `pack` is tried at 24 lengths between the longest document and
-    ``max_length``, and the cheapest wins. A padded token costs as much as another one;
-    attention, which grows with the row, costs a share of L / 3000 on top (measured on a CPU
-    at the shape of Qwen2.5-0.5B). No length may be larger than ``max_length``.
+    ``trunk`` is the number of tokens that every row has once besides its documents, because
+    all of them begin with it. A batch is padded to its longest row only, so its rows may as
+    well be shorter than ``max_length``: `pack` is tried at some 24 lengths between the
+    longest document and ``max_length``, and the cheapest wins. A padded token costs as much
+    as another one; attention, which grows with the row, costs a share of L / 3000 on top
+    (measured on a CPU at the shape of Qwen2.5-0.5B). No document may be longer than
+    ``max_length - trunk``.
     """
     shortest = max(lengths)
-    longest = min(max_length, sum(lengths))
-    tried = range(shortest, longest + 1, max(1, (longest - shortest) // 24))
+    longest = min(max_length - trunk, sum(lengths))
+    step = max(1, -(-(longest - shortest) // 24))
+    tried = [*range(shortest, longest, step), longest]
 
     def cost(rows: list[list[int]]) -> float:
-        length = max(sum(lengths[index] for index in row) for row in rows)
+        length = trunk + max(sum(lengths[index] for index in row) for row in rows)
         return len(rows) * length * (1 + length / 3000)
 
     return min((pack(lengths, max_length=length) for length in tried), key=cost)

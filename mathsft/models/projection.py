@@ -80,8 +80,11 @@ class TokenLogprobs(torch.autograd.Function):
 
 
 def _product(probabilities: Tensor, weight: Tensor) -> Tensor:
-    """``probabilities @ weight`` in float32; many of them lie below float16's smallest, 6e-8."""
-    lift = 1024.0 if weight.dtype == torch.float16 else 1.0
+    """``probabilities @ weight`` in float32; many of them lie below float16's smallest, 6e-8.
+
+    Lifted always: under autocast the weight's dtype does not tell what is multiplied.
+    """
+    lift = 1024.0
     return (probabilities.mul_(lift).to(weight.dtype) @ weight).float().div_(lift)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from mathsft.device import policy
-from mathsft.models.attention import attention_inputs
-from mathsft.models.forest import TokenForest
+from mathsft.models.isolation import check_isolation
 
 
 def training_arguments(
@@ -20,10 +19,14 @@ def training_arguments(
     ``named`` and what every trainer of ours needs: precision and optimiser of the device
     that the model is on (`mathsft.device.policy`), and batches left as they are.
 
-    Raises ValueError where the model has nothing to train.
+    Raises ValueError where the model has nothing to train, cannot be told who sees whom in
+    a row or does not keep to it, or where ``remove_unused_columns`` is asked for.
     """
+    if named.get("remove_unused_columns"):
+        raise ValueError("remove_unused_columns=True would take the batch away: leave it out")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no trainable parameter: load it with lora=True")
+    check_isolation(model)  # now, not in the first step
     home = next(model.parameters()).device
     capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
     device = policy(capability).trainer_arguments()
@@ -38,18 +41,6 @@ def training_arguments(
         **device,
         **named,
     }
-
-
-def pad_token(tokenizer: Any) -> int:
-    """What fills a row up: never read and never trained, so the stop token will do as well."""
-    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return int(found or 0)
-
-
-def check_attention(model: Any) -> None:
-    """Raise ValueError now, not in the first step, where ``model`` cannot be told the mask."""
-    smallest = TokenForest([{"input_ids": [0, 0], "labels": [0, 0]}])
-    attention_inputs(model, smallest.tensors(pad_token_id=0))
 
 
 def reasons(dropped: Mapping[str, int]) -> str:

@@ -16,10 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import TrainingArguments
 
-from mathsft.models.likelihood import option_logprobs
+from mathsft.models.likelihood import option_logprobs, pad_token
 from mathsft.training.arguments import (
-    check_attention,
-    pad_token,
     renaming_notices_off,
     training_arguments,
 )
@@ -53,8 +51,9 @@ def choice_scores(
 class MultipleChoiceTrainer(ForestTrainer):
     """transformers' Trainer with the multiple-choice loss; made by `multiple_choice_trainer`.
 
-    Logs the training ``accuracy`` since the last log beside the loss. `evaluate` gives
-    ``eval_loss`` and ``eval_accuracy`` of all questions.
+    Logs the training ``accuracy`` since the last log, of this process, beside the loss.
+    `evaluate` gives ``eval_loss`` and ``eval_accuracy`` of all questions. (On several devices
+    questions that fill the last batch up count twice in that loss, not in the accuracy.)
     """
 
     def __init__(
@@ -67,6 +66,9 @@ class MultipleChoiceTrainer(ForestTrainer):
     ) -> None:
         super().__init__(model, compute_metrics=_accuracy, **arguments)
         self._score = partial(choice_scores, normalization=normalization, temperature=temperature)
+
+    def _reset_counters(self) -> None:
+        super()._reset_counters()
         self._right: Tensor | int = 0
         self._asked = 0
 
@@ -173,8 +175,8 @@ def multiple_choice_trainer(
         save_strategy=save_strategy,
         report_to=report_to,
         seed=seed,
+        **more_arguments,
     )
-    check_attention(model)
     rows = partial(multiple_choice_rows, tokenizer=tokenizer, max_length=max_length)
     train_dataset = rows(problems)
     eval_dataset = None if eval_problems is None else rows(eval_problems, name="eval")
@@ -183,9 +185,10 @@ def multiple_choice_trainer(
             model,
             normalization=normalization,
             temperature=temperature,
-            args=TrainingArguments(**{**settings, **more_arguments}),
+            args=TrainingArguments(**settings),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            processing_class=tokenizer,
             data_collator=partial(
                 collate, pad_token_id=pad_token(tokenizer), max_length=max_length
             ),

@@ -27,7 +27,8 @@ def multiple_choice_rows(
 
     A question is dropped and counted where it has no choices or one, an empty choice, two
     equal ones, no known label, or more than ``max_length`` tokens in the forest.
-    Raises ValueError for a label that is none of the choices, and where nothing is left.
+    Raises ValueError for a label that is none of the choices, for choices that are no list of
+    texts, and where nothing is left.
     """
     dropped: Counter[str] = Counter()
     usable = []
@@ -39,6 +40,9 @@ def multiple_choice_rows(
     kept = []
     passed = separate = choices = 0
     for problem, group in zip(usable, encode_choices(tokenizer, usable), strict=True):
+        if len({tuple(sequence["input_ids"]) for sequence in group}) < len(group):
+            dropped["with two equal choices"] += 1  # as the tokenizer writes them
+            continue
         tokens = TokenForest(group).tokens
         if tokens > max_length:
             dropped[f"longer than {max_length} tokens"] += 1
@@ -66,8 +70,17 @@ def multiple_choice_rows(
 
 def _unusable(problem: Mapping[str, Any], *, index: int) -> str:
     """Why a question cannot be trained on, "" where it can."""
-    choices = [" ".join(choice.split()) for choice in problem["choices"]]
-    label = problem["label"]
+    choices, label = problem.get("choices"), problem.get("label")
+    if (
+        not isinstance(choices, list | tuple)
+        or not all(isinstance(choice, str) for choice in choices)
+        or not isinstance(label, int)
+    ):
+        raise ValueError(
+            f"problem {index}: wanted choices, a list of texts, and label, a whole number; found "
+            f"{choices!r:.60} and {label!r}: {problem.get('question')!r:.80}"
+        )
+    choices = [" ".join(choice.split()) for choice in choices]
     if not -1 <= label < max(1, len(choices)):
         raise ValueError(
             f"problem {index}: label {label}, but it has {len(choices)} choices (labels begin "

@@ -18,11 +18,9 @@ from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
 from mathsft.models.forest import IGNORE, TokenForest
-from mathsft.models.likelihood import option_logprobs
+from mathsft.models.likelihood import option_logprobs, pad_token
 from mathsft.models.packing import pack
 from mathsft.training.arguments import (
-    check_attention,
-    pad_token,
     reasons,
     renaming_notices_off,
     training_arguments,
@@ -214,8 +212,8 @@ def sft_trainer(
         packing=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
+        **more_arguments,
     )
-    check_attention(model)
     prepare = partial(
         sft_rows, tokenizer=tokenizer, max_length=max_length, train_on_prompt=train_on_prompt
     )
@@ -226,7 +224,7 @@ def sft_trainer(
     with renaming_notices_off():
         return PackedSFTTrainer(
             model,
-            args=SFTConfig(**{**settings, **more_arguments}),
+            args=SFTConfig(**settings),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,

@@ -24,6 +24,11 @@ class ForestTrainer(Trainer):
 
     def __init__(self, model: Any, **arguments: Any) -> None:
         super().__init__(model, **arguments)
+        if self.args.n_gpu > 1:  # DataParallel would hand each device rows without their places
+            raise ValueError(
+                f"{self.args.n_gpu} devices in one process: start one process for each with "
+                "torchrun --nproc_per_node, or choose one by CUDA_VISIBLE_DEVICES=0"
+            )
         # `compute_loss` divides by the items of the whole step, so Trainer has to count the
         # batch's labels, all of them, and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
@@ -54,7 +59,8 @@ class ForestTrainer(Trainer):
             raise NotImplementedError("the loss makes no logits; call the model for them")
         if model.training:
             self._seen = self._seen + inputs["row_tokens"].sum()
-        loss = self.summed_loss(inputs, wrapped=model)
+        with self.accelerator.autocast():  # the projection as well, and as in evaluation
+            loss = self.summed_loss(inputs, wrapped=model)
         if num_items_in_batch is None:
             return loss / max(1, len(inputs["labels"]))
         if self.args.average_tokens_across_devices:  # the count is global, DDP averages

@@ -1,0 +1,50 @@
+"""Whether a model keeps the branches of a forest apart: tried, not concluded from its name.
+
+Some models learn what stands before a token from elsewhere than the mask: recurrent and
+convolutional layers run along the row, ALiBi counts places instead of positions. A list of
+such models would be out of date tomorrow; three short passes tell.
+"""
+
+from typing import Any
+
+import torch
+
+from mathsft.models.attention import attention_inputs
+from mathsft.models.forest import TokenForest
+from mathsft.models.modes import evaluating
+
+# Largest difference of a logit, as a share of the largest logit: rounding, and no more.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
+
+
+@torch.no_grad()
+def check_isolation(model: Any) -> None:
+    """Raise ValueError where a forked row gives other logits than its sequences alone.
+
+    Two sequences of 16 tokens that share six, in one row and each by itself.
+    """
+    words = model.get_input_embeddings().num_embeddings
+    trunk = [(7 * n + 3) % words for n in range(6)]
+    ids = [trunk + [(11 * n + 5 * k + 1) % words for n in range(10)] for k in range(2)]
+    # A sequence's last token does not pass the model, so each gets one more to end on.
+    forest = TokenForest([{"input_ids": [*row, 0], "labels": [*row, 0]} for row in ids])
+    device = model.device
+    batch = {k: v.to(device) for k, v in forest.tensors(pad_token_id=0).items()}
+    with evaluating(model):
+        together = model(**attention_inputs(model, batch), use_cache=False).logits[0].float()
+        alone = [
+            model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
+            for row in ids
+        ]
+    first, second = sorted(range(2), key=ids.__getitem__)  # the order of a forest
+    expected = torch.cat([alone[first], alone[second][len(trunk) :]])
+    difference = float((together - expected).abs().max() / expected.abs().max())
+    dtype = model.get_input_embeddings().weight.dtype
+    # Where logits are not finite, weights or precision are at fault; the scores will say so.
+    if expected.isfinite().all() and not difference <= _TOLERANCE.get(dtype, 0.1):
+        raise ValueError(
+            f"{type(model).__name__} does not keep the sequences of a row apart (logits differ "
+            f"by {difference:.0%}): it has recurrent or convolutional layers, or positions that "
+            "it does not take from position_ids. Use a model whose layers all attend by the "
+            "mask, such as Qwen2.5, Llama or Gemma"
+        )
