@@ -15,6 +15,7 @@ _HOME = {
     "run_dir": "mathsft.settings",
     "load_recipe": "mathsft.recipes",
     "load_problems": "mathsft.data.problems",
+    "add_choices": "mathsft.data.choices",
     "extract_answer": "mathsft.data.answers",
     "same_answer": "mathsft.data.answers",
     "load_model": "mathsft.models.loading",
