@@ -89,7 +89,12 @@ WRONG = {
         ("assert len(end)", "end = [7, 7, 7, 5, 5, 0, 0]"),
         ("for text, wanted", "my_answer = str.upper"),
         ("assert share", "share = 0.5"),
-    ]
+    ],
+    "02_multiple_choice.ipynb": [
+        ("labels = [", "my_ids, my_position, my_end = [0, 1, 5, 6], [0, 1, 2, 3], [4, 4, 4, 3]"),
+        ("some_scores", "normalized_scores = lambda scores, choices: scores / 3"),
+        ("assert ratio", "ratio = 2"),
+    ],
 }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mathsft.evaluation.intervals import Accuracy
 
@@ -70,6 +71,7 @@ def plot_mask(mask: Any, tokens: Sequence[str]) -> Figure:
         [[bool(seen) for seen in row] for row in mask], cmap=ListedColormap(["white", _INK])
     )
     axes.set_yticks(range(len(tokens)), [repr(text)[1:-1] for text in tokens], fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="sees the token of this number", ylabel="this token")
     return figure
 
