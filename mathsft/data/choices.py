@@ -13,7 +13,8 @@ to GSM8K, and another for the generated problems, whose answers are other number
 rounder). Values that a slip in the problem's own solution leads to are favoured, which is not
 quite symmetric either: a slip of 3 * 12 may give 15, a slip of what gives 15 seldom 36. And a
 law that has one number answer more than a fifth of a cell's problems has no odds; such a
-number is held to 93 %. What remains is measured, in ``tests/test_choices.py``.
+number is held to 93 %. What remains is measured (``tests/test_choice_shortcuts.py``): seeing
+the choices only, boosted trees take the right one of GSM8K in 21.3 % instead of 20 %.
 """
 
 import hashlib

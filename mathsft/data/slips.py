@@ -91,11 +91,6 @@ def _wrong_results(step: Step) -> Iterator[Fraction | None]:
                 yield calculate((*numbers[:place], near, *numbers[place + 1 :]), signs)
 
 
-def intermediate_results(steps: list[Step], answer: Fraction) -> set[Fraction]:
-    """The results of the steps, without the answer itself."""
-    return {step.result for step in steps} - {answer}
-
-
 def slips(steps: list[Step], answer: Fraction) -> set[Fraction]:
     """The answers that one slip in one step leads to when the rest is calculated rightly from it.
 
