@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,24 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.fail(f"MATHSFT_DATA_DIR={folder} is not a folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_choices(data_dir: Path) -> Any:
+    """All GSM8K train rows with choices made for them."""
+    from mathsft.data.choices import add_choices
+    from mathsft.data.problems import read_problems
+
+    return add_choices(read_problems(data_dir / "gsm8k" / "train.jsonl")[0])
+
+
+@pytest.fixture(scope="session")
+def tiny_choices() -> Any:
+    """The generated grade-school problems with choices made for them."""
+    from mathsft.data.choices import add_choices
+    from mathsft.data.problems import read_problems
+
+    return add_choices(read_problems("tiny-gsm")[0])
 
 
 @pytest.fixture(scope="session")

@@ -120,12 +120,16 @@ def test_an_adapter_trained_on_4_bit_loads_on_the_same_base_in_full(
 ) -> None:
     save_adapter(trained(base(small_model_dir, quantize=True)), tmp_path / "adapter")
     for options in ({}, {"dtype": "bfloat16"}, {"dtype": "float16"}):
-        load_adapter(base(small_model_dir, **options), tmp_path / "adapter")
+        model = base(small_model_dir, **options)
+        alone = logits(model)
+        assert not torch.equal(logits(load_adapter(model, tmp_path / "adapter")), alone)
 
 
 def test_an_adapter_of_plain_peft_loads_too(small_model_dir: Path, tmp_path: Path) -> None:
-    trained(base(small_model_dir)).save_pretrained(tmp_path / "plain", save_embedding_layers=False)
-    load_adapter(base(small_model_dir), tmp_path / "plain")
+    model = trained(base(small_model_dir))
+    model.save_pretrained(tmp_path / "plain", save_embedding_layers=False)
+    loaded = load_adapter(base(small_model_dir), tmp_path / "plain")
+    assert torch.equal(logits(loaded), logits(model))
 
 
 def test_an_adapter_comes_from_the_hub_by_its_name(
@@ -146,6 +150,7 @@ def test_saving_and_loading_ask_no_network(
     monkeypatch.setattr("socket.socket.connect", refuse)
     save_adapter(trained(base(small_model_dir)), tmp_path / "adapter")
     merge_adapter(load_adapter(base(small_model_dir), tmp_path / "adapter"), tmp_path / "merged")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()  # `refuse` was never called
 
 
 # Files that are not what they should be
@@ -277,7 +282,8 @@ def test_the_base_with_another_adapter_merged_in_is_another_base(
 def test_a_moved_base_is_still_the_same(
     small_model_dir: Path, tmp_path: Path, adapter: Path
 ) -> None:
-    load_adapter(base(shutil.copytree(small_model_dir, tmp_path / "moved")), adapter)
+    moved = load_adapter(base(shutil.copytree(small_model_dir, tmp_path / "moved")), adapter)
+    assert torch.equal(logits(moved), logits(load_adapter(base(small_model_dir), adapter)))
 
 
 def test_a_damaged_identity_raises(small_model_dir: Path, adapter: Path) -> None:

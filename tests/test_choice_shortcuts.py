@@ -1,7 +1,6 @@
 """Made-up choices by themselves, without the question, do not tell the right one."""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,18 +8,6 @@ from choice_rows import dataset, problem
 from datasets import Dataset
 
 from mathsft.data.choices import add_choices
-from mathsft.data.problems import read_problems
-
-
-@pytest.fixture(scope="module")
-def real(data_dir: Path) -> Dataset:
-    problems, _ = read_problems(data_dir / "gsm8k" / "train.jsonl")
-    return add_choices(problems)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Dataset:
-    return add_choices(read_problems("tiny-gsm")[0])
 
 
 def values_and_labels(problems: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +61,7 @@ def _hits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def test_a_rule_that_ignores_the_question_is_at_chance(
     rule: str, source: str, request: pytest.FixtureRequest
 ) -> None:
-    values, labels = values_and_labels(request.getfixturevalue(source))
+    values, labels = values_and_labels(request.getfixturevalue(f"{source}_choices"))
     values, labels = values[:5000], labels[:5000]
     scores = np.broadcast_to(np.asarray(RULES[rule](values), float), values.shape)
     n = len(labels)
@@ -139,7 +126,9 @@ def hidden_question_accuracy(problems: Dataset, *, more_seeds: int) -> tuple[flo
 def test_a_classifier_that_does_not_see_the_question_is_at_chance(
     source: str, request: pytest.FixtureRequest
 ) -> None:
-    accuracy, n = hidden_question_accuracy(request.getfixturevalue(source), more_seeds=2)
+    accuracy, n = hidden_question_accuracy(
+        request.getfixturevalue(f"{source}_choices"), more_seeds=2
+    )
     assert abs(accuracy - 0.2) < 3 * (0.2 * 0.8 / n) ** 0.5, accuracy
 
 

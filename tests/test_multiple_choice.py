@@ -234,6 +234,8 @@ def test_what_cannot_be_trained_is_dropped_counted_and_shown(tokenizer, capsys):
         assert reason in shown
     with pytest.raises(ValueError, match="nothing to train on; dropped: 1 with one choice"):
         multiple_choice_rows(rows[1:2], tokenizer)
+    with pytest.raises(ValueError, match=r"dropped: 1 without choices\. add_choices makes"):
+        multiple_choice_rows(rows[2:3], tokenizer)
 
 
 def test_choices_that_are_equal_to_the_tokenizer_are_equal(small_model_dir, capsys):

@@ -93,7 +93,9 @@ def encode_choices(
     problems = list(problems)
     for index, problem in enumerate(problems):
         if not problem["choices"]:
-            raise ValueError(f"problem {index} has no choices: {problem['question']}")
+            raise ValueError(
+                f"problem {index} has no choices (add_choices makes some): {problem['question']}"
+            )
     texts = [
         (choice_context(p["question"]), [choice_continuation(choice) for choice in p["choices"]])
         for p in problems

@@ -59,7 +59,8 @@ def multiple_choice_rows(
             }
         )
     if not kept:
-        raise ValueError(f"{name}: nothing to train on; dropped: {reasons(dropped)}")
+        hint = ". add_choices makes choices for worked problems" * ("without choices" in dropped)
+        raise ValueError(f"{name}: nothing to train on; dropped: {reasons(dropped)}{hint}")
     print(
         f"{name}: {len(kept):,} questions with {choices:,} choices, {passed:,} tokens in the "
         f"forest ({separate:,} with a pass for each choice, {separate / passed:.1f} times as "

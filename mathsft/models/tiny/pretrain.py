@@ -144,6 +144,7 @@ def tell_unseen_apart(model: Any, tokenizer: Any, *, seed: int) -> int:
 
 
 def main() -> None:
+    """Train from the command line: ``python -m mathsft.models.tiny.pretrain --output FOLDER``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
