@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from problem_rows import CHAT, GSM, MATHQA, OWN, jsonl
 
-from mathsft.data.mathqa import official_choices, official_label
 from mathsft.data.problems import FEATURES, load_problems, read_problems
 from mathsft.data.wrapping import QuestionFinder, strip_chat
 
@@ -207,7 +206,7 @@ def test_seed_shuffles_before_limit_and_no_seed_keeps_the_order(tmp_path: Path) 
         ("grade-school-math", "test", "'test' is unknown; there are train"),
         ("gms8k", "train", "unknown source 'gms8k': did you mean 'gsm8k'?"),
         ("openai/gsm8k", "train", "did you mean 'gsm8k'?"),
-        ("qqq", "train", "Known: gsm8k, grade-school-math, tiny-gsm, tiny-mathqa"),
+        ("qqq", "train", "Known: gsm8k, mathqa, grade-school-math, tiny-gsm, tiny-mathqa"),
         ("rows.csv", "train", "rows.csv: cannot read .csv; give one of .json, .jsonl, .parquet"),
         ("rows.json", "test", "rows.json: split 'test' is unknown; a file is one split"),
     ],
@@ -220,15 +219,6 @@ def test_unknown_sources_and_splits_name_what_exists(source: str, split: str, me
 def test_limit_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="limit=0: give 1 or more"):
         load_problems("tiny-gsm", limit=0)
-
-
-# --- MathQA's official reading -----------------------------------------------------------
-
-
-def test_the_official_reading_keeps_the_harness_s_quirks() -> None:
-    assert official_choices("a ) 1 , 000 , b ) 2 , c ) 3 , d ) 4 , e ) 5")[0] == "1"
-    assert official_label("c", ["1", "2", "3"]) == 2
-    assert official_label("d", ["1", "2", "3"]) == -1
 
 
 def test_the_data_part_imports_no_torch() -> None:

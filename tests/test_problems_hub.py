@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub import LocalHub, local_hub  # noqa: F401  (local_hub is a fixture)
+from problem_rows import MATHQA
 
 TRAIN = [
     ("Ann has 1,000 red beads and finds 200 more. How many beads has she?", 1200),
@@ -119,3 +120,19 @@ def test_a_data_set_the_hub_does_not_have_is_one_clear_error(
     assert missing.startswith("openai/gsm8k (split train) could not be loaded from the hub")
     assert "tiny-gsm" in missing
     assert "Give test_questions=" in untold
+
+
+def test_mathqa_comes_from_the_hub_in_both_readings(hub: LocalHub, tmp_path: Path) -> None:
+    mathqa = hub.folder("datasets", "regisss/math_qa")
+    for split in ("train", "validation", "test"):
+        row = MATHQA | {"Problem": f"what is 2 + 3 ? ( {split} )"}
+        listed = row | {"options": "['a ) 4', 'b ) 5', 'c ) 6', 'd ) 7', 'e ) 8']"}
+        write([row, listed], mathqa / "data" / f"{split}-00000-of-00001.parquet")
+    rows, said = load(hub, tmp_path, "'mathqa', split='test'")
+    assert said == "mathqa/test: 2 rows read, 2 kept"
+    assert [row["source"] for row in rows] == ["mathqa", "mathqa"]
+    assert [row["question"] for row in rows] == ["what is 2 + 3 ? ( test )"] * 2
+    assert rows[1]["choices"] == ["4'", "5'", "6'", "7'", "8']"]  # as the harness reads them
+    rows, said = load(hub, tmp_path, "'mathqa', reading='clean'")
+    assert rows[1]["choices"] == ["4", "5", "6", "7", "8"]
+    assert "repaired, list written as text: 1" in said

@@ -1,15 +1,21 @@
-"""MathQA's rows as the evaluation harness reads them.
+"""MathQA's rows, read in two ways.
 
 MathQA (Amini et al. 2019, https://arxiv.org/abs/1905.13319) publishes its choices as one
-string, ``a ) 24 , b ) 120 , c ) 625 , d ) 720 , e ) 1024``. The ``official`` reading goes
-through lm-evaluation-harness' own parser, so that our questions are its questions.
+string, ``a ) 24 , b ) 120 , c ) 625 , d ) 720 , e ) 1024``. The *official* reading goes
+through lm-evaluation-harness' own parser, so that our questions are its questions. That
+parser garbles about one row in twenty-five; the *clean* reading reads those as well.
 """
 
+import ast
 import re
+from string import ascii_lowercase
+from typing import Literal
 
 from mathsft.data.answers import normal_answer
 
 LETTERS = "abcde"
+
+Reading = Literal["official", "clean"]
 
 
 def official_choices(options: str) -> list[str]:
@@ -23,20 +29,58 @@ def official_choices(options: str) -> list[str]:
     return list(doc_to_choice({"options": options}))
 
 
-def official_label(correct: str, choices: list[str]) -> int:
-    """The index of the right choice, -1 where ``correct`` is no letter of one of ``choices``.
+def clean_choices(options: str) -> list[str]:
+    """The choices of MathQA's ``options`` string, as a person reads them.
 
-    The harness counts ``a`` to ``e`` in the order of the choices it read.
+    A choice begins behind its letter, ``a ) ``, and ends before the next letter of the
+    alphabet, wherever that comes: commas inside a choice (``1 , 000``) stay, and any number of
+    choices is read. Two quirks of the published files are undone: a list written as text
+    (``"['a ) 4', 'b ) 5']"``) and a letter written twice (``a ) a ) 4``).
+
+    Returns:
+        The choices; [] where ``options`` does not begin with ``a ) ``, or is a broken list.
+
+    Raises:
+        ValueError: a choice bears another one's letter (``e ) d ) 36``), so that nobody
+            can tell which of them the label means.
     """
-    letter = correct.strip()
-    label = LETTERS.find(letter) if len(letter) == 1 else -1
-    return label if label < len(choices) else -1
+    text = options.strip()
+    if text.startswith("["):
+        try:
+            text = " , ".join(ast.literal_eval(text))
+        except (SyntaxError, TypeError, ValueError):
+            return []
+    begin = re.match(r"a \)", text)
+    choices: list[str] = []
+    for letter, following in zip(ascii_lowercase, [*ascii_lowercase[1:], ""], strict=True):
+        if begin is None:
+            break
+        end = re.compile(rf"\s*, {following} \)").search(text, begin.end()) if following else None
+        choice = text[begin.end() : end.start() if end else None].lstrip().rstrip(" ,")
+        if twice := re.match(r"([a-z]) \) ?", choice):
+            if twice[1] != letter:
+                raise ValueError(f"choice {letter} bears the letter {twice[1]}")
+            choice = choice[twice.end() :]
+        choices.append(choice)
+        begin = end
+    return choices
+
+
+def repaired(options: str) -> str:
+    """Which quirk the clean reading of ``options`` puts right (the readings differ)."""
+    if options.lstrip().startswith("["):
+        return "list written as text"
+    if re.search(r"\b([a-z]) \) \1 \)", options):
+        return "letter written twice"
+    return "comma inside a choice"
 
 
 def choice_answer(choice: str) -> str:
     """A choice as a final answer in normal form, ``""`` where it is not one plain number.
 
     MathQA sets its tokens apart: ``1 / 2`` is read as ``1/2``, ``$ 45`` as ``45``, ``- 25`` as
-    ``-25``. Choices with a unit (``12 hours``) and ratios (``4 : 5``) have none.
+    ``-25`` (also with the longer dashes). Choices with a unit (``12 hours``) and ratios
+    (``4 : 5``) have none.
     """
+    choice = re.sub("^[\u2212\u2013]", "-", choice)
     return normal_answer(re.sub(r"(?<=[-$/]) | (?=[/%])", "", choice))

@@ -13,12 +13,22 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, get_args
 
 from datasets import Dataset, Features, List, Value
 
+from mathsft.data.formulas import AGREES, DISAGREES
 from mathsft.data.grade_school_math import Questions, unwrap
-from mathsft.data.schemas import Problem, UnusableRowError, from_instruction, reader_for
+from mathsft.data.mathqa import Reading
+from mathsft.data.schemas import (
+    Problem,
+    UnusableRowError,
+    from_instruction,
+    from_mathqa,
+    reader_for,
+)
 from mathsft.data.sources import Origin, open_source
 from mathsft.data.tally import Tally
 
@@ -40,6 +50,8 @@ def load_problems(
     split: str = "train",
     limit: int | None = None,
     seed: int | None = None,
+    reading: Reading = "official",
+    drop_disputed: bool = False,
     test_questions: Questions | None = None,
     train_questions: Questions | None = None,
 ) -> Dataset:
@@ -51,22 +63,30 @@ def load_problems(
     instructions. A missing column, or another type than the schema says, is an error.
 
     Args:
-        source: ``gsm8k`` or ``grade-school-math`` (hub), ``tiny-gsm`` or ``tiny-mathqa``
-            (generated, offline), or the path of a ``.json``, ``.jsonl`` or ``.parquet`` file in
-            the schema of GSM8K, of INSTRUCTION/RESPONSE, of MathQA, or of this function's result.
+        source: ``gsm8k``, ``mathqa`` or ``grade-school-math`` (hub), ``tiny-gsm`` or
+            ``tiny-mathqa`` (generated, offline), or the path of a ``.json``, ``.jsonl`` or
+            ``.parquet`` file in the schema of GSM8K, of INSTRUCTION/RESPONSE, of MathQA, or
+            of this function's result.
         split: ``train``, ``validation`` or ``test``, as the source has them; a file is
             one split, ``train``.
         limit: take so many of the usable rows; None takes all. The generated sources write
             more than their usual number (4,000 / 500 / 1,000) where it asks for more.
         seed: shuffle all usable rows before ``limit`` is applied; None keeps the file's
             order. The global random state is neither read nor changed.
+        reading: MathQA's options. ``official``: as lm-evaluation-harness reads them, for
+            tests that are to be comparable. ``clean``: also the rows that its parser
+            garbles, for training; repaired, unusable and disputed rows are counted.
+        drop_disputed: leave out (and count) MathQA rows whose formula, executed, gives another
+            value than the labelled choice. For training only: it wants the clean reading
+            and the split ``train``.
         test_questions: for INSTRUCTION/RESPONSE rows: the GSM8K test questions to drop, as
             a list or the path of a local file. Default: from the hub.
         train_questions: likewise the questions to look for inside the chat. Default: from
             the hub; where it does not answer, the chat is told by its wording.
 
     Raises:
-        ValueError: unknown source or split, a file that is broken, no usable row, limit < 1.
+        ValueError: unknown source, split or reading, a file that is broken, no usable row,
+            limit < 1, ``drop_disputed`` where it must not be, either for rows not MathQA's.
         FileNotFoundError, IsADirectoryError: a path that leads to no file.
         ConnectionError: the hub does not answer.
     """
@@ -75,6 +95,8 @@ def load_problems(
         split=split,
         limit=limit,
         seed=seed,
+        reading=reading,
+        drop_disputed=drop_disputed,
         test_questions=test_questions,
         train_questions=train_questions,
     )
@@ -84,41 +106,45 @@ def load_problems(
     return dataset
 
 
-def read_problems(
-    source: str | Path,
-    *,
-    split: str = "train",
-    limit: int | None = None,
-    seed: int | None = None,
-    test_questions: Questions | None = None,
-    train_questions: Questions | None = None,
-) -> tuple[Dataset, Counter[str]]:
+def read_problems(source: str | Path, **arguments: Any) -> tuple[Dataset, Counter[str]]:
     """As ``load_problems``, silent: the problems, and the number of dropped rows by reason."""
-    dataset, tally, _ = _read(
-        source,
-        split=split,
-        limit=limit,
-        seed=seed,
-        test_questions=test_questions,
-        train_questions=train_questions,
-    )
+    dataset, tally, _ = _read(source, **arguments)
     return dataset, tally.counts()
 
 
 def _read(
     source: str | Path,
     *,
-    split: str,
-    limit: int | None,
-    seed: int | None,
-    test_questions: Questions | None,
-    train_questions: Questions | None,
+    split: str = "train",
+    limit: int | None = None,
+    seed: int | None = None,
+    reading: Reading = "official",
+    drop_disputed: bool = False,
+    test_questions: Questions | None = None,
+    train_questions: Questions | None = None,
 ) -> tuple[Dataset, Tally, Origin]:
+    if reading not in get_args(Reading):
+        raise ValueError(f"reading={reading!r}: give {' or '.join(map(repr, get_args(Reading)))}")
+    if drop_disputed and (reading == "official" or split != "train"):
+        raise ValueError(
+            f"drop_disputed is for training: it wants reading='clean' and split='train', not "
+            f"{reading!r} and {split!r}. A test with rows left out is another test"
+        )
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: give 1 or more, or None for all rows")
     origin = open_source(source, split=split, limit=limit, whole=seed is not None)
     tally = Tally(read=len(origin.rows))
     reader = reader_for(origin.rows[0][1], where=f"{origin.where}, row {origin.rows[0][0]}")
+    mathqa = reader is from_mathqa
+    if reading == "clean" and not mathqa:
+        raise ValueError(
+            f"{origin.where}: reading='clean' is for MathQA's options, and these rows have none "
+            "in that form. Leave reading out"
+        )
+    if mathqa:
+        reader = partial(
+            from_mathqa, reading=reading, drop_disputed=drop_disputed, notes=tally.notes
+        )
 
     def converted() -> Iterator[tuple[int, Problem]]:
         for place, row in origin.rows:
@@ -136,6 +162,10 @@ def _read(
     problems = [problem for _, problem in pairs]
     if not problems:
         raise ValueError(f"{origin.where}: no usable row; {tally.line(origin.name)}")
+    compared = tally.notes[AGREES] + tally.notes[DISAGREES]
+    if compared and not drop_disputed:
+        share = tally.notes[DISAGREES] / compared
+        tally.remarks.append(f"{share:.1%} of the labels that can be compared are disputed")
     if seed is not None:
         random.Random(seed).shuffle(problems)
     return Dataset.from_list(list(problems[:limit]), features=FEATURES), tally, origin

@@ -5,11 +5,21 @@ empty question) raises ``UnusableRowError`` and is counted; a row that lacks a c
 another type than the schema says means that the file is not in that schema, and is an error.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from string import ascii_lowercase
 from typing import Any, TypedDict
 
 from mathsft.data.answers import extract_answer, split_final_line, strip_marks
-from mathsft.data.mathqa import LETTERS, choice_answer, official_choices, official_label
+from mathsft.data.formulas import DISAGREES, verdict
+from mathsft.data.mathqa import (
+    LETTERS,
+    Reading,
+    choice_answer,
+    clean_choices,
+    official_choices,
+    repaired,
+)
 
 
 class Problem(TypedDict):
@@ -81,24 +91,39 @@ def _worked(question: str, worked: str, source: str) -> Problem:
     )
 
 
-def from_mathqa(row: dict[str, Any], *, where: str, source: str) -> Problem:
-    """MathQA's published schema, its options in the harness's ``official`` reading.
+def from_mathqa(
+    row: dict[str, Any],
+    *,
+    where: str,
+    source: str,
+    reading: Reading = "official",
+    drop_disputed: bool = False,
+    notes: Counter[str] | None = None,
+) -> Problem:
+    """MathQA's published schema; ``reading`` says how its options are understood.
 
     ``solution`` is the rationale as published (it may name another letter than ``correct``;
     MathQA is noisy), ``answer`` the right choice's number, "" where it is not one plain number.
+    The clean reading counts in ``notes`` what it repaired and what the formula says of the
+    label, and leaves out what ``drop_disputed`` names: rows in which the two disagree.
     """
     question = text_of(row, "Problem", where=where)
     solution = text_of(row, "Rationale", where=where, empty_ok=True)
     text_of(row, "options", where=where)
-    choices = official_choices(row["options"])  # unstripped: the harness reads every character
+    options = row["options"]  # unstripped: the harness reads every character
+    notes = Counter() if notes is None else notes
+    choices = official_choices(options) if reading == "official" else _clean(options)
+    letters = ascii_lowercase if reading == "clean" else LETTERS
     letter = text_of(row, "correct", where=where)
     if len(choices) < 2:
         raise UnusableRowError("options not in the form 'a ) … , b ) …'")
-    if letter not in set(LETTERS):
-        raise UnusableRowError("label is not one of the letters a to e")
-    label = official_label(letter, choices)
-    if label < 0:
+    if letter not in set(letters):
+        raise UnusableRowError(f"label is not one of the letters a to {letters[-1]}")
+    label = letters.index(letter)
+    if label >= len(choices):
         raise UnusableRowError("label beyond the choices")
+    if reading == "clean":
+        _check(row, choices, label, drop_disputed=drop_disputed, notes=notes)
     return Problem(
         question=question,
         solution=solution,
@@ -107,6 +132,40 @@ def from_mathqa(row: dict[str, Any], *, where: str, source: str) -> Problem:
         label=label,
         source=source,
     )
+
+
+def _clean(options: str) -> list[str]:
+    try:
+        choices = clean_choices(options)
+    except ValueError as error:
+        raise UnusableRowError("a choice bears another one's letter") from error
+    if not all(choices):
+        raise UnusableRowError("an empty choice")
+    return choices
+
+
+def _check(
+    row: dict[str, Any],
+    choices: list[str],
+    label: int,
+    *,
+    drop_disputed: bool,
+    notes: Counter[str],
+) -> None:
+    """What the clean reading has to say of a row, or the reason why it cannot be used."""
+    values = [choice_answer(choice) or choice for choice in choices]
+    if values.count(values[label]) > 1:
+        raise UnusableRowError("the right choice stands there twice")
+    said = verdict(str(row.get("annotated_formula") or ""), choices[label])
+    if drop_disputed and said == DISAGREES:
+        raise UnusableRowError("formula and label disagree")
+    if choices != official_choices(row["options"]):
+        notes[f"repaired, {repaired(row['options'])}"] += 1
+    if len(set(values)) < len(values):
+        notes["two wrong choices equal"] += 1
+    if len(choices) != len(LETTERS):
+        notes[f"{len(choices)} choices"] += 1
+    notes[said] += 1
 
 
 def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:

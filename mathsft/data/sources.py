@@ -13,6 +13,7 @@ from mathsft.data.schemas import UnusableRowError, reader_for
 GSM8K = ("openai/gsm8k", "main")
 SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, str | None] | None]] = {
     "gsm8k": (("train", "test"), GSM8K),
+    "mathqa": (("train", "validation", "test"), ("regisss/math_qa", None)),
     "grade-school-math": (("train",), ("qwedsacf/grade-school-math-instructions", None)),
     "tiny-gsm": (("train", "validation", "test"), None),
     "tiny-mathqa": (("train", "validation", "test"), None),

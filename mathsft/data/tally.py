@@ -13,6 +13,7 @@ class Tally:
     read: int = 0
     dropped: dict[str, list[int]] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, row: int) -> None:
         """Row ``row`` (from 1; in JSON lines the line number) is left out for ``reason``."""
@@ -35,7 +36,7 @@ class Tally:
             text += f"; dropped {lost:,}: " + ", ".join(reasons)
         if self.notes:
             text += "; " + ", ".join(f"{note}: {n:,}" for note, n in self.notes.items())
-        return text
+        return "; ".join([text, *self.remarks])
 
 
 def _places(rows: list[int]) -> str:

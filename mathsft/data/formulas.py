@@ -1,0 +1,190 @@
+"""MathQA's ``annotated_formula``, executed and held against the labelled choice.
+
+A formula such as ``divide(multiply(n, const_100), m)`` says how the annotators think the
+answer comes about. Formulas and labels are both noisy; where they disagree, at least one
+of them is wrong.
+"""
+
+import ast
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+from mathsft.data.mathqa import choice_answer
+
+Number: TypeAlias = Any  # a Fraction as long as it is exact, then a float
+AGREES, DISAGREES = "formula agrees with the label", "formula disagrees with the label"
+UNKNOWN, INCOMPARABLE = "formula cannot be executed", "label is not one number"
+
+_MOST_BITS = 1000  # beyond, a power or a factorial is no answer to a school problem
+
+
+class FormulaError(ValueError):
+    """This formula has no value; the message says why."""
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
+        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+        if bits * abs(exponent) <= _MOST_BITS:
+            return base ** int(exponent)
+    return math.pow(base, exponent)
+
+
+def _whole(operation: Callable[..., int]) -> Callable[..., Any]:
+    """``operation`` over whole numbers, of which none is so large that it takes long."""
+
+    def over_fractions(*numbers: Number) -> Number:
+        if any(number != int(number) or abs(number) > 1e15 for number in numbers):
+            raise FormulaError(f"{operation.__name__} is for whole numbers")
+        if operation in (math.factorial, math.comb, math.perm) and numbers[0] > 500:
+            raise FormulaError(f"{operation.__name__} of {numbers[0]} is too large")
+        return Fraction(operation(*map(int, numbers)))
+
+    return over_fractions
+
+
+def _heron(a: Number, b: Number, c: Number) -> Number:
+    half = (a + b + c) / 2
+    return math.sqrt(half * (half - a) * (half - b) * (half - c))
+
+
+# Each operation by MathQA's name ("reminder" and "circumface" are spelt so): how many numbers
+# it takes, and what it does. Where a name does not tell, the rows of the data do.
+_OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "add": (2, lambda a, b: a + b),
+    "subtract": (2, lambda a, b: a - b),
+    "multiply": (2, lambda a, b: a * b),
+    "divide": (2, lambda a, b: a / b),
+    "speed": (2, lambda distance, time: distance / time),
+    "power": (2, _power),
+    "sqrt": (1, math.sqrt),
+    "log": (1, math.log),
+    "inverse": (1, lambda a: 1 / a),
+    "negate": (1, lambda a: -a),
+    "negate_prob": (1, lambda p: 1 - p),
+    "floor": (1, lambda a: Fraction(math.floor(a))),
+    "max": (2, max),
+    "min": (2, min),
+    "reminder": (2, lambda a, b: a % b),
+    "gcd": (2, _whole(math.gcd)),
+    "lcm": (2, _whole(math.lcm)),
+    "factorial": (1, _whole(math.factorial)),
+    "choose": (2, _whole(math.comb)),
+    "permutation": (2, _whole(math.perm)),
+    "sine": (1, math.sin),
+    "cosine": (1, math.cos),
+    "tangent": (1, math.tan),
+    "circle_area": (1, lambda r: math.pi * r**2),
+    "circumface": (1, lambda r: 2 * math.pi * r),
+    "diagonal": (2, math.hypot),
+    "quadrilateral_area": (3, lambda height, a, b: height * (a + b) / 2),
+    "rectangle_area": (2, lambda a, b: a * b),
+    "rectangle_perimeter": (2, lambda a, b: 2 * (a + b)),
+    "rhombus_area": (2, lambda d, e: d * e / 2),
+    "rhombus_perimeter": (1, lambda a: 4 * a),
+    "square_area": (1, lambda a: a**2),
+    "square_edge_by_area": (1, math.sqrt),
+    "square_edge_by_perimeter": (1, lambda p: p / 4),
+    "square_perimeter": (1, lambda a: 4 * a),
+    "triangle_area": (2, lambda base, height: base * height / 2),
+    "triangle_area_three_edges": (3, _heron),
+    "triangle_perimeter": (3, lambda a, b, c: a + b + c),
+    "cube_edge_by_volume": (1, lambda v: math.pow(v, 1 / 3)),
+    "surface_cube": (1, lambda a: 6 * a**2),
+    "surface_cylinder": (2, lambda r, h: 2 * math.pi * r * (r + h)),
+    "surface_rectangular_prism": (3, lambda a, b, c: 2 * (a * b + b * c + c * a)),
+    "surface_sphere": (1, lambda r: 4 * math.pi * r**2),
+    "volume_cone": (2, lambda r, h: math.pi * r**2 * h / 3),
+    "volume_cube": (1, lambda a: a**3),
+    "volume_cylinder": (2, lambda r, h: math.pi * r**2 * h),
+    "volume_rectangular_prism": (3, lambda a, b, c: a * b * c),
+    "volume_sphere": (1, lambda r: 4 * math.pi * r**3 / 3),
+    "original_price_before_gain": (2, lambda percent, price: price * 100 / (100 + percent)),
+    "original_price_before_loss": (2, lambda percent, price: price * 100 / (100 - percent)),
+    "p_after_gain": (2, lambda percent, price: price * (100 + percent) / 100),
+    "stream_speed": (2, lambda down, up: (down + up) / 2),
+}
+
+
+def formula_value(formula: str) -> Number:
+    """The value of an ``annotated_formula``, exact as long as only fractions are in it.
+
+    The text is parsed, never run as code. Constants read ``const_100``, ``const_3_6`` (3.6)
+    and ``const_pi``.
+
+    Raises:
+        FormulaError: not of that form, an unknown operation, another number of
+            arguments, or no value (a division by 0, the root of a negative number).
+    """
+    # Arguments are set apart by comma and blank; a comma without one is a thousands comma.
+    plain = re.sub(r"(?<=\d),(?=\d)", "", formula)
+    plain = re.sub(r"(?<![\w.])0+(?=\d)", "", plain)  # 06
+    plain = re.sub(r"(const_\d+)\.0\b", r"\1", plain)  # const_4.0
+    try:
+        return _value(ast.parse(plain.strip(), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise FormulaError(f"not a formula: {formula!r:.60}") from error
+    except (ArithmeticError, ValueError, TypeError) as error:
+        raise FormulaError(f"{error}: {formula!r:.60}") from error
+
+
+def _value(node: ast.expr) -> Number:
+    match node:
+        case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
+            return Fraction(str(node.value))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.Name(id="const_pi"):
+            return math.pi
+        case ast.Name(id=name) if constant := re.fullmatch(r"const_(\d+)(?:_(\d+))?", name):
+            return Fraction(f"{constant[1]}.{constant[2] or 0}")
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _OPERATIONS:
+            wanted, operation = _OPERATIONS[name]
+            if len(args) != wanted:
+                raise FormulaError(f"{name} takes {wanted} numbers, not {len(args)}")
+            return operation(*map(_value, args))
+    raise FormulaError(f"unknown {ast.unparse(node)!r:.40}")
+
+
+_UNITS = re.compile(
+    r"^[a-z]+ ?\.? (?=[\d$-])"  # rs . 40
+    r"|(?<=[\d%]) (?!.*(?:and|hundred|thousand|lakh|million|crore|billion))"  # 2 million is not 2
+    r"[a-z][a-z .]*(?: [23])?[ .]*$"  # 12 cm 2
+)
+
+
+def label_number(choice: str) -> tuple[Fraction, float] | None:
+    """The number in a choice and how far another may be off and still be the same.
+
+    A currency, a percent sign and a unit are passed over (``rs . 40``, ``21 %``, ``12 cm 2``).
+    The same is what rounds or is cut to the number as it is written: half of one for a whole
+    number, one unit of the last decimal otherwise, nothing for a fraction; or one part in a
+    thousand, since formulas hold constants such as 0.2778 (for 5 / 18), and labels 22 / 7.
+    None for ratios, powers, several numbers, and words.
+    """
+    answer = choice_answer(_UNITS.sub("", choice))
+    if not answer:
+        return None
+    number = Fraction(answer)
+    decimals = re.search(r"\.(\d+)", choice)
+    last = 10.0 ** -len(decimals[1]) if decimals else 0.0 if "/" in choice else 0.5
+    return number, max(last, float(abs(number)) / 1000)
+
+
+def verdict(formula: str, choice: str) -> str:
+    """Whether the value of ``formula`` is the number in ``choice``, the labelled one.
+
+    Returns ``AGREES``, ``DISAGREES``, ``UNKNOWN`` or ``INCOMPARABLE``.
+    """
+    try:
+        value = formula_value(formula)
+    except FormulaError:
+        return UNKNOWN
+    labelled = label_number(choice)
+    if labelled is None:
+        return INCOMPARABLE
+    number, tolerance = labelled
+    return AGREES if abs(value - number) <= tolerance * (1 + 1e-9) else DISAGREES

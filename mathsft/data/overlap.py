@@ -1,0 +1,180 @@
+"""Which test questions a training set has already asked.
+
+Three measures, from strict to loose: the same question; the same question once its numbers
+are masked (a *template*); and how many of a test question's runs of n words occur somewhere
+in the training set. All cost one pass over the training rows, which need not fit into
+memory, and memory for the test rows only.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from datasets import Dataset
+
+Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
+Kind = Literal["exact", "template", "n-grams"]
+
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_")
+
+
+def question_key(question: str) -> str:
+    """``question`` without what does not change it: case and spacing.
+
+    ``Rs. 40`` and ``rs . 40`` are one; ``3 + 2`` and ``3 - 2``, or ``1.5`` and ``15``, are not.
+    """
+    return " ".join(_TOKEN.findall(question.lower()))
+
+
+def template(question: str) -> str:
+    """``question_key`` with every number masked: ``3 pens at rs . 40`` → ``# pens at rs . #``."""
+    return re.sub(r"(?<!\S)\d\S*", "#", question_key(question))
+
+
+def questions_in(problems: Problems) -> Iterator[str]:
+    """The questions one by one; a data set on disk is read in slices, this column only."""
+    if isinstance(problems, Dataset):
+        for part in problems.select_columns("question").iter(batch_size=1000):
+            yield from part["question"]
+    else:
+        for problem in problems:
+            yield problem["question"]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What `overlap` found; ``print`` it for counts and shares.
+
+    ``exact``, ``template`` and ``nearest`` have an entry for each test row: the index of the
+    first training row with the same question, with the same template, and of the one with
+    most of its runs of words; -1 where there is none. ``containment`` is the share of its runs
+    of ``n`` words that occur in training, 0 to 1.
+    """
+
+    train_rows: int
+    n: int
+    threshold: float
+    exact: list[int]
+    template: list[int]
+    nearest: list[int]
+    containment: list[float]
+
+    @property
+    def template_seen(self) -> list[bool]:
+        """For each test row whether training has its template."""
+        return [row >= 0 for row in self.template]
+
+    def touched(self, kind: Kind) -> list[bool]:
+        """For each test row whether training touches it, by this measure."""
+        if kind == "n-grams":
+            return [share >= self.threshold for share in self.containment]
+        return [row >= 0 for row in {"exact": self.exact, "template": self.template}[kind]]
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        """The number of test rows that training touches, by measure."""
+        kinds: tuple[Kind, ...] = ("exact", "template", "n-grams")
+        return {kind: sum(self.touched(kind)) for kind in kinds}
+
+    def examples(
+        self, train: Dataset, test: Dataset, *, kind: Kind = "template", limit: int = 3
+    ) -> list[tuple[str, str]]:
+        """Pairs of questions, training's and the test's, for the first rows touched."""
+        rows = {"exact": self.exact, "template": self.template, "n-grams": self.nearest}[kind]
+        touched = [i for i, yes in enumerate(self.touched(kind)) if yes][:limit]
+        return [(train[rows[i]]["question"], test[i]["question"]) for i in touched]
+
+    def split(self, test: Dataset) -> tuple[Dataset, Dataset]:
+        """``test`` in two: rows whose template training has, and rows whose it has not.
+
+        Raises ValueError where ``test`` is not the one that was compared (by its length).
+        """
+        if len(test) != len(self.template):
+            raise ValueError(f"{len(test)} test rows; the overlap is of {len(self.template)}")
+        seen = [i for i, yes in enumerate(self.template_seen) if yes]
+        unseen = [i for i, yes in enumerate(self.template_seen) if not yes]
+        return test.select(seen), test.select(unseen)
+
+    def __str__(self) -> str:
+        tests = len(self.exact)
+        meaning = {
+            "exact": "the same question",
+            "template": "the same but for its numbers",
+            "n-grams": f"{self.threshold:.0%} or more of its runs of {self.n} words",
+        }
+        lines = [f"of {tests:,} test questions, {self.train_rows:,} training rows hold"]
+        for kind, count in self.counts.items():
+            lines.append(f"{count:>7,}  ({count / tests:>6.1%})  {meaning[kind]}")
+        return "\n".join(lines)
+
+
+def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0.7) -> Overlap:
+    """How much of ``test`` is in ``train``, by question, by template and by runs of words.
+
+    Args:
+        train: rows with a ``question``; read once, in order.
+        test: likewise.
+        n: words in a run. With ``threshold`` it is the measure of PaLM (Chowdhery et al. 2022,
+            https://arxiv.org/abs/2204.02311, section 8): 8 words, and a question counts as
+            touched where 70 % of its runs occur in training. A question of fewer words is
+            contained if it is there exactly.
+        threshold: see ``n``.
+
+    Raises:
+        ValueError: no test row, n < 1, or a threshold that is no share.
+    """
+    if n < 1 or not 0 < threshold <= 1:
+        raise ValueError(f"n={n}, threshold={threshold}: give n of 1 or more, a share above 0")
+    keys = [question_key(question) for question in questions_in(test)]
+    if not keys:
+        raise ValueError("overlap: no test row to look for")
+    templates = [template(key) for key in keys]
+    runs = [set(_runs(key.split(), n)) for key in keys]
+    by_key, by_template = dict.fromkeys(keys, -1), dict.fromkeys(templates, -1)
+    by_run = dict.fromkeys((run for some in runs for run in some), -1)
+    row = -1
+    for row, question in enumerate(questions_in(train)):
+        key = question_key(question)
+        for found, what in ((by_key, key), (by_template, template(key))):
+            if found.get(what) == -1:
+                found[what] = row
+        for run in _runs(key.split(), n):
+            if by_run.get(run) == -1:
+                by_run[run] = row
+    exact = [by_key[key] for key in keys]
+    where = [Counter(by_run[run] for run in some if by_run[run] >= 0) for some in runs]
+    return Overlap(
+        train_rows=row + 1,
+        n=n,
+        threshold=threshold,
+        exact=exact,
+        template=[by_template[masked] for masked in templates],
+        nearest=[
+            rows.most_common(1)[0][0] if rows else same
+            for rows, same in zip(where, exact, strict=True)
+        ],
+        containment=[
+            rows.total() / len(some) if some else float(same >= 0)
+            for rows, some, same in zip(where, runs, exact, strict=True)
+        ],
+    )
+
+
+def _runs(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(n)), strict=False)
+
+
+def without_test_rows(train: Dataset, test: Problems, *, templates: bool = False) -> Dataset:
+    """``train`` without the rows that ask a question of ``test``; prints how many went.
+
+    With ``templates`` also without those that equal one of ``test`` but for their numbers:
+    what is then measured on ``test`` is measured on templates that no training row had.
+    """
+    name = template if templates else question_key
+    asked = {name(question) for question in questions_in(test)}
+    kept = [i for i, question in enumerate(questions_in(train)) if name(question) not in asked]
+    kind = "has a template" if templates else "asks a question"
+    print(f"{len(train) - len(kept):,} of {len(train):,} rows left out: each {kind} of the test")
+    return train.select(kept)
