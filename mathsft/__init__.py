@@ -39,6 +39,7 @@ _HOME = {
     "check_tuned": "mathsft.evaluation.guards",
     "wilson": "mathsft.evaluation.intervals",
     "plot_accuracy": "mathsft.evaluation.plots",
+    "plot_curves": "mathsft.evaluation.plots",
     "plot_loss": "mathsft.evaluation.plots",
     "plot_mask": "mathsft.evaluation.plots",
     "plot_packing": "mathsft.evaluation.plots",

@@ -1,5 +1,6 @@
 """The lessons over a file of real problems, as a user runs them: MATHSFT_SOURCE, nothing else."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,34 +13,69 @@ import pytest
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "run"), [("01_sft.ipynb", "01_sft"), ("02_multiple_choice.ipynb", "02_choices")]
-)
-def test_a_lesson_runs_on_gsm8k_rows(data_dir: Path, tmp_path: Path, name: str, run: str) -> None:
+def first_rows(data_dir: Path, folder: Path, count: int) -> dict[str, str]:
+    """The first GSM8K and MathQA rows as files of one's own, and the variables that name them."""
     with open(data_dir / "gsm8k" / "train.jsonl", encoding="utf-8") as rows:
-        (tmp_path / "some.jsonl").write_text("".join(islice(rows, 120)), encoding="utf-8")
+        (folder / "some.jsonl").write_text("".join(islice(rows, count)), encoding="utf-8")
+    mathqa = json.loads((data_dir / "mathqa" / "dev.json").read_text(encoding="utf-8"))
+    (folder / "mathqa.json").write_text(json.dumps(mathqa[: 2 * count]), encoding="utf-8")
+    return {
+        "MATHSFT_SOURCE": str(folder / "some.jsonl"),
+        "MATHSFT_MATHQA": str(folder / "mathqa.json"),
+    }
+
+
+def run(name: str, folder: Path, variables: dict[str, str]) -> str:
+    """Executes a lesson in ``folder``; what its cells printed."""
     environment = os.environ | {
-        "MATHSFT_SOURCE": str(tmp_path / "some.jsonl"),
-        "MATHSFT_RUNS": str(tmp_path / "runs"),
+        **variables,
+        "MATHSFT_RUNS": str(folder / "runs"),
         "MATHSFT_PROFILE": "tiny",
         "PYTHONPATH": str(NOTEBOOKS.parent),
     }
-    command = ["-m", "nbconvert", "--to", "notebook", "--execute", "--output-dir", str(tmp_path)]
+    command = ["-m", "nbconvert", "--to", "notebook", "--execute", "--output-dir", str(folder)]
     done = subprocess.run(
         [sys.executable, *command, str(NOTEBOOKS / name)],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    book = nbformat.read(tmp_path / name, 4)
-    printed = "".join(
+    return "".join(
         output.text
-        for cell in book.cells
+        for cell in nbformat.read(folder / name, 4).cells
         if cell.cell_type == "code"
         for output in cell.outputs
         if output.output_type == "stream"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "folder"), [("01_sft.ipynb", "01_sft"), ("02_multiple_choice.ipynb", "02_choices")]
+)
+def test_a_lesson_runs_on_gsm8k_rows(
+    data_dir: Path, tmp_path: Path, name: str, folder: str
+) -> None:
+    printed = run(name, tmp_path, first_rows(data_dir, tmp_path, 120))
     assert "some.jsonl: 120 rows read, 120 kept" in printed
     assert "in both: 0" in printed
     assert "(n = 24)" in printed  # a fifth is held out
-    assert (tmp_path / "runs" / run / "adapter" / "adapter_model.safetensors").is_file()
+    adapter = tmp_path / "runs" / folder / "adapter"
+    assert (adapter / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["multiple_choice", "sft"])
+def test_lesson_three_mixes_real_rows_under_either_objective(
+    data_dir: Path, tmp_path: Path, objective: str
+) -> None:
+    variables = first_rows(data_dir, tmp_path, 120)
+    printed = run("03_mathqa_mixing.ipynb", tmp_path, variables | {"MATHSFT_OBJECTIVE": objective})
+    assert "mathqa.json: 240 rows read, 239 kept" in printed
+    assert "some.jsonl: 120 rows read, 120 kept" in printed
+    assert "(n = 47)" in printed  # a fifth of the MathQA rows
+    kept = json.loads((tmp_path / "runs" / "03_mixing" / "results.json").read_text())
+    assert len(kept) == 7
+    assert {run["objective"] for run in kept.values()} == {objective}
+    steps = sorted(run["steps"] for run in kept.values())
+    assert steps[0] == steps[1] // 2
+    assert len(set(steps[1:])) == 1

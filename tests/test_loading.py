@@ -276,3 +276,20 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     assert saved.keys() == plain.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(saved[name], gradient)
+
+
+def test_a_4_bit_model_that_was_evaluated_trains_as_one_that_was_not(small_model_dir: Path) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes changes to a kernel without a gradient."""
+    gradients = []
+    for evaluated in (False, True):
+        model, tokenizer = load_model(small_model_dir, quantize=True, lora=True, device="cpu")
+        ids = tokenizer("Tom has 4 apples", return_tensors="pt")["input_ids"]
+        if evaluated:
+            with torch.no_grad():
+                model.eval()(input_ids=ids)
+        model.train()
+        torch.manual_seed(0)  # dropout
+        model(input_ids=ids, labels=ids).loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name

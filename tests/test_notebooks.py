@@ -95,6 +95,11 @@ WRONG = {
         ("some_scores", "normalized_scores = lambda scores, choices: scores / 3"),
         ("assert ratio", "ratio = 2"),
     ],
+    "03_mathqa_mixing.ipynb": [
+        ("assert ...", "my_steps, my_rows_seen = (1125, 3000), (4500, 3000)"),
+        ("assert shares", "shares = lambda ws, total: [round(total * w) for w in ws]"),
+        ("others = [", "contained = lambda question, others, n=3: float(question in others)"),
+    ],
 }
 
 

@@ -24,8 +24,8 @@ def test_every_profile_has_a_recipe_and_every_recipe_a_profile() -> None:
 def test_every_shipped_recipe_fits_the_functions_it_feeds(profile: str) -> None:
     recipe = load_recipe(profile)
     data = {"train", "test", "choices_train", "choices"}
-    assert set(recipe) == {"model", "sft", "multiple_choice", "worked", *data}
-    for trainer in ("sft", "multiple_choice"):
+    assert set(recipe) == {"model", "sft", "multiple_choice", "mixing", "worked", *data}
+    for trainer in ("sft", "multiple_choice", "mixing"):
         assert isinstance(recipe[trainer]["learning_rate"], float)
 
 

@@ -61,11 +61,6 @@ class Overlap:
     nearest: list[int]
     containment: list[float]
 
-    @property
-    def template_seen(self) -> list[bool]:
-        """For each test row whether training has its template."""
-        return [row >= 0 for row in self.template]
-
     def touched(self, kind: Kind) -> list[bool]:
         """For each test row whether training touches it, by this measure."""
         if kind == "n-grams":
@@ -93,8 +88,8 @@ class Overlap:
         """
         if len(test) != len(self.template):
             raise ValueError(f"{len(test)} test rows; the overlap is of {len(self.template)}")
-        seen = [i for i, yes in enumerate(self.template_seen) if yes]
-        unseen = [i for i, yes in enumerate(self.template_seen) if not yes]
+        seen = [i for i, row in enumerate(self.template) if row >= 0]
+        unseen = [i for i, row in enumerate(self.template) if row < 0]
         return test.select(seen), test.select(unseen)
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 """The pictures of the lessons. Each function draws one figure and returns it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.colors import ListedColormap
@@ -9,7 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mathsft.evaluation.intervals import Accuracy
 
-_INK, _LIGHT = "#1b6ca8", "#9bb8d0"
+_INK, _LIGHT, _WARM = "#1b6ca8", "#9bb8d0", "#c8553d"
+_COLOURS = (_INK, _WARM, "#5b8c5a", "#8e6c8a", "#b08c2c", "#555555")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
@@ -32,7 +34,7 @@ def plot_loss(
     ``chance``, the loss of who guesses (multiple choice: the logarithm of their number).
     """
     figure, axes = _figure(6, 3)
-    for key, label, colour in (("loss", "training", _INK), ("eval_loss", "held out", "#c8553d")):
+    for key, label, colour in (("loss", "training", _INK), ("eval_loss", "held out", _WARM)):
         points = [(row["step"], row[key]) for row in log_history if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, label=label)
@@ -98,4 +100,36 @@ def plot_accuracy(
         axes.legend(*(part[:1] for part in axes.get_legend_handles_labels()), frameon=False)
     axes.set_xticks(range(len(results)), list(results))
     axes.set(ylim=(0, 1.05), ylabel="accuracy", title=title)
+    return figure
+
+
+def plot_curves(
+    curves: Mapping[str, Mapping[int, Accuracy | float]],
+    *,
+    xlabel: str = "training rows",
+    ylabel: str = "accuracy",
+    chance: float | None = None,
+) -> Figure:
+    """Shares by size, one line for each of ``curves``: ``{"MathQA": {100: share, 1500: …}}``.
+
+    The sizes are on a logarithmic axis, as each doubling costs twice the rows. An `Accuracy`
+    is drawn with its interval, a number without; ``chance`` is a dashed line.
+    """
+    figure, axes = _figure(6, 3)
+    sizes = sorted({size for curve in curves.values() for size in curve})
+    for colour, (name, curve) in zip(cycle(_COLOURS), curves.items(), strict=False):
+        points = sorted(curve.items())
+        x = [size for size, _ in points]
+        y = [share.accuracy if isinstance(share, Accuracy) else share for _, share in points]
+        axes.plot(x, y, "o-", color=colour, label=name)
+        for size, share in points:
+            if isinstance(share, Accuracy):
+                axes.vlines(size, share.low, share.high, color=colour)
+    if chance is not None:
+        axes.axhline(chance, color="black", linestyle="--", label="chance")
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.05))
+    axes.legend(frameon=False)
     return figure

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.device import Policy, policy
 from mathsft.models.adapters import add_adapter
+from mathsft.models.quantization import nf4_config, stay_trainable
 from mathsft.models.sources import checked_source
 from mathsft.names import unknown_name
 
@@ -68,11 +69,13 @@ def load_model(
         "attn_implementation": attn_implementation or choice.attn_implementation,
     }
     if quantize:
-        options["quantization_config"] = _nf4(weights_dtype)
+        options["quantization_config"] = nf4_config(weights_dtype)
     if quantize or target.type == "cuda":
         options["device_map"] = {"": str(target)}  # straight to the device, no copy in main memory
     model: Any = _load_weights(source, revision, options)
-    if not quantize:
+    if quantize:
+        stay_trainable(model)
+    else:
         model.to(target)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
@@ -121,21 +124,6 @@ def _dtype(dtype: torch.dtype | str | None, choice: Policy) -> torch.dtype:
             raise ValueError(unknown_name("dtype", name, _DTYPES))
         return _DTYPES[name]
     return dtype
-
-
-def _nf4(compute_dtype: torch.dtype) -> Any:
-    from importlib.util import find_spec
-
-    from transformers import BitsAndBytesConfig
-
-    if find_spec("bitsandbytes") is None:
-        raise ImportError("quantize=True needs bitsandbytes: pip install bitsandbytes")
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
 
 
 def _load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase:

@@ -5,11 +5,14 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from mathsft.models.quantization import stay_trainable
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """``model`` in eval mode (no dropout) inside; its former mode again after, errors included."""
     training = model.training
+    stay_trainable(model)  # also one that was loaded elsewhere
     model.eval()
     try:
         yield

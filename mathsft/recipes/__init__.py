@@ -2,8 +2,9 @@
 
 A recipe has sections; the keys of a section are the keyword arguments of one function:
 ``model`` → ``load_model``; ``train`` and ``test`` (worked problems), ``choices_train`` and
-``choices`` (multiple choice) → ``load_problems``; ``sft`` → ``sft_trainer``,
-``multiple_choice`` → ``multiple_choice_trainer``, ``worked`` → ``worked_answers``.
+``choices`` (multiple choice) → ``load_problems``; ``sft`` → ``sft_trainer``;
+``multiple_choice``, and ``mixing`` (the many short runs of lesson 03) →
+``multiple_choice_trainer``; ``worked`` → ``worked_answers``.
 """
 
 import inspect
@@ -24,11 +25,16 @@ _SECTIONS = {
     "choices": ("mathsft.data.problems", "load_problems"),
     "sft": ("mathsft.training.sft", "sft_trainer"),
     "multiple_choice": ("mathsft.training.multiple_choice", "multiple_choice_trainer"),
+    "mixing": ("mathsft.training.multiple_choice", "multiple_choice_trainer"),
     "worked": ("mathsft.evaluation.worked", "worked_answers"),
 }
 
 # Where the keys go that a trainer of ours does not name itself.
-_REST = {"sft": ("trl", "SFTConfig"), "multiple_choice": ("transformers", "TrainingArguments")}
+_REST = {
+    "sft": ("trl", "SFTConfig"),
+    "multiple_choice": ("transformers", "TrainingArguments"),
+    "mixing": ("transformers", "TrainingArguments"),
+}
 
 
 def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
