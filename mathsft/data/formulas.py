@@ -18,7 +18,7 @@ Number: TypeAlias = Any  # a Fraction as long as it is exact, then a float
 AGREES, DISAGREES = "formula agrees with the label", "formula disagrees with the label"
 UNKNOWN, INCOMPARABLE = "formula cannot be executed", "label is not one number"
 
-_MOST_BITS = 1000  # beyond, a power or a factorial is no answer to a school problem
+_MOST_BITS = 1000  # beyond, a number is no answer to a school problem
 
 
 class FormulaError(ValueError):
@@ -145,27 +145,51 @@ def _value(node: ast.expr) -> Number:
             wanted, operation = _OPERATIONS[name]
             if len(args) != wanted:
                 raise FormulaError(f"{name} takes {wanted} numbers, not {len(args)}")
-            return operation(*map(_value, args))
+            return _bounded(operation(*map(_value, args)))
     raise FormulaError(f"unknown {ast.unparse(node)!r:.40}")
 
 
-_UNITS = re.compile(
-    r"^[a-z]+ ?\.? (?=[\d$-])"  # rs . 40
-    r"|(?<=[\d%]) (?!.*(?:and|hundred|thousand|lakh|million|crore|billion))"  # 2 million is not 2
-    r"[a-z][a-z .]*(?: [23])?[ .]*$"  # 12 cm 2
-)
+def _bounded(value: Number) -> Number:
+    """``value``; an error where it has thousands of digits, or is not finite."""
+    if isinstance(value, Fraction):
+        if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MOST_BITS:
+            raise FormulaError("too large")
+    elif not math.isfinite(value):
+        raise FormulaError("not finite")
+    return value
+
+
+_CURRENCY = re.compile(r"^(?:rs|re|s|inr|usd) ?\.? (?=[\d$-])")
+_UNIT = re.compile(r"(?<=[\d%]) ([a-z][a-z .]*?)( [23])?[ .]*$")
+_LENGTHS = {"mm", "cm", "m", "km", "ft", "feet", "inch", "inches"}  # alone they have squares
+# Behind a number these make another number of it, or none; so do the names of unknowns.
+_NO_UNITS = {"and", "or", "to", "pi", "sqrt", "root", "log", "am", "pm", "dozen", "hundred",
+             "thousand", "lakh", "lakhs", "million", "crore", "crores", "billion",
+             *"abdeijknopqrtuvwxyz"}  # fmt: skip
+
+
+def _without_unit(choice: str) -> str:
+    """``choice`` without currency and unit, "" where what follows the number is none."""
+    plain = _CURRENCY.sub("", choice)
+    unit = _UNIT.search(plain)
+    if unit is None:
+        return plain
+    words = unit[1].replace(".", " ").split()
+    if _NO_UNITS.intersection(words) or (unit[2] and words[-1] not in _LENGTHS):
+        return ""
+    return plain[: unit.start()]
 
 
 def label_number(choice: str) -> tuple[Fraction, float] | None:
     """The number in a choice and how far another may be off and still be the same.
 
     A currency, a percent sign and a unit are passed over (``rs . 40``, ``21 %``, ``12 cm 2``).
-    The same is what rounds or is cut to the number as it is written: half of one for a whole
-    number, one unit of the last decimal otherwise, nothing for a fraction; or one part in a
-    thousand, since formulas hold constants such as 0.2778 (for 5 / 18), and labels 22 / 7.
-    None for ratios, powers, several numbers, and words.
+    It may be off by half of one where a whole number is written, by one unit of the last
+    decimal otherwise (some labels are rounded, some cut off), by nothing for a fraction; and
+    by one part in a thousand in any case, since formulas hold constants such as 0.2778 (for
+    5 / 18), and labels 22 / 7. None for ratios, powers, several numbers, and words.
     """
-    answer = choice_answer(_UNITS.sub("", choice))
+    answer = choice_answer(_without_unit(choice))
     if not answer:
         return None
     number = Fraction(answer)

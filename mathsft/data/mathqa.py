@@ -33,22 +33,23 @@ def clean_choices(options: str) -> list[str]:
     """The choices of MathQA's ``options`` string, as a person reads them.
 
     A choice begins behind its letter, ``a ) ``, and ends before the next letter of the
-    alphabet, wherever that comes: commas inside a choice (``1 , 000``) stay, and any number of
-    choices is read. Two quirks of the published files are undone: a list written as text
+    alphabet: commas inside a choice (``1 , 000``) stay, and any number of choices is read. Two
+    quirks of the published files are undone: a list written as text
     (``"['a ) 4', 'b ) 5']"``) and a letter written twice (``a ) a ) 4``).
 
     Returns:
         The choices; [] where ``options`` does not begin with ``a ) ``, or is a broken list.
 
     Raises:
-        ValueError: a choice bears another one's letter (``e ) d ) 36``), so that nobody
-            can tell which of them the label means.
+        ValueError: a choice holds another one's letter, because it bears two (``e ) d ) 36``)
+            or because letters are missing or out of order: nobody can tell which choice
+            the label means.
     """
     text = options.strip()
     if text.startswith("["):
         try:
             text = " , ".join(ast.literal_eval(text))
-        except (SyntaxError, TypeError, ValueError):
+        except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
             return []
     begin = re.match(r"a \)", text)
     choices: list[str] = []
@@ -57,30 +58,32 @@ def clean_choices(options: str) -> list[str]:
             break
         end = re.compile(rf"\s*, {following} \)").search(text, begin.end()) if following else None
         choice = text[begin.end() : end.start() if end else None].lstrip().rstrip(" ,")
-        if twice := re.match(r"([a-z]) \) ?", choice):
-            if twice[1] != letter:
-                raise ValueError(f"choice {letter} bears the letter {twice[1]}")
-            choice = choice[twice.end() :]
-        choices.append(choice)
+        choices.append(re.sub(rf"^{letter} \) ?", "", choice))
         begin = end
+    letters = ascii_lowercase[: max(len(choices), len(LETTERS))]
+    for letter, choice in zip(ascii_lowercase, choices, strict=False):
+        if other := re.search(rf"(?:^|[ ,])([{letters}]) \)", choice):
+            raise ValueError(f"choice {letter} holds the letter {other[1]}: {choice!r}")
     return choices
 
 
-def repaired(options: str) -> str:
-    """Which quirk the clean reading of ``options`` puts right (the readings differ)."""
+def repaired(options: str, choices: list[str]) -> str:
+    """Why ``choices``, the clean reading of ``options``, differ from the official reading."""
     if options.lstrip().startswith("["):
         return "list written as text"
     if re.search(r"\b([a-z]) \) \1 \)", options):
         return "letter written twice"
-    return "comma inside a choice"
+    return "comma inside a choice" if any("," in c for c in choices) else "not five choices"
 
 
 def choice_answer(choice: str) -> str:
     """A choice as a final answer in normal form, ``""`` where it is not one plain number.
 
     MathQA sets its tokens apart: ``1 / 2`` is read as ``1/2``, ``$ 45`` as ``45``, ``- 25`` as
-    ``-25`` (also with the longer dashes). Choices with a unit (``12 hours``) and ratios
-    (``4 : 5``) have none.
+    ``-25`` (also with the longer dashes). Choices with a unit (``12 hours``), ratios (``4 : 5``),
+    factorials, and what may be a thousand or a pair (``1 , 000``) have none.
     """
+    if "!" in choice:
+        return ""
     choice = re.sub("^[\u2212\u2013]", "-", choice)
     return normal_answer(re.sub(r"(?<=[-$/]) | (?=[/%])", "", choice))

@@ -7,8 +7,10 @@ optimiser steps, the batch and the passes over the data of several mixtures side
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from mathsft.data.overlap import question_key, questions_in
@@ -38,46 +40,54 @@ def mix(
             ``load_problems`` (split ``train``).
         total: rows in all, with weights; each part gets its share to within a row, the
             largest remainders first. Default: as many as the scarcest data set allows.
-        seed: of the drawing and of the order. The global random state is not touched.
+        seed: of the drawing and of the order, a whole number from 0 up. The global random
+            state is not touched.
 
     Raises:
         ValueError: no part, or one of no rows; counts and weights mixed; too few rows; a data set
             in another schema; a question of the test in the mixture.
     """
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"mix: seed={seed!r}: give a whole number from 0 up")
     given = dict(datasets or {})
     if unknown := sorted(given.keys() - parts.keys()):
         raise ValueError(f"mix: no part asks for {unknown[0]!r} of datasets; parts are {parts}")
     sources = {name: given[name] if name in given else load_problems(name) for name in parts}
     for name, rows in sources.items():
-        if rows.features != FEATURES:
+        if not isinstance(rows, Dataset) or rows.features != FEATURES:
+            found = getattr(rows, "features", None) or type(rows).__name__
             raise ValueError(
-                f"mix: {name!r} has the columns {', '.join(rows.column_names)}, not those of "
-                "load_problems. Read it with load_problems, or from a file it wrote"
+                f"mix: {name!r} is not in the schema of load_problems: {found}. Read it with "
+                "load_problems, also from a file; of a DatasetDict give one split"
             )
     counts = _counts(parts, {name: len(rows) for name, rows in sources.items()}, total)
-    drawn = [
-        sources[name].shuffle(seed=seed).select(range(count)) for name, count in counts.items()
-    ]
-    mixture = concatenate_datasets(drawn).shuffle(seed=seed)
+    drawn = [_draw(sources[name], count, seed=seed) for name, count in counts.items()]
+    mixture = concatenate_datasets(drawn)
+    mixture = _draw(mixture, len(mixture), seed=seed)
     tested = _refuse_test_rows(mixture, test)
     shares = ", ".join(f"{name} {n:,} ({n / len(mixture):.1%})" for name, n in counts.items())
     print(f"mix: {len(mixture):,} rows, seed {seed}: {shares}; {tested}")
     return mixture
 
 
+def _draw(rows: Dataset, count: int, *, seed: int) -> Dataset:
+    """``count`` of ``rows`` in random order: an index in memory, nothing on disk."""
+    return rows.select(np.random.default_rng(seed).permutation(len(rows))[:count])
+
+
 def _counts(
     parts: Mapping[str, int] | Mapping[str, float], there: Mapping[str, int], total: int | None
 ) -> dict[str, int]:
     """How many rows of each part, from counts or from weights."""
-    kinds = {type(share) for share in parts.values()}
-    if kinds not in ({int}, {float}):
+    counted = [isinstance(share, Integral) for share in parts.values()]
+    if not parts or any(counted) != all(counted) or not all(map(_is_number, parts.values())):
         raise ValueError(
             f"mix: {dict(parts)}: give a count for every part (whole numbers), or a weight for "
             "every part (fractions, such as 0.5)"
         )
     if not all(0 < share < float("inf") for share in parts.values()):
         raise ValueError(f"mix: {dict(parts)}: every part wants a count or a weight above 0")
-    if kinds == {int}:
+    if all(counted):
         if total is not None:
             raise ValueError(f"mix: total={total} goes with weights; {dict(parts)} are counts")
         counts = {name: int(count) for name, count in parts.items()}
@@ -85,6 +95,8 @@ def _counts(
         # Fractions as they are written: 0.1 is one tenth, and 0.7 + 0.2 + 0.1 are one.
         exact = {name: Fraction(str(weight)) for name, weight in parts.items()}
         whole = sum(exact.values())
+        if total is not None and (not isinstance(total, Integral) or total < 1):
+            raise ValueError(f"mix: total={total!r}: give a whole number of rows, 1 or more")
         if total is None:
             total = min(int(there[name] * whole / weight) for name, weight in exact.items())
         shares = {name: total * weight / whole for name, weight in exact.items()}
@@ -99,8 +111,15 @@ def _counts(
                 "more passes over the same rows are more optimiser steps, not more rows"
             )
         if count < 1:
-            raise ValueError(f"mix: no row of {name!r} in a total of {total}; ask for more")
+            raise ValueError(
+                f"mix: no row of {name!r} in a total of {total}: give it a larger weight, or more "
+                f"rows in all ({', '.join(f'{n}: {k:,} there' for n, k in there.items())})"
+            )
     return counts
+
+
+def _is_number(share: object) -> bool:
+    return isinstance(share, Real) and not isinstance(share, bool)
 
 
 def _refuse_test_rows(mixture: Dataset, test: Dataset | Sequence[Dataset] | None) -> str:
@@ -108,11 +127,16 @@ def _refuse_test_rows(mixture: Dataset, test: Dataset | Sequence[Dataset] | None
     if test is None:
         return "not compared with any test"
     tests = [test] if isinstance(test, Dataset) else list(test)
+    if not all(isinstance(part, Dataset) for part in tests):
+        raise ValueError(
+            "mix: test wants a data set of load_problems, or a list of them, or None; found "
+            f"{tests[0]!r:.60}. Of a DatasetDict give one split"
+        )
     rows = sum(map(len, tests))
-    asked = {question_key(question) for part in tests for question in questions_in(part)}
+    asked = {question_key(q) for part in tests for q in questions_in(part, name="mix's test")}
     if not rows:
         raise ValueError("mix: test has no rows; say test=None if there is no test")
-    found = [i for i, q in enumerate(questions_in(mixture)) if question_key(q) in asked]
+    found = [i for i, q in enumerate(questions_in(mixture, name="mix")) if question_key(q) in asked]
     if found:
         first = mixture[found[0]]
         raise ValueError(
@@ -134,16 +158,19 @@ def training_plan(
     """What training each mixture for ``max_steps`` optimiser steps means, as a pandas table.
 
     One line a mixture: ``rows``, ``steps``, ``batch`` (rows a step, over all ``world_size``
-    processes), ``rows seen`` (steps x batch), and ``passes`` over the whole mixture; then how
-    many of the rows seen come from each source. Steps and batch are the same in every line:
-    that is what makes the lines comparable. Train with these numbers and
-    ``dataloader_drop_last=True``, or the last batch of each pass is a smaller one.
+    processes), ``rows seen``, ``passes`` over the mixture, and how many of the rows seen come
+    from each source, on average over the order. Train with these numbers and
+    ``dataloader_drop_last=True``: then a pass leaves out what fills no batch, and no step is
+    shorter than another. The exception is gradient accumulation: transformers ends each
+    pass with a step of the batches that are left. ``short steps`` counts those; choose rows
+    that are a multiple of ``batch`` to have none.
 
     Raises ValueError for no mixture, no steps, or a mixture smaller than a batch.
     """
     import pandas
 
-    batch = per_device_train_batch_size * gradient_accumulation_steps * world_size
+    together = per_device_train_batch_size * world_size
+    batch = together * gradient_accumulation_steps
     if not mixtures or max_steps < 1 or batch < 1:
         raise ValueError(f"training_plan: {len(mixtures)} mixtures, {max_steps} steps of {batch}")
     lines = {}
@@ -152,12 +179,16 @@ def training_plan(
             raise ValueError(
                 f"training_plan: {name!r} has {len(mixture)} rows, fewer than a batch of {batch}"
             )
+        parts = len(mixture) // together  # of a pass; each step takes as many as it accumulates
+        steps_a_pass = -(-parts // gradient_accumulation_steps)
+        passes, steps_left = divmod(max_steps, steps_a_pass)
+        seen = together * (passes * parts + steps_left * gradient_accumulation_steps)
         sources = mixture.select_columns("source").to_pandas()["source"].value_counts()
-        seen = max_steps * batch
         lines[name] = {
             "rows": len(mixture),
             "steps": max_steps,
             "batch": batch,
+            "short steps": passes * (parts % gradient_accumulation_steps > 0),
             "rows seen": seen,
             "passes": round(seen / len(mixture), 2),
             **{f"from {source}": round(seen * n / len(mixture)) for source, n in sources.items()},

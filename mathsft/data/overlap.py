@@ -1,9 +1,9 @@
 """Which test questions a training set has already asked.
 
 Three measures, from strict to loose: the same question; the same question once its numbers
-are masked (a *template*); and how many of a test question's runs of n words occur somewhere
-in the training set. All cost one pass over the training rows, which need not fit into
-memory, and memory for the test rows only.
+are masked (a *template*); and how many of a test question's runs of n words (numbers and signs
+count as words) occur somewhere in the training set. All cost one pass over the training
+rows, which need not fit into memory, and memory for the test rows only.
 """
 
 import re
@@ -17,30 +17,53 @@ from datasets import Dataset
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
 Kind = Literal["exact", "template", "n-grams"]
 
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_")
+_NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
+_TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
+_THOUSANDS = re.compile(r"(?<=\d)\s?,\s?(?=\d{3}(?!\d))")
 
 
 def question_key(question: str) -> str:
-    """``question`` without what does not change it: case and spacing.
+    """``question`` without what does not change it: case, spacing, and thousands commas.
 
-    ``Rs. 40`` and ``rs . 40`` are one; ``3 + 2`` and ``3 - 2``, or ``1.5`` and ``15``, are not.
+    ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and ``3 - 2``, or ``1.5`` and ``15``,
+    are not.
     """
-    return " ".join(_TOKEN.findall(question.lower()))
+    return " ".join(_TOKEN.findall(_THOUSANDS.sub("", question.lower())))
 
 
 def template(question: str) -> str:
-    """``question_key`` with every number masked: ``3 pens at rs . 40`` → ``# pens at rs . #``."""
-    return re.sub(r"(?<!\S)\d\S*", "#", question_key(question))
+    """``question`` in words with every number masked: ``3 pens at Rs. 40`` → ``# pens at rs . #``.
+
+    A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.
+    """
+    tokens = _TOKEN.findall(question.lower())
+    return " ".join("#" if re.fullmatch(_NUMBER, token) else token for token in tokens)
 
 
-def questions_in(problems: Problems) -> Iterator[str]:
-    """The questions one by one; a data set on disk is read in slices, this column only."""
+def questions_in(problems: Problems, *, name: str) -> Iterator[str]:
+    """The questions one by one; a data set on disk is read in slices, this column only.
+
+    Raises ValueError, which calls the problems ``name``, where they are not rows with a question.
+    """
     if isinstance(problems, Dataset):
-        for part in problems.select_columns("question").iter(batch_size=1000):
+        if "question" not in problems.column_names:
+            raise _no_problems(name, f"a data set with the columns {problems.column_names}")
+        for part in problems.select_columns("question").with_format(None).iter(batch_size=1000):
             yield from part["question"]
-    else:
-        for problem in problems:
-            yield problem["question"]
+        return
+    if isinstance(problems, str | Mapping):
+        raise _no_problems(name, f"a {type(problems).__name__}")
+    for problem in problems:
+        if not isinstance(problem, Mapping) or not isinstance(problem.get("question"), str):
+            raise _no_problems(name, f"{problem!r:.60} among the rows")
+        yield problem["question"]
+
+
+def _no_problems(name: str, found: str) -> ValueError:
+    return ValueError(
+        f"{name}: wanted rows with a question, found {found}. load_problems gives such a data set; "
+        "of a DatasetDict give one split"
+    )
 
 
 @dataclass(frozen=True)
@@ -122,17 +145,17 @@ def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0
     """
     if n < 1 or not 0 < threshold <= 1:
         raise ValueError(f"n={n}, threshold={threshold}: give n of 1 or more, a share above 0")
-    keys = [question_key(question) for question in questions_in(test)]
-    if not keys:
+    questions = list(questions_in(test, name="overlap's test"))
+    if not questions:
         raise ValueError("overlap: no test row to look for")
-    templates = [template(key) for key in keys]
+    keys, templates = list(map(question_key, questions)), list(map(template, questions))
     runs = [set(_runs(key.split(), n)) for key in keys]
     by_key, by_template = dict.fromkeys(keys, -1), dict.fromkeys(templates, -1)
     by_run = dict.fromkeys((run for some in runs for run in some), -1)
     row = -1
-    for row, question in enumerate(questions_in(train)):
+    for row, question in enumerate(questions_in(train, name="overlap's train")):
         key = question_key(question)
-        for found, what in ((by_key, key), (by_template, template(key))):
+        for found, what in ((by_key, key), (by_template, template(question))):
             if found.get(what) == -1:
                 found[what] = row
         for run in _runs(key.split(), n):
@@ -168,8 +191,8 @@ def without_test_rows(train: Dataset, test: Problems, *, templates: bool = False
     what is then measured on ``test`` is measured on templates that no training row had.
     """
     name = template if templates else question_key
-    asked = {name(question) for question in questions_in(test)}
-    kept = [i for i, question in enumerate(questions_in(train)) if name(question) not in asked]
+    asked = {name(question) for question in questions_in(test, name="the test")}
+    kept = [i for i, q in enumerate(questions_in(train, name="train")) if name(q) not in asked]
     kind = "has a template" if templates else "asks a question"
     print(f"{len(train) - len(kept):,} of {len(train):,} rows left out: each {kind} of the test")
     return train.select(kept)

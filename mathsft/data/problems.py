@@ -78,7 +78,7 @@ def load_problems(
             garbles, for training; repaired, unusable and disputed rows are counted.
         drop_disputed: leave out (and count) MathQA rows whose formula, executed, gives another
             value than the labelled choice. For training only: it wants the clean reading
-            and the split ``train``.
+            and the split ``train``, or a file whose name does not begin with "test".
         test_questions: for INSTRUCTION/RESPONSE rows: the GSM8K test questions to drop, as
             a list or the path of a local file. Default: from the hub.
         train_questions: likewise the questions to look for inside the chat. Default: from
@@ -125,10 +125,12 @@ def _read(
 ) -> tuple[Dataset, Tally, Origin]:
     if reading not in get_args(Reading):
         raise ValueError(f"reading={reading!r}: give {' or '.join(map(repr, get_args(Reading)))}")
-    if drop_disputed and (reading == "official" or split != "train"):
+    a_test = split != "train" or Path(source).stem.lower().startswith("test")
+    if drop_disputed and (reading == "official" or a_test):
         raise ValueError(
-            f"drop_disputed is for training: it wants reading='clean' and split='train', not "
-            f"{reading!r} and {split!r}. A test with rows left out is another test"
+            f"{source}: drop_disputed is for training: it wants reading='clean' (here "
+            f"{reading!r}) and the split 'train' (here {split!r}), or a file that is not named "
+            "test. A test with rows left out is another test"
         )
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: give 1 or more, or None for all rows")

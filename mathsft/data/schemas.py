@@ -123,7 +123,7 @@ def from_mathqa(
     if label >= len(choices):
         raise UnusableRowError("label beyond the choices")
     if reading == "clean":
-        _check(row, choices, label, drop_disputed=drop_disputed, notes=notes)
+        _check(row, choices, label, drop_disputed=drop_disputed, notes=notes, where=where)
     return Problem(
         question=question,
         solution=solution,
@@ -138,7 +138,7 @@ def _clean(options: str) -> list[str]:
     try:
         choices = clean_choices(options)
     except ValueError as error:
-        raise UnusableRowError("a choice bears another one's letter") from error
+        raise UnusableRowError("a choice holds another one's letter") from error
     if not all(choices):
         raise UnusableRowError("an empty choice")
     return choices
@@ -151,16 +151,20 @@ def _check(
     *,
     drop_disputed: bool,
     notes: Counter[str],
+    where: str,
 ) -> None:
     """What the clean reading has to say of a row, or the reason why it cannot be used."""
     values = [choice_answer(choice) or choice for choice in choices]
     if values.count(values[label]) > 1:
         raise UnusableRowError("the right choice stands there twice")
-    said = verdict(str(row.get("annotated_formula") or ""), choices[label])
+    formula = ""
+    if "annotated_formula" in row:  # AQuA's rows, in the same schema, have none
+        formula = text_of(row, "annotated_formula", where=where, empty_ok=True)
+    said = verdict(formula, choices[label])
     if drop_disputed and said == DISAGREES:
         raise UnusableRowError("formula and label disagree")
     if choices != official_choices(row["options"]):
-        notes[f"repaired, {repaired(row['options'])}"] += 1
+        notes[f"repaired, {repaired(row['options'], choices)}"] += 1
     if len(set(values)) < len(values):
         notes["two wrong choices equal"] += 1
     if len(choices) != len(LETTERS):

@@ -12,7 +12,7 @@ from mathsft.models.quantization import stay_trainable
 def evaluating(model: nn.Module) -> Iterator[None]:
     """``model`` in eval mode (no dropout) inside; its former mode again after, errors included."""
     training = model.training
-    stay_trainable(model)  # also one that was loaded elsewhere
+    stay_trainable(model)  # also one that load_model did not load
     model.eval()
     try:
         yield

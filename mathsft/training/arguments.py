@@ -9,6 +9,7 @@ import torch
 
 from mathsft.device import policy
 from mathsft.models.isolation import check_isolation
+from mathsft.models.quantization import check_trainable
 
 
 def training_arguments(
@@ -19,13 +20,15 @@ def training_arguments(
     ``named`` and what every trainer of ours needs: precision and optimiser of the device
     that the model is on (`mathsft.device.policy`), and batches left as they are.
 
-    Raises ValueError where the model has nothing to train, cannot be told who sees whom in
+    Raises ValueError where the model has nothing to train, has 4-bit layers without a
+    gradient, cannot be told who sees whom in
     a row or does not keep to it, or where ``remove_unused_columns`` is asked for.
     """
     if named.get("remove_unused_columns"):
         raise ValueError("remove_unused_columns=True would take the batch away: leave it out")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no trainable parameter: load it with lora=True")
+    check_trainable(model)
     check_isolation(model)  # now, not in the first step
     home = next(model.parameters()).device
     capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
