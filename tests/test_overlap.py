@@ -116,8 +116,11 @@ def test_thirty_thousand_against_three_thousand_rows_take_seconds(data_dir: Path
     found = overlap(train, rows.select(range(3000)))
     assert time.perf_counter() - start < 20  # measured: 1.7 s
     assert found.train_rows == 31_325
-    twice = {689: 556}  # "greater than 500000" and "greater than 500,000"
-    assert found.exact == [twice.get(row, row) for row in range(3000)]
+    # Three questions come twice: "greater than 500000" and "500,000", "21,36" and "21 , 36".
+    twice = [(row, first) for row, first in enumerate(found.exact) if first != row]
+    assert len(twice) == 3
+    bare = [re.sub("[ ,]", "", question) for question in rows["question"]]
+    assert all(bare[row] == bare[first] for row, first in twice)
 
 
 def test_rows_that_ask_a_test_question_or_have_its_template_can_be_left_out(
