@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # a GPU. The tests compare numbers of a CPU, offline, whatever else this machine has.
 MATHSFT_PROFILE ?= tiny
 export MATHSFT_PROFILE
-TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1
+TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIVE= CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1
 # Two processes of one thread each: faster than one of two, and PyTorch's threads do not compete.
 IN_TWO := -n 2 --dist worksteal
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600

@@ -133,8 +133,8 @@ def test_rows_that_ask_a_test_question_or_have_its_template_can_be_left_out(
     assert left["question"][:] == ["how many pens ?"]
     assert overlap(left, test).counts["template"] == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "1 of 3 rows left out: each asks a question of the test"
-    assert second == "2 of 3 rows left out: each has a template of the test"
+    assert first == "1 of 3 rows left out, whose question is among the 1 kept apart"
+    assert second == "2 of 3 rows left out, whose template is among the 1 kept apart"
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

@@ -189,10 +189,13 @@ def without_test_rows(train: Dataset, test: Problems, *, templates: bool = False
 
     With ``templates`` also without those that equal one of ``test`` but for their numbers:
     what is then measured on ``test`` is measured on templates that no training row had.
+    Any rows that are to be kept apart can take the place of ``test``.
     """
-    name = template if templates else question_key
-    asked = {name(question) for question in questions_in(test, name="the test")}
-    kept = [i for i, q in enumerate(questions_in(train, name="train")) if name(q) not in asked]
-    kind = "has a template" if templates else "asks a question"
-    print(f"{len(train) - len(kept):,} of {len(train):,} rows left out: each {kind} of the test")
+    name, what = (template, "template") if templates else (question_key, "question")
+    apart = {name(question) for question in questions_in(test, name="test")}
+    kept = [i for i, q in enumerate(questions_in(train, name="train")) if name(q) not in apart]
+    print(
+        f"{len(train) - len(kept):,} of {len(train):,} rows left out, whose {what} is among the "
+        f"{len(apart):,} kept apart"
+    )
     return train.select(kept)
