@@ -29,15 +29,16 @@ def mix(
 
     Rows are drawn without repetition. The same seed draws the same rows: of one data set, 400
     rows are among its 1,500, whatever else is in the mixture. Nothing is copied: the
-    mixture is an index into the data sets, so these may be larger than memory. Every row
-    keeps its ``source``.
+    mixture is an index into the data sets, so these may be larger than memory (the trainers
+    then hold the tokens of what they train on). Every row keeps its ``source``.
 
     Args:
         parts: rows of each data set, as counts (whole numbers) or as weights (fractions).
         test: what will be tested on, one data set or several. A mixture that asks one of their
             questions is refused. None, where there is no test, has to be said.
         datasets: data sets by the names in ``parts``; a name that is not among them goes to
-            ``load_problems`` (split ``train``).
+            ``load_problems``, with its defaults. So give here what is read in another way
+            (MathQA's clean reading), or was worked on (``add_choices``).
         total: rows in all, with weights; each part gets its share to within a row, the
             largest remainders first. Default: as many as the scarcest data set allows.
         seed: of the drawing and of the order, a whole number from 0 up. The global random
