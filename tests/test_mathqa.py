@@ -140,9 +140,9 @@ def test_the_report_says_what_was_repaired_and_what_cannot_be_used_and_why(
         "4,475 rows read, 4,458 kept; dropped 17: ",
         "16 the right choice stands there twice (rows 157, ",
         "1 a choice holds another one's letter (row 724)",
-        "repaired, list written as text: 115",
-        "repaired, letter written twice: 64",
-        "repaired, comma inside a choice: 11",
+        "repaired (list written as text): 115",
+        "repaired (letter written twice): 64",
+        "repaired (comma inside a choice): 11",
         "two wrong choices equal: 49",
         "formula agrees with the label: 2,818",
         "formula disagrees with the label: 1,357",
@@ -209,7 +209,7 @@ def test_four_and_six_choices_are_read_whole_and_noted(
     assert (row["choices"], row["label"]) == (choices, label)
     said = capsys.readouterr().out
     assert f"{len(choices)} choices: 1" in said
-    assert "repaired, not five choices: 1" in said
+    assert "repaired (not five choices): 1" in said
 
 
 def test_the_official_reading_of_four_and_six_is_the_harnesss(tmp_path: Path) -> None:

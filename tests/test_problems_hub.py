@@ -99,7 +99,7 @@ def test_without_the_train_questions_the_wording_decides_and_it_is_said(
 ) -> None:
     rows, said = load(hub, tmp_path, "'grade-school-math', train_questions=[]")
     assert [row["question"] for row in rows] == [TRAIN[0][0], instruction_rows()[1]["INSTRUCTION"]]
-    assert "chat stripped by its wording: 1, chat not recognised: 1" in said
+    assert "chat not recognised: 1, chat stripped by its wording: 1" in said
 
 
 def test_a_data_set_the_hub_does_not_have_is_one_clear_error(
@@ -135,4 +135,4 @@ def test_mathqa_comes_from_the_hub_in_both_readings(hub: LocalHub, tmp_path: Pat
     assert rows[1]["choices"] == ["4'", "5'", "6'", "7'", "8']"]  # as the harness reads them
     rows, said = load(hub, tmp_path, "'mathqa', reading='clean'")
     assert rows[1]["choices"] == ["4", "5", "6", "7", "8"]
-    assert "repaired, list written as text: 1" in said
+    assert "repaired (list written as text): 1" in said

@@ -164,7 +164,7 @@ def _check(
     if drop_disputed and said == DISAGREES:
         raise UnusableRowError("formula and label disagree")
     if choices != official_choices(row["options"]):
-        notes[f"repaired, {repaired(row['options'], choices)}"] += 1
+        notes[f"repaired ({repaired(row['options'], choices)})"] += 1
     if len(set(values)) < len(values):
         notes["two wrong choices equal"] += 1
     if len(choices) != len(LETTERS):

@@ -35,7 +35,7 @@ class Tally:
                 reasons = [reasons[0].partition(" ")[2]]
             text += f"; dropped {lost:,}: " + ", ".join(reasons)
         if self.notes:
-            text += "; " + ", ".join(f"{note}: {n:,}" for note, n in self.notes.items())
+            text += "; " + ", ".join(f"{note}: {n:,}" for note, n in sorted(self.notes.items()))
         return "; ".join([text, *self.remarks])
 
 
