@@ -108,20 +108,20 @@ def load_problems(
 
 def read_problems(source: str | Path, **arguments: Any) -> tuple[Dataset, Counter[str]]:
     """As ``load_problems``, silent: the problems, and the number of dropped rows by reason."""
-    dataset, tally, _ = _read(source, **arguments)
+    dataset, tally, _ = _read(source, **{**(load_problems.__kwdefaults__ or {}), **arguments})
     return dataset, tally.counts()
 
 
 def _read(
     source: str | Path,
     *,
-    split: str = "train",
-    limit: int | None = None,
-    seed: int | None = None,
-    reading: Reading = "official",
-    drop_disputed: bool = False,
-    test_questions: Questions | None = None,
-    train_questions: Questions | None = None,
+    split: str,
+    limit: int | None,
+    seed: int | None,
+    reading: Reading,
+    drop_disputed: bool,
+    test_questions: Questions | None,
+    train_questions: Questions | None,
 ) -> tuple[Dataset, Tally, Origin]:
     if reading not in get_args(Reading):
         raise ValueError(f"reading={reading!r}: give {' or '.join(map(repr, get_args(Reading)))}")

@@ -21,8 +21,8 @@ def training_arguments(
     that the model is on (`mathsft.device.policy`), and batches left as they are.
 
     Raises ValueError where the model has nothing to train, has 4-bit layers without a
-    gradient, cannot be told who sees whom in
-    a row or does not keep to it, or where ``remove_unused_columns`` is asked for.
+    gradient, cannot be told who sees whom in a row or does not keep to it, or where
+    ``remove_unused_columns`` is asked for.
     """
     if named.get("remove_unused_columns"):
         raise ValueError("remove_unused_columns=True would take the batch away: leave it out")
