@@ -35,7 +35,7 @@ def test_values_and_gradients_are_those_of_log_softmax(logits_at_once, words, se
     expected = (hidden @ weight.T).log_softmax(-1)[branch, token]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projection, "LOGITS_AT_ONCE", logits_at_once)
-        ours = TokenLogprobs.apply(hidden, weight, branch, token)
+        ours, _ = TokenLogprobs.apply(hidden, weight, branch, token)
         assert torch.allclose(ours.double(), expected, rtol=1e-5, atol=1e-5)
         found = torch.autograd.grad(ours, (hidden, weight), upstream)
     wanted = torch.autograd.grad(expected, (hidden, weight), upstream.double())
@@ -57,7 +57,7 @@ def test_half_precision_keeps_small_probabilities_and_nearly_certain_tokens(dtyp
     gradients = []
     for h, w in [(hidden, weight), (hidden.float(), weight.float())]:
         h.requires_grad_()
-        logprobs = TokenLogprobs.apply(h, w, *pairs)
+        logprobs, _ = TokenLogprobs.apply(h, w, *pairs)
         gradients += torch.autograd.grad(logprobs, h, torch.ones(3))
     assert 0 > logprobs[2] > -0.01
     half, full = (gradient.float() for gradient in gradients)

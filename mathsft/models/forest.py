@@ -104,7 +104,7 @@ class TokenForest:
                     f"sequence {index} has {len(sequences[index]['input_ids'])} input_ids "
                     f"and {len(labels)} labels: give one label a token"
                 )
-            shared = _shared(before, ids) if share else 0
+            shared = common_start(before, ids) if share else 0
             for place in path[shared:]:
                 end[place] = len(input_ids)
             path[shared:] = range(len(input_ids), len(input_ids) + len(ids) - shared)
@@ -161,7 +161,7 @@ class TokenForest:
         }
 
 
-def _shared(a: Sequence[Any], b: Sequence[Any]) -> int:
+def common_start(a: Sequence[Any], b: Sequence[Any]) -> int:
     """How many elements two sequences begin with in common."""
     for n, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:
@@ -172,4 +172,4 @@ def _shared(a: Sequence[Any], b: Sequence[Any]) -> int:
 def _trunk(sequences: Sequence[TokenSequence]) -> int:
     """How many passed tokens all sequences begin with in common, one less than the shortest."""
     passed = [sequence["input_ids"][:-1] for sequence in sequences]
-    return min(min(map(len, passed)) - 1, *(_shared(passed[0], ids) for ids in passed))
+    return min(min(map(len, passed)) - 1, *(common_start(passed[0], ids) for ids in passed))

@@ -33,6 +33,25 @@ def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = N
     vocabulary, and a position that several choices go on from is projected once.
     Raises ValueError where the model's attention implementation cannot be told the mask.
     """
+    return _scores(model, batch, model if wrapped is None else wrapped)[0]
+
+
+@torch.no_grad()
+def option_scores(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """`option_logprobs`, (S,), and whether greedy decoding would write each sequence, (S,) bool.
+
+    That is: whether every scored token is the most likely one where it stands, as
+    lm-evaluation-harness asks of each continuation.
+    """
+    sums, greedy = _scores(model, batch, model)
+    missed = sums.new_zeros(len(sums)).index_add(
+        0, batch["sequence"], (~greedy[batch["scored"]]).float()
+    )
+    return sums, missed == 0
+
+
+def _scores(model: Any, batch: Mapping[str, Tensor], run: Any) -> tuple[Tensor, Tensor]:
+    """Sums by sequence (S,), and by distinct scored token whether it is the most likely, (E,)."""
     head = model.get_output_embeddings()
     plain = has_plain_head(model)
     caught: list[Tensor] = []
@@ -45,7 +64,6 @@ def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = N
 
     hook = head.register_forward_pre_hook(keep_predictors)
     try:
-        run = model if wrapped is None else wrapped
         logits = run(**attention_inputs(model, batch), use_cache=False).logits
     finally:
         hook.remove()
@@ -53,11 +71,12 @@ def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = N
     if plain:
         # Without gradients nothing may be prepared for them: that costs six times the rest.
         weight = head.weight if torch.is_grad_enabled() else head.weight.detach()
-        logprobs = TokenLogprobs.apply(caught[0], weight, branch, token)
+        logprobs, greedy = TokenLogprobs.apply(caught[0], weight, branch, token)
     else:
         logprobs = logits[0].float().log_softmax(-1)[branch, token]
+        greedy = logits[0].argmax(-1)[branch] == token
     sums = logprobs.new_zeros(len(batch["scored_tokens"]))
-    return sums.index_add(0, batch["sequence"], logprobs[batch["scored"]])
+    return sums.index_add(0, batch["sequence"], logprobs[batch["scored"]]), greedy
 
 
 def encode_continuation(

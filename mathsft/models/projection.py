@@ -24,7 +24,8 @@ _AFTER_THE_HEAD = (
 class TokenLogprobs(torch.autograd.Function):
     """``log_softmax(hidden @ weight.T)[branch, token]`` in float32, without keeping logits.
 
-    hidden (P, H), weight (V, H), branch (E,) ascending, token (E,) -> (E,); no pair
+    hidden (P, H), weight (V, H), branch (E,) ascending, token (E,) -> (E,) and, where no
+    gradient is wanted, whether each token is its position's most likely one, (E,); no pair
     (branch, token) may come twice.
 
     With s the softmax of a position's logits and g the gradient at its log-probabilities,
@@ -37,14 +38,20 @@ class TokenLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, branch: Tensor, token: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, branch: Tensor, token: Tensor
+    ) -> tuple[Tensor, Tensor]:
         logprobs = torch.empty(len(token), dtype=torch.float32, device=hidden.device)
+        greedy = torch.zeros(len(token), dtype=torch.bool, device=hidden.device)
+        ctx.mark_non_differentiable(greedy)
         share = torch.empty_like(logprobs)
         expected = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
         for here, edges in _blocks(hidden, weight, branch):
             # In place, as a block of logits is far larger than everything else here.
             scores = (hidden[here].to(weight.dtype) @ weight.T).float()
             at = (branch[edges] - here.start, token[edges])
+            if not any(ctx.needs_input_grad):
+                greedy[edges] = scores.argmax(dim=-1)[at[0]] == at[1]
             scores -= scores.amax(dim=-1, keepdim=True)
             chosen = scores[at]
             mass = scores.exp_().sum(dim=-1, keepdim=True)
@@ -57,7 +64,7 @@ class TokenLogprobs(torch.autograd.Function):
             expected[here] = _product(softmax, weight)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(hidden, weight, branch, token, share, expected)
-        return logprobs
+        return logprobs, greedy
 
     @staticmethod
     def backward(

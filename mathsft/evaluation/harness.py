@@ -1,0 +1,237 @@
+"""lm-evaluation-harness with log-likelihoods from the token forest.
+
+The harness's `HFLM` passes every choice through the model with its whole context. Here the
+requests of a call become forests (`mathsft.models.forest`): what they begin with, the
+question or the few-shot examples before it, passes once. Everything else, tasks, prompts,
+metrics, cache and logs, is the harness's own.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mathsft.evaluation.requests import Request, check_finite, passes, sequences_of, split_shared
+from mathsft.models.adapters import load_adapter
+from mathsft.models.attention import attention_window
+from mathsft.models.forest import TokenForest
+from mathsft.models.isolation import check_isolation
+from mathsft.models.likelihood import option_scores, pad_token
+from mathsft.models.loading import load_model
+from mathsft.models.modes import evaluating
+from mathsft.names import unknown_name
+
+Score = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would write it
+
+ROW_TOKENS = 2048  # in a longer row the mask costs more than a shared beginning saves
+# Arguments of HFLM that mean something for a model that is loaded.
+_HFLM = {
+    "max_length", "add_bos_token", "prefix_token_id", "truncation", "logits_cache", "backend",
+    "softmax_dtype", "mixed_precision_dtype", "max_batch_size", "think_end_token",
+    "enable_thinking", "chat_template_args",
+}  # fmt: skip
+PASS_TOKENS = {"cpu": 4096, "cuda": 32_768}  # with batch_size="auto"; halved where memory ends
+
+
+@register_model("mathsft")
+class ForestLM(HFLM):
+    """The harness's `HFLM` for causal models, scoring what shares a context as a forest.
+
+    Args:
+        pretrained: "tiny", a folder or a hub name (`load_model`), or a model that is loaded.
+        tokenizer: wanted with a loaded model; else the one that lies beside the weights.
+        peft: an adapter's folder or hub name (`load_adapter`, which raises where keys do not
+            match; the harness only warns and scores the base).
+        quantize: load the base's projections in 4 bits.
+        dtype, device, revision, attn_implementation: as in `load_model`.
+        batch_size: a pass through the model holds as many tokens as this many of the longest
+            requests have, and at least 2,048 (or one question). "auto": 4,096 on a CPU, 32,768
+            on a GPU, and half of it whenever memory does not suffice.
+        progress_to: where the progress bar is written; default: standard error.
+        arguments: further ones of `HFLM`, such as ``max_length`` or ``add_bos_token``.
+
+    The usual way of `HFLM` is gone by requests that share no context with another one (and
+    rolling log-likelihoods, generation), by those longer than the model's ``max_length`` or
+    attention window, and by all where the model cannot keep the branches of a forest apart.
+    Log-softmax is in float32 (the usual way: ``softmax_dtype``).
+
+    Raises:
+        ValueError: what `load_model` and `load_adapter` raise; ``peft`` and the like with a
+            loaded model; an argument that nobody would heed; a log-likelihood that is not finite.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | Path | PreTrainedModel = "tiny",
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        peft: str | Path | None = None,
+        quantize: bool = False,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+        batch_size: int | str | None = "auto",
+        progress_to: TextIO | None = None,
+        **arguments: Any,
+    ) -> None:
+        model: Any = pretrained
+        if isinstance(pretrained, str | Path):
+            if str(device).startswith("cuda") and not torch.cuda.is_available():
+                device = None  # the harness's command line names a GPU when nobody named one
+            model, tokenizer = load_model(
+                pretrained,
+                quantize=quantize,
+                dtype=None if dtype == "auto" else dtype,
+                device=device,
+                revision=revision,
+                attn_implementation=attn_implementation,
+            )
+            if peft is not None:
+                model = load_adapter(model, peft)
+        elif any((peft, quantize, dtype, device, revision, attn_implementation)):
+            raise ValueError(
+                "peft, quantize, dtype, device, revision and attn_implementation go with a model's "
+                "name; a loaded model is what it is: give them to load_model, and put the adapter "
+                "on it with load_adapter"
+            )
+        elif tokenizer is None:
+            raise ValueError("a loaded model wants its tokenizer: give both")
+        for key in arguments:
+            if key not in _HFLM:  # HFLM takes any, and makes nothing of most
+                raise ValueError(unknown_name("model argument", key, sorted(_HFLM)))
+        batch_size = batch_size or "auto"
+        self._pass_size = None if str(batch_size).startswith("auto") else int(batch_size)
+        if self._pass_size is None and model.device.type == "cpu":
+            batch_size = 8  # for the usual way: to try sizes out takes longer here than to score
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            revision=revision or "main",
+            softmax_dtype=arguments.pop("softmax_dtype", "float32"),
+            **arguments,
+        )
+        # What the harness writes down about the model; an object would be looked up as a name.
+        self.pretrained = str(getattr(model, "name_or_path", ""))
+        self.peft = None if peft is None else str(peft)
+        self._apart: bool | None = None
+        self._progress_to = progress_to
+        self._encoded: dict[str, list[int]] = {}
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Score]:
+        """As the harness's, with all texts tokenized in one call, each once."""
+        given = {text for r in requests for text in (r.args[0].rstrip(), r.args[0] + r.args[1])}
+        bos = self.tokenizer.decode(self.prefix_token_id)
+        # A text that brings its own first token is the harness's to encode.
+        texts = [text for text in given if text and not text.startswith(bos)]
+        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        if texts:
+            encoded = self.tokenizer(texts, **special).input_ids
+            self._encoded = dict(zip(texts, encoded, strict=True))
+        try:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._encoded = {}
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **arguments: Any
+    ) -> list[int]:
+        """As the harness's; what `loglikelihood` has encoded is looked up."""
+        if add_special_tokens is None and not arguments and string in self._encoded:
+            return self._encoded[string]
+        return super().tok_encode(string, add_special_tokens, **arguments)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[Request],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[Score]:
+        requests = list(requests)
+        groups, alone = split_shared(requests, longest=self._longest())
+        if groups and not self._keeps_apart():
+            groups, alone = [], list(range(len(requests)))
+        cut = sum(len(c) + len(r) - 1 > self.max_length for _, c, r in requests)
+        if cut:
+            print(f"{cut} requests exceed max_length={self.max_length}: cut from the left")
+        results: dict[int, Score] = {}
+        if alone:
+            usual = super()._loglikelihood_tokens(
+                [requests[i] for i in alone], disable_tqdm, override_bs
+            )
+            check_finite([requests[i] for i in alone], usual)
+            results.update(zip(alone, usual, strict=True))
+        progress = tqdm(
+            total=len(requests) - len(alone),
+            desc="log-likelihoods",
+            leave=False,
+            delay=5,  # what takes no longer needs no bar
+            file=self._progress_to,
+            disable=disable_tqdm or self.rank != 0 or not groups,
+        )
+        with evaluating(self.model), progress:
+            for some in passes(requests, groups, pass_tokens=self._pass_tokens(requests)):
+                for index, score in self._forest(requests, some):
+                    check_finite([requests[index]], [score])  # before the cache has it
+                    results[index] = score
+                    if (key := requests[index][0]) is not None:
+                        self.cache_hook.add_partial("loglikelihood", key, score)
+                    progress.update()
+        return [results[index] for index in range(len(requests))]
+
+    def _longest(self) -> int:
+        """The most tokens that a sequence may have and still go through a forest."""
+        window = attention_window(self.model.config)
+        return min(self.max_length, window or self.max_length)
+
+    def _keeps_apart(self) -> bool:
+        """Whether the model can be told who sees whom; found out once."""
+        if self._apart is None:
+            self._apart = self.backend == "causal"
+            try:
+                if self._apart:
+                    check_isolation(self.model)
+            except ValueError as reason:
+                print(f"each request goes through the model by itself: {reason}")
+                self._apart = False
+        return self._apart
+
+    def _pass_tokens(self, requests: Sequence[Request]) -> int:
+        if self._pass_size is None:
+            return PASS_TOKENS.get(self.device.type, PASS_TOKENS["cuda"])
+        longest = max((len(context) + len(rest) for _, context, rest in requests), default=0)
+        return max(ROW_TOKENS, self._pass_size * longest)
+
+    def _forest(
+        self, requests: Sequence[Request], groups: list[list[int]]
+    ) -> Iterator[tuple[int, Score]]:
+        """Each request of the groups with its score, from one pass, or more if memory ends."""
+        made = [sequences_of(requests, group) for group in groups]
+        longest = max(TokenForest(group).tokens for group in made)
+        forest = TokenForest.from_groups(made, max_length=max(ROW_TOKENS, longest))
+        batch = forest.tensors(pad_token_id=pad_token(self.tokenizer))
+        try:
+            with torch.autocast(
+                self.device.type,
+                dtype=self.mixed_precision_dtype,
+                enabled=self.mixed_precision_dtype is not None,
+            ):
+                sums, greedy = option_scores(
+                    self.model, {k: v.to(self.device) for k, v in batch.items()}
+                )
+        except torch.OutOfMemoryError:
+            if len(groups) == 1:
+                raise
+            half = len(groups) // 2
+        else:
+            scores = zip(sums.tolist(), greedy.tolist(), strict=True)
+            yield from zip((i for group in groups for i in group), scores, strict=True)
+            return
+        for part in (groups[:half], groups[half:]):
+            yield from self._forest(requests, part)
