@@ -161,7 +161,7 @@ def description() -> str:
 
     Works when packages are missing, and shows no environment variable but the profile's name.
     """
-    versions = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
+    versions = ", ".join(f"{name} {installed_version(name)}" for name in _PACKAGES)
     tail = f"packages   Python {sys.version.split()[0]}, {versions}"
     try:
         choice = policy()
@@ -179,6 +179,11 @@ def description() -> str:
         tail,
     ]
     return "\n".join(lines)
+
+
+def hardware() -> str:
+    """What computes here, in words: the GPU's name, or the CPU with its number of threads."""
+    return _device_name(policy())
 
 
 def _device_name(choice: Policy) -> str:
@@ -203,7 +208,8 @@ def _free_memory(choice: Policy) -> str:
     return f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """The version of an installed package, or "(not installed)"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

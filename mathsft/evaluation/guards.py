@@ -1,6 +1,14 @@
 """Checks that a comparison compares what it says."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mathsft.evaluation.results import Result
+
+# Nats by which scores of equal weights differ, at most, when they are batched in another way.
+# In half precision that is as much as a short training moves, so only equal ones count there.
+ROUNDING = {"float32": 2e-4}
 
 
 def check_tuned(
@@ -38,4 +46,39 @@ def check_tuned(
             "wrapped twice: get_peft_model, or add_adapter's notebook cell, run again), or where "
             "the base was given twice. Train with one add_adapter on a freshly loaded base, save "
             "with save_adapter, and load with load_adapter, which checks the keys"
+        )
+
+
+def check_distinct(a: "Result", b: "Result") -> None:
+    """Raise unless two evaluated models differ in some log-likelihood by more than rounding.
+
+    The failure of the public experiment this course grew from: a tuned model's accuracy
+    equalled its base's to the last digit, since the adapter's keys fitted nothing and the base
+    was scored in its place. With other batches the sums differ in their last digits, so "equal"
+    here allows for rounding, in float32. Results without log-likelihoods (generated
+    answers) are not judged.
+
+    Raises:
+        ValueError: all scores are equal; the message says what to do.
+    """
+    pairs = [
+        (one, other)
+        for x, y in zip(a.scores(), b.scores(), strict=True)
+        for one, other in zip(x, y, strict=True)
+    ]
+    rounding = max(ROUNDING.get(result.dtype, 0.0) for result in (a, b))
+    if pairs and all(abs(x - y) <= rounding for x, y in pairs):
+        same = (a.weights, a.adapter_hash) == (b.weights, b.adapter_hash)
+        why = (
+            "The same weights were scored twice: remove one of the two results, or evaluate the "
+            "model that was meant"
+            if same
+            else "One was scored in the other's place: the adapter was not in the model (peft only "
+            "warns where its keys fit nothing) or was never trained. Load the base with "
+            "load_model and the adapter with load_adapter, which checks its keys, and evaluate "
+            "again"
+        )
+        raise ValueError(
+            f"all {len(pairs):,} log-likelihoods of {a.name!r} and {b.name!r} are equal "
+            f"(to within {rounding} nats). {why}"
         )

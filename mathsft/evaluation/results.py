@@ -1,0 +1,185 @@
+"""What an evaluation found, question by question, as one JSON file a run."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mathsft.evaluation.intervals import Accuracy, wilson
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one task.
+
+    ``questions`` has an entry for each question: ``id`` (the harness's hash of the row),
+    ``question``, ``choices``, ``label``, ``category`` ("" where the task has none),
+    ``loglikelihoods`` (nats, one a choice; none where the task generates) and ``metrics``
+    (the harness's own values for this question, such as ``{"acc": 1.0, "acc_norm": 0.0}``).
+
+    ``harness`` holds the harness's figures for the whole task. ``weights`` and ``adapter_hash``
+    tell which weights were scored (`mathsft.evaluation.fingerprints`), where names do not.
+    ``peak_memory_gb`` is that of the process so far, of tensors on a GPU.
+    """
+
+    name: str
+    task: str
+    model: str
+    adapter: str
+    weights: str
+    adapter_hash: str
+    dtype: str
+    quantized: bool
+    num_fewshot: int
+    seed: int
+    date: str
+    minutes: float
+    peak_memory_gb: float
+    hardware: str
+    versions: dict[str, str]
+    harness: dict[str, float]
+    questions: list[dict[str, Any]]
+
+    @property
+    def ids(self) -> list[str]:
+        """Which questions, in order."""
+        return [question["id"] for question in self.questions]
+
+    @property
+    def metric(self) -> str:
+        """What is right or wrong here: ``acc`` where the task has it, else its first metric."""
+        metrics = self.questions[0]["metrics"]
+        return "acc" if "acc" in metrics else next(iter(metrics), "acc")
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of who guesses: the mean of 1 / choices; NaN where there are none."""
+        counts = [len(question["choices"]) for question in self.questions]
+        return sum(1 / n for n in counts) / len(counts) if min(counts) > 1 else math.nan
+
+    def scores(self) -> list[list[float]]:
+        """The log-likelihoods in nats, a list for each question."""
+        return [question["loglikelihoods"] for question in self.questions]
+
+    def correct(self, metric: str = "acc") -> list[bool]:
+        """For each question whether it was answered right.
+
+        Raises ValueError for a metric that the task does not have, or that is no yes or no.
+        """
+        found = []
+        for question in self.questions:
+            value = question["metrics"].get(metric)
+            if value is None:
+                known = ", ".join(question["metrics"]) or "none"
+                raise ValueError(
+                    f"{self.name}: {self.task} has no metric {metric!r}; it has {known}"
+                )
+            if value not in (0, 1):
+                raise ValueError(
+                    f"{self.name}: {metric} of a question is {value}, neither right nor wrong: "
+                    "give a metric that is 0 or 1 for each question, such as acc"
+                )
+            found.append(bool(value))
+        return found
+
+    def accuracy(self, metric: str = "acc") -> Accuracy:
+        """The share answered right, with Wilson's 95 % interval."""
+        return wilson(self.correct(metric))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``folder/NAME.TASK.json``; the file is there whole or not at all.
+
+        The same run evaluated again takes the place of the old one. Raises ValueError where
+        another name would make the same file name (they differ in case, or in signs).
+        """
+        path = Path(folder) / result_file(self.name, self.task, self.num_fewshot)
+        if path.exists() and (there := _read(path).name) != self.name:
+            raise ValueError(f"{path} holds the result of {there!r}: call {self.name!r} otherwise")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        new.write_text(json.dumps({"mathsft_result": FORMAT, **asdict(self)}), encoding="utf-8")
+        os.replace(new, path)
+        return path
+
+    def __str__(self) -> str:
+        told = f"{self.name}, {self.task}"
+        if self.num_fewshot:
+            told += f", {self.num_fewshot}-shot"
+        judged = [
+            metric
+            for metric in ("acc", "acc_norm")
+            if all(question["metrics"].get(metric) in (0, 1) for question in self.questions)
+        ]
+        shares = [f"{metric} {self.accuracy(metric)}" for metric in judged]
+        return f"{told}: {', '.join(shares) or self.harness}"
+
+
+def result_file(name: str, task: str, num_fewshot: int = 0) -> str:
+    """The file name of a run, such as any folder takes; few-shot runs have their number in it."""
+    slug = re.sub(r"[^\w+.-]+", "-", name).strip("-.").lower() or "run"
+    return f"{slug}.{task}{f'.{num_fewshot}-shot' if num_fewshot else ''}.json"
+
+
+def load_results(source: str | Path | Iterable[str | Path]) -> list[Result]:
+    """The results of a folder (its files by name), of a file, or of several of these.
+
+    Other JSON files of a folder are passed over. Raises FileNotFoundError where nothing is,
+    and ValueError for a file that is named and is no result, or is damaged.
+    """
+    if not isinstance(source, str | Path):
+        return [result for one in source for result in load_results(one)]
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder of results")
+    if path.is_file():
+        return [_read(path)]
+    return [_read(file) for file in sorted(path.glob("*.json")) if _is_result(file)]
+
+
+def _is_result(file: Path) -> bool:
+    """Told by its beginning, since a damaged result must not pass for some other file."""
+    with open(file, encoding="utf-8", errors="replace") as text:
+        return '"mathsft_result"' in text.read(40)
+
+
+def _read(path: Path) -> Result:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}): evaluate once more") from error
+    known = {field.name for field in fields(Result)}
+    if not isinstance(content, dict) or content.get("mathsft_result") != FORMAT:
+        raise ValueError(f"{path}: no result of an evaluation (format {FORMAT})")
+    if missing := sorted(known - content.keys()):
+        raise ValueError(f"{path}: {', '.join(missing)} missing: evaluate once more")
+    return Result(**{key: value for key, value in content.items() if key in known})
+
+
+def same_questions(results: Sequence[Result]) -> None:
+    """Raise ValueError unless all results are of the same task's same questions, in order."""
+    first = results[0]
+    for other in results[1:]:
+        if other.task != first.task:
+            what = f"{first.name!r} is of {first.task}, {other.name!r} of {other.task}"
+        elif len(other.ids) != len(first.ids):
+            what = (
+                f"{first.name!r} has {len(first.ids):,} questions, {other.name!r} "
+                f"{len(other.ids):,}"
+            )
+        elif other.ids != first.ids:
+            at = next(
+                i for i, (a, b) in enumerate(zip(first.ids, other.ids, strict=True)) if a != b
+            )
+            what = f"question {at} of {first.name!r} and of {other.name!r} differ"
+        else:
+            continue
+        raise ValueError(
+            f"not comparable: {what}. A difference is measured on the same questions: evaluate "
+            "both on the same task and rows (file, limit)"
+        )

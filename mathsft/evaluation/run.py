@@ -1,0 +1,266 @@
+"""Evaluate a model on tasks of lm-evaluation-harness."""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from datetime import UTC, datetime
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any, TextIO
+from unittest.mock import patch
+
+import lm_eval
+import lm_eval.evaluator
+import lm_eval.utils
+from lm_eval.tasks import TaskManager
+from peft import PeftModel
+from torch import nn
+
+from mathsft.device import hardware, installed_version
+from mathsft.evaluation.fingerprints import fingerprints
+from mathsft.evaluation.guards import check_distinct
+from mathsft.evaluation.harness import ForestLM
+from mathsft.evaluation.results import Result, same_questions
+from mathsft.models.adapter_checks import adapter_effect
+from mathsft.models.memory import memory_gb
+from mathsft.models.modes import evaluating
+from mathsft.names import unknown_name
+
+TASKS = Path(__file__).parent / "tasks"
+_VERSIONS = ("mathsft", "lm_eval", "torch", "transformers", "peft", "bitsandbytes", "datasets")
+
+
+def evaluate(
+    model: Any,
+    tasks: str | Sequence[str] = "mathqa",
+    *,
+    tokenizer: Any = None,
+    name: str | None = None,
+    peft: str | Path | None = None,
+    quantize: bool = False,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    batch_size: int | str = "auto",
+    seed: int = 1234,
+    file: str | Path | None = None,
+    examples: str | Path | None = None,
+    base: Result | None = None,
+    folder: str | Path | None = None,
+    use_cache: str | Path | None = None,
+    **arguments: Any,
+) -> Any:
+    """Score a model on tasks of lm-evaluation-harness, question by question.
+
+    Args:
+        model: a loaded model (with its ``tokenizer``), with or without an adapter; or "tiny",
+            a folder, or a hub name, which may be a merged model.
+        tasks: a task's name or several: the harness's own, such as ``mathqa``, or one of ours:
+            ``mathqa_tiny`` (generated rows, offline), ``mathqa_file`` (the rows of ``file``),
+            and ``mathqa_clean``, ``mathqa_file_clean`` (choices as a person reads them).
+        name: what tables call this run; default: the model's and the adapter's names.
+        peft, quantize: an adapter to put on a model given by name (`load_adapter`), and
+            whether to load that model in 4 bits.
+        num_fewshot: worked examples before each question; default: the task's own, or none.
+        limit: only the first so many questions; results of other limits are not comparable.
+        batch_size: see `ForestLM`.
+        seed: which few-shot examples are drawn (1234 is the harness's own default).
+        file, examples: for ``mathqa_file``: MathQA rows to ask, and for few-shot prompts.
+        base: the base model's result on the same questions: a tuned model that scores exactly
+            as its base is an error.
+        folder: where to save each result (`Result.save`).
+        use_cache: the harness's cache of answers: a path, to which the weights' hashes and the
+            harness's suffix are added.
+        arguments: further ones of the harness's `simple_evaluate`, such as
+            ``apply_chat_template=True``.
+
+    Returns:
+        A `Result` for a task's name, a list of them for a sequence of names (also of groups,
+        such as ``["mmlu"]``).
+
+    Raises:
+        ValueError: an unknown task, or a group by its bare name; an adapter that changes
+            nothing, or scores equal to ``base``'s; a score that is not finite; whatever
+            `load_model` and `load_adapter` raise.
+    """
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    manager = task_manager(names, file=file, examples=examples)
+    # HFLM switches to evaluation mode for good.
+    mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
+    with mode, quiet_harness() as stderr:
+        loaded = manager.load(names)
+        if isinstance(tasks, str) and len(loaded["tasks"]) != 1:
+            raise ValueError(f"{tasks} is a group of tasks: give [{tasks!r}], for several results")
+        if base is not None and base.task not in loaded["tasks"]:
+            raise ValueError(f"base is a result of {base.task}, and that is not evaluated here")
+        lm = ForestLM(
+            model,
+            tokenizer=tokenizer,
+            peft=peft,
+            batch_size=batch_size,
+            quantize=quantize,
+            progress_to=stderr,
+        )
+        if isinstance(lm.model, PeftModel):
+            adapter_effect(lm.model)
+        weights, adapter_hash = fingerprints(lm.model)
+        if use_cache is not None:  # it knows requests, not models
+            use_cache = f"{use_cache}-{weights}-{adapter_hash}-{lm.model.dtype}"
+        began = time.perf_counter()
+        found = lm_eval.simple_evaluate(
+            lm,
+            tasks=names if loaded["groups"] else [*loaded["tasks"].values()],
+            num_fewshot=num_fewshot,
+            limit=limit,
+            batch_size=batch_size,
+            use_cache=use_cache,
+            task_manager=manager,
+            fewshot_random_seed=seed,
+            log_samples=True,
+            **arguments,
+        )
+    minutes = (time.perf_counter() - began) / 60
+    adapter = _adapter_name(lm)
+    about: dict[str, Any] = {
+        "name": name or " + ".join(filter(None, [_short(lm.pretrained), _short(adapter)])),
+        "model": lm.pretrained,
+        "adapter": adapter,
+        "weights": weights,
+        "adapter_hash": adapter_hash,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "quantized": bool(getattr(lm.model, "is_quantized", False)),
+        "seed": seed,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "minutes": minutes,
+        "peak_memory_gb": memory_gb()[1],
+        "hardware": hardware(),
+        "versions": {package: installed_version(package) for package in _VERSIONS},
+    }
+    results = [
+        Result(
+            **about,
+            task=task,
+            num_fewshot=int(found["n-shot"][task]),
+            harness=_figures(found["results"][task]),
+            questions=_questions(samples, found["configs"][task]["output_type"]),
+        )
+        for task, samples in found["samples"].items()
+    ]
+    for result in results:
+        if base is not None and base.task == result.task:
+            same_questions([base, result])
+            if base.num_fewshot != result.num_fewshot:
+                raise ValueError(
+                    f"base has {base.num_fewshot} examples a question, this run "
+                    f"{result.num_fewshot}: give both the same num_fewshot"
+                )
+            check_distinct(base, result)
+        if folder is not None:
+            result.save(folder)
+    return results[0] if isinstance(tasks, str) else results
+
+
+def task_manager(
+    tasks: Sequence[str], *, file: str | Path | None = None, examples: str | Path | None = None
+) -> TaskManager:
+    """The harness's task manager that knows ``tasks``, ours and, where needed, its own.
+
+    Its own are some 14,000 files, which takes it ten seconds to read. Raises ValueError for a
+    task that neither knows.
+    """
+    files = {"file": file, "examples": examples}
+    known = {
+        "include_path": str(TASKS),
+        "metadata": {key: str(value) for key, value in files.items() if value is not None},
+    }
+    manager = TaskManager(include_defaults=False, **known)
+    if not set(tasks) <= set(manager.all_tasks):
+        manager = TaskManager(**known)
+    for task in tasks:
+        if task not in manager.all_tasks and not task.endswith(".yaml"):
+            raise ValueError(unknown_name("task", task, sorted(manager.all_tasks), shown=12))
+    return manager
+
+
+@contextmanager
+def quiet_harness() -> Iterator[TextIO]:
+    """The harness without its notices and bars, which are many, and without needless work.
+
+    Its errors pass. Templates are compiled once instead of several times a question, which for
+    short questions takes longer than a GPU takes to score them; what they give is the same.
+    What it would find out about the machine (a second each time) and about git (an error
+    message where there is no repository) is not kept here. Gives the stream that standard
+    error was, for a progress bar that is to be seen.
+    """
+    templates, evaluator = lm_eval.utils.env, lm_eval.evaluator
+    logger = logging.getLogger("lm_eval")
+    level, stderr = logger.level, sys.stderr
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            patch.object(templates, "from_string", cache(templates.from_string)),
+            patch.object(evaluator, "get_git_commit_hash", str),
+            patch.object(evaluator, "add_env_info", dict),
+            redirect_stderr(StringIO()),
+        ):
+            yield stderr
+    finally:
+        logger.setLevel(level)
+
+
+def _adapter_name(lm: ForestLM) -> str:
+    if lm.peft is not None:
+        return lm.peft
+    return "adapter" if isinstance(lm.model, PeftModel) else ""
+
+
+def _short(name: str) -> str:
+    """The last part of a name, or the one before where that is just "adapter"."""
+    path = Path(name)
+    return path.parent.name if path.name == "adapter" and path.parent.name else path.name
+
+
+def _figures(found: dict[str, Any]) -> dict[str, float]:
+    """The harness's own figures of a task: accuracy and standard error by metric."""
+    return {key: float(v) for key, v in found.items() if isinstance(v, int | float)}
+
+
+def _questions(samples: list[dict[str, Any]], output_type: str) -> list[dict[str, Any]]:
+    """The harness's samples, without what all of them repeat (`Result`).
+
+    Where contexts differ and not the continuations (winogrande), the contexts are the choices.
+    """
+    first_filter = samples[0]["filter"]
+    questions = []
+    for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
+        if sample["filter"] != first_filter:
+            continue
+        doc, asked = sample["doc"], sample["arguments"]
+        scores: list[float] = []
+        if output_type == "multiple_choice":
+            scores = [float(answer[0]) for answer in sample["filtered_resps"]]
+            if "acc_mutual_info" in sample["metrics"]:  # the second half is without the question
+                scores, asked = scores[: len(scores) // 2], asked[: len(scores) // 2]
+        if not all(map(math.isfinite, scores)):
+            raise ValueError(f"{doc}: a log-likelihood is not finite ({scores})")
+        which = 1 if len({context for context, *_ in asked}) == 1 else 0
+        label = sample["target"]
+        questions.append(
+            {
+                "id": sample["doc_hash"],
+                "question": str(doc.get("Problem") or doc.get("question") or asked[0][0]),
+                "choices": [pair[which].removeprefix(" ") for pair in asked] if scores else [],
+                "label": label if isinstance(label, int) else -1,
+                "category": str(doc.get("category") or ""),
+                "loglikelihoods": scores,
+                "metrics": {
+                    metric: float(sample[metric])
+                    for metric in sample["metrics"]
+                    if isinstance(sample[metric], int | float)
+                },
+            }
+        )
+    return questions
