@@ -25,10 +25,16 @@ def wilson(correct: Sequence[bool], *, confidence: float = 0.95) -> Accuracy:
     Raises:
         ValueError: no question at all.
     """
+    right = sum(bool(c) for c in correct)
+    return wilson_share(right / max(1, len(correct)), len(correct), confidence=confidence)
+
+
+def wilson_share(share: float, n: int, *, confidence: float = 0.95) -> Accuracy:
+    """As `wilson`, from a published share (0 to 1) of ``n`` questions, rounded to whole ones."""
     from scipy.stats import binomtest
 
-    if not len(correct):
+    if n < 1:
         raise ValueError("no question was answered: an accuracy of nothing is not a number")
-    right = sum(bool(c) for c in correct)
-    interval = binomtest(right, len(correct)).proportion_ci(confidence, method="wilson")
-    return Accuracy(right / len(correct), float(interval.low), float(interval.high), len(correct))
+    right = round(share * n)
+    interval = binomtest(right, n).proportion_ci(confidence, method="wilson")
+    return Accuracy(right / n, float(interval.low), float(interval.high), n)

@@ -1,0 +1,158 @@
+"""Differences, and how sure they are, against textbook formulas and known tables."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from result_rows import result
+from scipy.stats import bootstrap
+from statsmodels.stats.contingency_tables import mcnemar
+
+from mathsft.evaluation.breakdown import (
+    GARBLED,
+    READ_ALIKE,
+    SEEN,
+    UNSEEN,
+    accuracy_by,
+    reading_labels,
+    template_labels,
+)
+from mathsft.evaluation.compare import compare, compare_all, detectable_difference
+
+answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
+
+
+@given(answers)
+@settings(max_examples=60, deadline=None)
+def test_a_difference_is_gained_less_lost_and_p_is_mcnemar_s(
+    pairs: list[tuple[bool, bool]],
+) -> None:
+    a, b = result("one", [x for x, _ in pairs]), result("other", [y for _, y in pairs])
+    found = compare(a, b)
+    table = np.zeros((2, 2))
+    for x, y in pairs:
+        table[int(x), int(y)] += 1
+    assert (found.gained, found.lost, found.n) == (table[0, 1], table[1, 0], len(pairs))
+    assert found.difference == pytest.approx(b.accuracy().accuracy - a.accuracy().accuracy)
+    assert found.p == pytest.approx(float(mcnemar(table, exact=True).pvalue))
+    assert found.low <= found.difference <= found.high
+
+
+def test_the_interval_is_the_bootstrap_over_questions() -> None:
+    draw = np.random.default_rng(1)
+    right = draw.random(400) < 0.4
+    better = np.where(draw.random(400) < 0.25, draw.random(400) < 0.7, right)
+    found = compare(result("one", [*right]), result("other", [*better]))
+    steps = better.astype(int) - right.astype(int)
+    slow = bootstrap((steps,), np.mean, n_resamples=20_000, method="percentile", rng=draw)
+    assert found.low == pytest.approx(slow.confidence_interval.low, abs=0.004)
+    assert found.high == pytest.approx(slow.confidence_interval.high, abs=0.004)
+
+
+def test_mcnemar_by_hand() -> None:
+    """9 gained, 1 lost: 2 (C(10,0) + C(10,1)) / 2^10 = 22 / 1024."""
+    a = result("one", [0] * 9 + [1] + [1] * 20)
+    b = result("other", [1] * 9 + [0] + [1] * 20)
+    assert compare(a, b).p == pytest.approx(22 / 1024)
+
+
+def test_p_is_corrected_for_all_pairs_as_holm_has_it() -> None:
+    """Smallest p times m, the next times m - 1, …, never falling and never above 1."""
+    draw = np.random.default_rng(0)
+    runs = [result(n * "x", [*(draw.random(300) < 0.3 + 0.04 * n)]) for n in range(1, 5)]
+    found = sorted(compare_all(runs), key=lambda c: c.p)
+    assert len(found) == 6
+    highest = 0.0
+    for rank, comparison in enumerate(found):
+        highest = max(highest, min(1.0, comparison.p * (6 - rank)))
+        assert comparison.p_holm == pytest.approx(highest)
+    against = compare_all(runs, base=runs[1])
+    assert [(c.a, c.b) for c in against] == [("xx", "x"), ("xx", "xxx"), ("xx", "xxxx")]
+
+
+def test_what_n_questions_can_show_is_shown_four_times_out_of_five() -> None:
+    """Simulated: a true difference of the size given, the exact test, p < 0.05."""
+    n, unequal = 300, 0.3
+    size = detectable_difference(n, unequal)
+    draw = np.random.default_rng(0)
+    gained, lost, _ = draw.multinomial(
+        n, [(unequal + size) / 2, (unequal - size) / 2, 1 - unequal], size=2000
+    ).T
+    tables = [[[0, g], [b, 0]] for g, b in zip(gained, lost, strict=True)]
+    shown = np.mean([mcnemar(table, exact=True).pvalue < 0.05 for table in tables])
+    assert 0.74 < shown < 0.84  # the exact test is a little more cautious than the formula
+    assert detectable_difference(4 * n, unequal) == pytest.approx(size / 2, rel=0.02)
+    assert detectable_difference(5, 0.0) == detectable_difference(3, 0.2) == 1.0
+    for wrong in ((0, 0.3, 0.8), (10, 1.3, 0.8), (10, 0.3, 1.0)):
+        with pytest.raises(ValueError, match="a count, and two shares"):
+            detectable_difference(wrong[0], wrong[1], power=wrong[2])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (result("b", [1, 0]), "'a' has 3 questions, 'b' 2"),
+        (result("b", [1, 0, 1], task="mathqa"), "'a' is of mathqa_tiny, 'b' of mathqa"),
+        (result("b", [1, 0, 1], ids=["q0", "q2", "q1"]), "question 1 of 'a' and of 'b' differ"),
+    ],
+)
+def test_other_questions_are_not_comparable(other: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"not comparable: {message}.*evaluate both on the same"):
+        compare(result("a", [1, 1, 0]), other)
+
+
+def test_two_runs_of_equal_scores_are_one_model_under_two_names() -> None:
+    a = result("base", [1, 0, 1])
+    shifted = [
+        {**q, "loglikelihoods": [s + 1e-5 for s in q["loglikelihoods"]]} for q in a.questions
+    ]
+    tuned = result("SFT", [1, 0, 1], adapter_hash="abc", questions=shifted)
+    with pytest.raises(ValueError, match=r"all 15 .*'base' and 'SFT' are equal.*load_adapter"):
+        compare(a, tuned)
+    copy = result("copy", [1, 0, 1], questions=a.questions)
+    with pytest.raises(ValueError, match="The same weights were scored twice"):
+        compare(a, copy)
+    close = [result(n, [1, 0, 1], dtype="bfloat16", adapter_hash=n, questions=q)
+             for n, q in (("one", a.questions), ("other", shifted))]  # fmt: skip
+    compare(*close)  # a short training in half precision moves no more than that
+    with pytest.raises(ValueError, match="are equal"):
+        compare(close[0], replace(close[0], name="copy"))
+    moved = [{**shifted[0], "loglikelihoods": [-1.0, -2, -3, -4, -5]}, *shifted[1:]]
+    compare(a, result("SFT", [1, 0, 1], adapter_hash="abc", questions=moved))
+
+
+def test_a_metric_that_is_no_yes_or_no_is_refused() -> None:
+    half = result("half", [1, 0])
+    half.questions[0]["metrics"]["f1"] = 0.5
+    with pytest.raises(ValueError, match=r"f1 of a question is 0\.5, neither right nor wrong"):
+        half.correct("f1")
+    with pytest.raises(ValueError, match="no metric 'exact_match'; it has acc, acc_norm"):
+        half.correct("exact_match")
+
+
+def test_accuracy_by_category_template_and_reading_counts_every_question_once() -> None:
+    run = result("run", [1, 0, 1, 1, 0])
+    by_category = accuracy_by(run)
+    assert [*by_category] == ["general", "gain"]
+    assert [a.n for a in by_category.values()] == [3, 2]
+    assert by_category["general"].accuracy == pytest.approx(2 / 3)
+    train = [{"question": "What is 77 + 1 ?"}, {"question": "what is that ?"}]
+    assert template_labels(run, train) == [SEEN] * 5
+    assert template_labels(run, train[1:]) == [UNSEEN] * 5
+    other = result("other", [1] * 5)
+    other.questions[3]["choices"] = ["1 , 000"]
+    clean = result("clean", [1] * 4, questions=other.questions[:4])  # the fifth was unreadable
+    assert reading_labels(run, clean) == [READ_ALIKE] * 3 + [GARBLED] * 2
+    with pytest.raises(ValueError, match="1 labels for 5 questions"):
+        accuracy_by(run, ["x"])
+
+
+def test_chance_is_one_over_the_choices_and_nothing_where_answers_are_written() -> None:
+    run = result("run", [1, 0])
+    run.questions[0]["choices"] = ["1", "2"]
+    assert run.chance == pytest.approx((1 / 2 + 1 / 5) / 2)
+    run.questions[0]["choices"] = []
+    assert math.isnan(run.chance)
