@@ -103,6 +103,36 @@ def plot_accuracy(
     return figure
 
 
+def plot_intervals(
+    results: Mapping[str, Accuracy],
+    *,
+    chance: float | None = None,
+    title: str = "",
+    colour: str = _INK,
+) -> Figure:
+    """Accuracies as points on their intervals, a line for each, the first on top.
+
+    For many runs, or long names. ``chance`` (0 to 1) is a dashed line.
+    """
+    figure, axes = _figure(6.5, 0.9 + 0.32 * len(results))
+    for y, result in enumerate(results.values()):
+        axes.plot([result.low, result.high], [y, y], color=colour, linewidth=2, alpha=0.5)
+        axes.plot(result.accuracy, y, "o", color=colour)
+        axes.annotate(f"{result.accuracy:.1%}", (result.high, y), (5, 0), va="center",
+                      textcoords="offset points", fontsize=8)  # fmt: skip
+    if chance is not None:
+        axes.axvline(chance, color="black", linestyle="--", linewidth=1)
+        axes.annotate("chance", (chance, 1), (0, 2), xycoords=("data", "axes fraction"),
+                      ha="center", textcoords="offset points", fontsize=8)  # fmt: skip
+    # A name with two dollar signs would be read as a formula.
+    axes.set_yticks(range(len(results)), list(results), parse_math=False)
+    axes.invert_yaxis()
+    highest = max(result.high for result in results.values())
+    axes.set(xlim=(0, min(1.08, highest + 0.12)), xlabel="accuracy")
+    axes.set_title(title, pad=12)
+    return figure
+
+
 def plot_curves(
     curves: Mapping[str, Mapping[int, Accuracy | float]],
     *,

@@ -1,0 +1,106 @@
+"""Evaluate checkpoints as a training writes them."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mathsft.evaluation.results import Result, load_results, result_file
+from mathsft.evaluation.run import evaluate
+from mathsft.evaluation.tables import by_number
+from mathsft.models.folders import ADAPTER_WEIGHTS, check_safetensors, holds_adapter, model_files
+
+STATE = "trainer_state.json"  # what transformers' Trainer writes last into a checkpoint
+
+
+def watch(
+    folder: str | Path,
+    *,
+    model: str | Path = "tiny",
+    tasks: str = "mathqa",
+    results: str | Path | None = None,
+    timeout: float = 1800.0,
+    poll: float = 10.0,
+    **arguments: Any,
+) -> list[Result]:
+    """Evaluate each finished ``checkpoint-N`` of ``folder`` once, in the order of N.
+
+    A checkpoint counts as finished when its ``trainer_state.json``, which the trainer writes
+    last, can be read and its weights can be opened. One that is being written, or was cut
+    short, is looked at again later; what stays unfinished is named in the end.
+
+    What was evaluated is known by its file in ``results`` alone: after a restart nothing is
+    evaluated twice, and nothing is skipped. For other arguments, or another training in the
+    same folder, give another ``results``. A checkpoint that the trainer removes in the
+    meantime (``save_total_limit``) is passed over with a line that says so.
+
+    Args:
+        folder: the trainer's ``output_dir``; it need not exist yet.
+        model: the base that the checkpoints' adapters belong to; where a checkpoint is a full
+            model it is evaluated by itself.
+        tasks: one task (`evaluate`).
+        results: where the results go; default: ``folder/results``.
+        timeout: seconds without a new finished checkpoint after which watching ends. 0: only
+            what is there now.
+        poll: seconds between two looks.
+        arguments: further ones of `evaluate`, such as ``quantize`` or ``limit``.
+
+    Returns the results of all checkpoints evaluated, now or before, by step. Raises what
+    `evaluate` raises: a checkpoint that cannot be evaluated is no reason to go on silently.
+    """
+    folder = Path(folder)
+    results = folder / "results" if results is None else Path(results)
+    seen = time.monotonic()
+    while True:
+        pending = _unevaluated(folder, results, tasks, int(arguments.get("num_fewshot") or 0))
+        ready = [checkpoint for checkpoint in pending if _problem(checkpoint) is None]
+        for checkpoint in ready:
+            adapter = {"model": model, "peft": checkpoint}
+            what = adapter if holds_adapter(checkpoint) else {"model": checkpoint}
+            try:
+                found = evaluate(
+                    **what, tasks=tasks, name=checkpoint.name, folder=results, **arguments
+                )
+            except (OSError, ValueError):
+                if _problem(checkpoint) is None:
+                    raise
+                print(f"{checkpoint.name} was removed while it was evaluated")
+                continue
+            print(found)
+            if found.task != tasks:  # it would be looked for, and evaluated, for ever
+                raise ValueError(f"tasks={tasks!r}: give the task's own name, {found.task!r}")
+            seen = time.monotonic()
+        if not ready:
+            if time.monotonic() - seen >= timeout:
+                break
+            time.sleep(min(poll, timeout))
+    for checkpoint in pending:
+        print(f"{checkpoint.name} was not evaluated: {_problem(checkpoint)}")
+    stored = load_results(results) if results.is_dir() else []
+    ours = [r for r in stored if r.task == tasks and r.name.startswith("checkpoint-")]
+    return sorted(ours, key=lambda result: by_number(result.name))
+
+
+def _unevaluated(folder: Path, results: Path, task: str, shots: int) -> list[Path]:
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    missing = [
+        path for path in checkpoints if not (results / result_file(path.name, task, shots)).exists()
+    ]
+    return sorted(missing, key=lambda path: by_number(path.name))
+
+
+def _problem(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not finished; None where it is."""
+    try:
+        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"its {STATE}, which is written last, is absent or incomplete"
+    weights = [*model_files(checkpoint), *checkpoint.glob(ADAPTER_WEIGHTS)]
+    if not weights:
+        return "it holds no weights"
+    try:
+        for path in weights:
+            check_safetensors(path)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None

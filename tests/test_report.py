@@ -1,0 +1,149 @@
+"""Tables, the CSV and the page say what the results say, and need nothing but themselves."""
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from result_rows import result
+
+from mathsft.evaluation.compare import compare
+from mathsft.evaluation.reference import PUBLIC_EXPERIMENT
+from mathsft.evaluation.report import report
+from mathsft.evaluation.results import Result
+from mathsft.evaluation.tables import pairs_table, results_table, write_csv
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Result]:
+    draw = np.random.default_rng(0)
+    shares = {"base": 0.2, "SFT": 0.22, "multiple <choice> & more": 0.5}
+    return [result(name, [*(draw.random(200) < p)]) for name, p in shares.items()]
+
+
+def test_a_table_holds_each_run_s_accuracy_and_difference_to_the_base(runs: list[Result]) -> None:
+    table = results_table(runs).set_index("run")
+    assert [*table.index] == [run.name for run in runs]
+    for run in runs[1:]:
+        found, row = compare(runs[0], run), table.loc[run.name]
+        assert row["accuracy"] == pytest.approx(run.accuracy().accuracy)
+        assert row["difference"] == pytest.approx(found.difference)
+        assert (row["low"], row["high"]) == pytest.approx(run.accuracy()[1:3])
+        assert row["p"] == pytest.approx(found.p)
+        assert row["p_holm"] >= row["p"]
+    assert math.isnan(table.loc["base", "difference"])
+    assert set(table["whose"]) == {"ours"}
+    other = results_table(runs, base="SFT").set_index("run")
+    assert other.loc["base", "difference"] == pytest.approx(-table.loc["SFT", "difference"])
+
+
+def test_published_numbers_are_marked_as_not_ours_and_paired_with_nothing(
+    runs: list[Result],
+) -> None:
+    table = results_table(runs, reference=True)
+    theirs = table[table["whose"] != "ours"]
+    assert len(theirs) == len(PUBLIC_EXPERIMENT)
+    assert theirs["whose"].str.startswith("not ours").all()
+    assert theirs[["difference", "p", "p_holm"]].isna().all(axis=None)
+    assert "notebooks" in table.attrs["not ours"]
+    # Correcting p counts our rows alone.
+    assert table["p_holm"].dropna().tolist() == results_table(runs)["p_holm"].dropna().tolist()
+    base, tuned = (next(r for r in PUBLIC_EXPERIMENT if r.name == n)
+                   for n in ("0.5B base", "0.5B multiple choice"))  # fmt: skip
+    assert base.accuracy == tuned.accuracy
+
+
+def test_a_table_of_pairs_has_each_pair_once(runs: list[Result]) -> None:
+    pairs = pairs_table(runs)
+    assert len(pairs) == 3
+    assert {"a", "b", "difference", "low", "high", "p", "p_holm", "detectable"} <= {*pairs}
+
+
+def test_names_that_do_not_tell_runs_apart_are_refused(runs: list[Result]) -> None:
+    with pytest.raises(ValueError, match="two results are called base"):
+        results_table([runs[0], runs[0]])
+    with pytest.raises(ValueError, match="no result is called 'nobody'; there are base, SFT"):
+        results_table(runs, base="nobody")
+    with pytest.raises(ValueError, match="no result to show"):
+        results_table([])
+
+
+def test_the_csv_has_a_row_for_each_checkpoint_by_step(tmp_path: Path) -> None:
+    steps = (1000, 200, 30)
+    runs = [result(f"checkpoint-{step}", [1, 0, 1], seed=step) for step in steps]
+    table = pd.read_csv(write_csv(runs, tmp_path / "new" / "runs.csv"))
+    assert table["run"].tolist() == ["checkpoint-30", "checkpoint-200", "checkpoint-1000"]
+    assert {"task", "n", "acc,none", "adapter_hash", "minutes", "version_torch"} <= {*table}
+
+
+class Page(HTMLParser):
+    """The tags of a page, and what it asks for from elsewhere."""
+
+    void = frozenset({"meta", "link", "img", "br", "hr", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in self.void:
+            self.open.append(tag)
+        asked = [v for k, v in attributes if k in ("src", "href", "xlink:href") and v]
+        self.fetched += [v for v in asked if not v.startswith(("#", "data:"))]
+        assert tag not in ("script", "link", "iframe")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in self.void:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_is_whole_needs_no_other_file_and_shows_every_number(
+    runs: list[Result], tmp_path: Path
+) -> None:
+    other = [result(name, [1, 0, 0, 1], task="mathqa") for name in ("base", "tuned")]
+    path = report([*other, *runs], tmp_path / "sub" / "report.html")
+    text = path.read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.fetched == []
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert 'name="viewport"' in text
+    shown = " ".join(page.text)
+    for run in runs:
+        assert run.name in shown
+        assert f"{100 * run.accuracy().accuracy:.1f} %" in shown
+    for reference in PUBLIC_EXPERIMENT:
+        assert reference.name in shown
+    assert "Not ours" in shown
+    assert "multiple <choice>" not in text  # escaped
+    assert text.count("<svg") == 3
+    assert len(pd.read_csv(path.with_suffix(".csv"))) == 5
+
+
+def test_results_of_other_questions_stand_in_sections_of_their_own(
+    runs: list[Result], tmp_path: Path
+) -> None:
+    few = result("base", [1, 0, 1])
+    text = report([*runs, few], tmp_path / "r.html", reference=False).read_text(encoding="utf-8")
+    assert "200 questions" in text
+    assert "3 questions" in text
+    assert "Not ours" not in text
+
+
+def test_no_result_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no result to report"):
+        report(tmp_path, tmp_path / "r.html")

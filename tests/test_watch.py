@@ -1,0 +1,149 @@
+"""Each finished checkpoint is evaluated once; a half-written one never."""
+
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mathsft.data.problems import read_problems
+from mathsft.evaluation import watch as watching
+from mathsft.evaluation.run import TASKS
+from mathsft.evaluation.watch import watch
+from mathsft.models.adapters import add_adapter
+from mathsft.models.loading import load_model
+from mathsft.training.multiple_choice import multiple_choice_trainer
+
+ARGUMENTS: dict[str, Any] = {"tasks": "mathqa_tiny", "limit": 10, "timeout": 0}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real training's folder with checkpoints 2, 4 and 10."""
+    folder = tmp_path_factory.mktemp("training")
+    model, tokenizer = load_model("tiny")
+    problems = read_problems("tiny-mathqa", limit=40)[0]
+    multiple_choice_trainer(
+        add_adapter(model), tokenizer, problems, output_dir=folder, max_steps=10, save_steps=2,
+        save_strategy="steps", per_device_train_batch_size=4, report_to="none", max_length=256,
+        learning_rate=1e-3,
+    ).train()  # fmt: skip
+    for step in (6, 8):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    return folder
+
+
+@pytest.fixture
+def training(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "training"))
+
+
+def test_checkpoints_are_evaluated_in_order_of_their_step_and_once(
+    training: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = watch(training, **ARGUMENTS)
+    assert [r.name for r in first] == ["checkpoint-2", "checkpoint-4", "checkpoint-10"]
+    assert len({r.adapter_hash for r in first}) == 3
+    # A new process knows from the files alone.
+    monkeypatch.setattr(watching, "evaluate", lambda *_, **__: pytest.fail("evaluated twice"))
+    assert watch(training, **ARGUMENTS) == first
+    shutil.rmtree(training / "checkpoint-2")  # rotated away: its result is kept
+    assert watch(training, **ARGUMENTS) == first
+
+
+def test_a_watch_that_was_stopped_goes_on_where_it_was(
+    training: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = watching.evaluate
+    done: list[str] = []
+
+    def stopped(*given: Any, name: str, **more: Any) -> Any:
+        if done:
+            raise KeyboardInterrupt
+        done.append(name)
+        return real(*given, name=name, **more)
+
+    monkeypatch.setattr(watching, "evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        watch(training, **ARGUMENTS)
+    again: list[str] = []
+    monkeypatch.setattr(
+        watching,
+        "evaluate",
+        lambda *g, name, **m: (again.append(name), real(*g, name=name, **m))[1],
+    )
+    assert len(watch(training, **ARGUMENTS)) == 3
+    assert [*done, *again] == ["checkpoint-2", "checkpoint-4", "checkpoint-10"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: (c / "trainer_state.json").unlink(), "written last, is absent or incomplete"),
+        (lambda c: truncate(c / "trainer_state.json"), "written last, is absent or incomplete"),
+        (lambda c: truncate(c / "adapter_model.safetensors"), "damaged or cut short"),
+        (lambda c: (c / "adapter_model.safetensors").unlink(), "holds no weights"),
+    ],
+    ids=["no state", "half a state", "half of the weights", "no weights"],
+)
+def test_a_half_written_checkpoint_is_not_read_and_is_named(
+    training: Path, spoil: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(training / "checkpoint-4")
+    found = watch(training, **ARGUMENTS)
+    assert [r.name for r in found] == ["checkpoint-2", "checkpoint-10"]
+    told = capsys.readouterr().out
+    assert "checkpoint-4 was not evaluated" in told
+    assert message in told
+
+
+def test_a_checkpoint_that_is_finished_while_watching_is_evaluated(training: Path) -> None:
+    state = training / "checkpoint-10" / "trainer_state.json"
+    text = state.read_text()
+    state.unlink()
+
+    def finish() -> None:
+        time.sleep(12)
+        state.write_text(text)
+
+    writer = threading.Thread(target=finish)
+    writer.start()
+    began = time.monotonic()
+    found = watch(training, **{**ARGUMENTS, "timeout": 15, "poll": 0.5})
+    writer.join()
+    assert [r.name for r in found][-1] == "checkpoint-10"
+    assert 15 <= time.monotonic() - began < 90
+
+
+def test_a_folder_without_checkpoints_is_watched_until_the_time_is_over(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert watch(tmp_path / "later", tasks="mathqa_tiny", timeout=0.6, poll=0.2) == []
+    assert 0.5 < time.monotonic() - began < 5
+
+
+def test_a_checkpoint_that_disappears_is_passed_over_and_said(
+    training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = watching.evaluate
+
+    def rotated(*given: Any, name: str, **more: Any) -> Any:
+        if name == "checkpoint-2":
+            shutil.rmtree(training / name)
+        return real(*given, name=name, **more)
+
+    monkeypatch.setattr(watching, "evaluate", rotated)
+    assert [r.name for r in watch(training, **ARGUMENTS)] == ["checkpoint-4", "checkpoint-10"]
+    assert "checkpoint-2 was removed while it was evaluated" in capsys.readouterr().out
+
+
+def test_a_task_that_goes_by_another_name_is_refused_and_not_evaluated_for_ever(
+    training: Path,
+) -> None:
+    with pytest.raises(ValueError, match="give the task's own name, 'mathqa_tiny'"):
+        watch(training, **{**ARGUMENTS, "tasks": str(TASKS / "mathqa_tiny.yaml")})
