@@ -43,6 +43,7 @@ install: $(VENV)/.installed
 course: install
 	$(BIN)/python -m nbconvert --to html --execute --output-dir runs/course \
 		--ExecutePreprocessor.timeout=3600 $(LESSONS)
+	$(BIN)/python -m mathsft.evaluation.report $${MATHSFT_RUNS:-runs}/results runs/course/report.html
 	@echo "Done. Open these in a browser:"; ls runs/course/*.html
 
 test: install
@@ -56,6 +57,9 @@ test-colab: .venv-colab/.installed
 bench: install
 	$(BIN)/python benchmarks/packing.py --json
 	$(BIN)/python benchmarks/multiple_choice_training.py --json
+	$(BIN)/python benchmarks/multiple_choice_scoring.py --json
+	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5
+	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5 --sampler first_n
 
 format: install
 	$(BIN)/ruff format .

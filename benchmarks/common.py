@@ -11,7 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from mathsft.data.local_files import read_rows
 from mathsft.data.problems import load_problems
+from mathsft.data.synthetic import tiny_mathqa_rows
 from mathsft.models.adapters import add_adapter
 from mathsft.models.tiny.tokenizer import train_tokenizer
 
@@ -51,6 +53,17 @@ def multiple_choice_problems() -> tuple[Any, str]:
     return load_problems("tiny-mathqa", split="train"), "tiny-mathqa"
 
 
+def raw_choice_rows() -> tuple[list[dict[str, Any]], str]:
+    """As `multiple_choice_problems`, in MathQA's published schema, shuffled."""
+    folder = os.environ.get("MATHSFT_DATA_DIR")
+    if folder:
+        rows = [row for _, row in read_rows(Path(folder) / "mathqa" / "dev.json")]
+    else:
+        rows = [*tiny_mathqa_rows("train")]
+    random.Random(0).shuffle(rows)
+    return rows, "mathqa" if folder else "tiny-mathqa"
+
+
 def more_choices(problem: Mapping[str, Any], *, count: int) -> dict[str, Any]:
     """The question with ``count`` different choices, and the right one's label, 0.
 
@@ -75,11 +88,16 @@ def tokenizer_for(problems: Any, *, vocab_size: int) -> Any:
     return train_tokenizer(texts, vocab_size=min(vocab_size, 8000))
 
 
-def random_model(shape: str, *, lora_dropout: float = 0.05) -> Any:
-    """Random float32 weights of a shape, tied embeddings, the course's LoRA on top."""
+def random_base(shape: str) -> Any:
+    """Random float32 weights of a shape, tied embeddings."""
     torch.manual_seed(0)
     config = Qwen2Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=2048)
-    return add_adapter(Qwen2ForCausalLM(config), lora_dropout=lora_dropout)
+    return Qwen2ForCausalLM(config)
+
+
+def random_model(shape: str, *, lora_dropout: float = 0.05) -> Any:
+    """`random_base` with the course's LoRA on top."""
+    return add_adapter(random_base(shape), lora_dropout=lora_dropout)
 
 
 def largest_difference(

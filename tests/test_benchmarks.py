@@ -56,6 +56,18 @@ def test_the_multiple_choice_benchmark_gives_equal_gradients_at_the_cost_of_the_
         assert few[cost] < many[cost] < 8 * few[cost], cost
 
 
+@pytest.mark.slow
+def test_the_scoring_benchmark_gives_the_harness_s_numbers_from_fewer_positions() -> None:
+    for more in ([], ["--num_fewshot", "3", "--sampler", "first_n"]):
+        result = result_of("multiple_choice_scoring.py", "--rounds", "1", "--questions", "6", *more)
+        for key in ("speedup", "fraction_of_limit", "peak_rss_ratio"):
+            assert result[key] > 0, key
+        assert result["max_abs_diff"] < 1e-4
+        assert result["same_predictions"] is True
+        assert result["flop_limit"] > 2.5
+        assert result["positions"]["ours"] < result["positions"]["hflm"] / 2.5
+
+
 def test_floating_point_operations_are_counted_as_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step of ours at the tiny shape: a question, five choices, LoRA of rank 16."""
     monkeypatch.syspath_prepend(BENCHMARKS)
