@@ -1,5 +1,6 @@
 """Where tokens come from and where runs go. Tokens are never printed, logged or stored."""
 
+import logging
 import os
 import sys
 import warnings
@@ -58,7 +59,7 @@ def run_dir(name: str) -> Path:
 
 
 def quiet() -> None:
-    """Keep a notebook readable: no bars for loading from disk, no notices of renamed internals.
+    """Keep a notebook readable: no bars for loading from disk, no notices of internals.
 
     Downloads and training keep their progress bars. Call it before importing transformers,
     whose import already says that a notebook without ipywidgets gets plain bars.
@@ -69,6 +70,8 @@ def quiet() -> None:
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
+    # On CPUs with bfloat16 units it misses a package that it can do without.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     disable_progress_bars()
     disable_progress_bar()
     enable_progress_bars()  # of downloads, which the line above switches off as well

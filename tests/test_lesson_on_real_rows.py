@@ -79,3 +79,17 @@ def test_lesson_three_mixes_real_rows_under_either_objective(
     steps = sorted(run["steps"] for run in kept.values())
     assert steps[0] == steps[1] // 2
     assert len(set(steps[1:])) == 1
+
+
+@pytest.mark.slow
+def test_lesson_four_evaluates_real_rows_and_makes_what_it_does_not_find(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    variables = first_rows(data_dir, tmp_path, 60)
+    printed = run("04_evaluation.ipynb", tmp_path, variables)
+    assert "found: none" in printed
+    assert "(n = 23)" in printed  # a fifth of the rows
+    assert "mathqa_file_clean" in printed
+    results = {path.name for path in (tmp_path / "runs" / "results").glob("*.json")}
+    assert {f"{name}.mathqa_file.json" for name in ("base", "sft", "mathqa")} <= results
+    assert "not ours" in (tmp_path / "runs" / "report.html").read_text().lower()

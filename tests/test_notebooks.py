@@ -100,6 +100,11 @@ WRONG = {
         ("assert shares", "shares = lambda ws, total: [round(total * w) for w in ws]"),
         ("others = [", "contained = lambda question, others, n=3: float(question in others)"),
     ],
+    "04_evaluation.ipynb": [
+        ("assert reported", "reported = 0.3"),
+        ("def close", "holm = lambda ps: [min(1.0, p * len(ps)) for p in ps]"),
+        ("assert my_questions", "my_questions = 2985"),
+    ],
 }
 
 

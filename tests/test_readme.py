@@ -29,13 +29,16 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 @pytest.mark.slow
-def test_the_script_runs_as_printed(tmp_path: Path) -> None:
-    script = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert script
-    code = script[1].replace("limit=1000", "limit=40").replace("limit=100)", "limit=5)")
+def test_the_scripts_run_as_printed_one_after_the_other(tmp_path: Path) -> None:
+    scripts = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(scripts) == 2
+    code = "\n".join(scripts).replace("limit=1000", "limit=40").replace("limit=100)", "limit=5)")
+    code = code.replace('"limit": 200', '"limit": 20')
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"worked answers: \d+\.\d% \[", done.stdout), done.stdout
     assert (tmp_path / "runs" / "mine" / "adapter" / "adapter_model.safetensors").is_file()
+    assert re.search(r"tiny \+ mine against base: [+-]\d+\.\d points", done.stdout), done.stdout
+    assert (tmp_path / "report.html").is_file()
