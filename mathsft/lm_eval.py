@@ -15,7 +15,7 @@ import sys
 from lm_eval.__main__ import cli_evaluate
 
 from mathsft.evaluation import harness  # noqa: F401 (registers the model)
-from mathsft.evaluation.run import TASKS
+from mathsft.evaluation.tasks import TASKS
 
 
 def main() -> None:

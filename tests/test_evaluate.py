@@ -17,7 +17,8 @@ from problem_rows import MATHQA
 
 from mathsft.data.problems import read_problems
 from mathsft.evaluation.results import Result, load_results
-from mathsft.evaluation.run import TASKS, evaluate
+from mathsft.evaluation.run import evaluate
+from mathsft.evaluation.tasks import TASKS
 from mathsft.models.adapters import add_adapter, save_adapter
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model

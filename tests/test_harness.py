@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2For
 
 from mathsft.evaluation import harness
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.run import quiet_harness
+from mathsft.evaluation.quiet import quiet_harness
 from mathsft.models.adapters import add_adapter, load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 

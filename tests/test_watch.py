@@ -10,7 +10,7 @@ import pytest
 
 from mathsft.data.problems import read_problems
 from mathsft.evaluation import watch as watching
-from mathsft.evaluation.run import TASKS
+from mathsft.evaluation.tasks import TASKS
 from mathsft.evaluation.watch import watch
 from mathsft.models.adapters import add_adapter
 from mathsft.models.loading import load_model

@@ -1,22 +1,14 @@
 """Evaluate a model on tasks of lm-evaluation-harness."""
 
-import logging
 import math
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from functools import cache
-from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
-from unittest.mock import patch
+from typing import Any
 
 import lm_eval
-import lm_eval.evaluator
-import lm_eval.utils
-from lm_eval.tasks import TaskManager
 from peft import PeftModel
 from torch import nn
 
@@ -24,13 +16,13 @@ from mathsft.device import hardware, installed_version
 from mathsft.evaluation.fingerprints import fingerprints
 from mathsft.evaluation.guards import check_distinct
 from mathsft.evaluation.harness import ForestLM
+from mathsft.evaluation.quiet import quiet_harness
 from mathsft.evaluation.results import Result, same_questions
+from mathsft.evaluation.tasks import task_manager
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
-from mathsft.names import unknown_name
 
-TASKS = Path(__file__).parent / "tasks"
 _VERSIONS = ("mathsft", "lm_eval", "torch", "transformers", "peft", "bitsandbytes", "datasets")
 
 
@@ -161,54 +153,6 @@ def evaluate(
         if folder is not None:
             result.save(folder)
     return results[0] if isinstance(tasks, str) else results
-
-
-def task_manager(
-    tasks: Sequence[str], *, file: str | Path | None = None, examples: str | Path | None = None
-) -> TaskManager:
-    """The harness's task manager that knows ``tasks``, ours and, where needed, its own.
-
-    Its own are some 14,000 files, which takes it ten seconds to read. Raises ValueError for a
-    task that neither knows.
-    """
-    files = {"file": file, "examples": examples}
-    known = {
-        "include_path": str(TASKS),
-        "metadata": {key: str(value) for key, value in files.items() if value is not None},
-    }
-    manager = TaskManager(include_defaults=False, **known)
-    if not set(tasks) <= set(manager.all_tasks):
-        manager = TaskManager(**known)
-    for task in tasks:
-        if task not in manager.all_tasks and not task.endswith(".yaml"):
-            raise ValueError(unknown_name("task", task, sorted(manager.all_tasks), shown=12))
-    return manager
-
-
-@contextmanager
-def quiet_harness() -> Iterator[TextIO]:
-    """The harness without its notices and bars, which are many, and without needless work.
-
-    Its errors pass. Templates are compiled once instead of several times a question, which for
-    short questions takes longer than a GPU takes to score them; what they give is the same.
-    What it would find out about the machine (a second each time) and about git (an error
-    message where there is no repository) is not kept here. Gives the stream that standard
-    error was, for a progress bar that is to be seen.
-    """
-    templates, evaluator = lm_eval.utils.env, lm_eval.evaluator
-    logger = logging.getLogger("lm_eval")
-    level, stderr = logger.level, sys.stderr
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            patch.object(templates, "from_string", cache(templates.from_string)),
-            patch.object(evaluator, "get_git_commit_hash", str),
-            patch.object(evaluator, "add_env_info", dict),
-            redirect_stderr(StringIO()),
-        ):
-            yield stderr
-    finally:
-        logger.setLevel(level)
 
 
 def _adapter_name(lm: ForestLM) -> str:
