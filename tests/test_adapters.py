@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_files import Change, hub_cache, rewrite
-from peft import LoraConfig, PeftModel, get_peft_model
+from model_files import Change, hub_cache, rewrite, trained
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.models.adapters import (
@@ -34,17 +34,6 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 def base(folder: Path, **options: object) -> PreTrainedModel:
     return load_model(folder, device="cpu", **options)[0]
-
-
-def trained(model: PreTrainedModel, **settings: object) -> PeftModel:
-    """An adapter as training leaves it: lora_B no longer zero."""
-    model = add_adapter(model, **settings)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 @pytest.fixture

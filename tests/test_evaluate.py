@@ -12,6 +12,7 @@ import torch
 from harness_tasks import HARNESS
 from hub import local_hub  # noqa: F401  (the fixture)
 from lm_eval.tasks._yaml_loader import load_yaml
+from model_files import trained
 from peft import get_peft_model
 from problem_rows import MATHQA
 
@@ -19,20 +20,9 @@ from mathsft.data.problems import read_problems
 from mathsft.evaluation.results import Result, load_results
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.tasks import TASKS
-from mathsft.models.adapters import add_adapter, save_adapter
+from mathsft.models.adapters import save_adapter
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
-
-
-def trained(model: Any) -> Any:
-    """The model with an adapter that does something."""
-    model = add_adapter(model)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.2, generator=generator)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +78,10 @@ def test_a_cache_answers_for_its_own_model_only_and_keeps_nothing_that_is_not_fi
     first = evaluate(model, "mathqa_tiny", **arguments)
     assert evaluate(model, "mathqa_tiny", **arguments).scores() == first.scores()
     assert len([*tmp_path.glob("c*.db")]) == 1
+    by_name = {**arguments, "tokenizer": None}
+    four_bit = evaluate(small_model_dir, "mathqa_tiny", quantize=True, **by_name)
+    assert four_bit.weights == first.weights
+    assert four_bit.scores() != first.scores()
     with torch.no_grad():
         model.model.norm.weight.mul_(2)
     assert evaluate(model, "mathqa_tiny", **arguments).scores() != first.scores()

@@ -10,12 +10,13 @@ import torch
 from harness_tasks import assert_same_samples, passes_counted, samples_of, task_over
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from model_files import trained
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.evaluation import harness
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.quiet import quiet_harness
-from mathsft.models.adapters import add_adapter, load_adapter, merge_adapter, save_adapter
+from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 
 
@@ -251,12 +252,7 @@ def test_a_4_bit_base_an_adapter_s_folder_and_a_merged_model_can_each_be_scored(
     small_model_dir: Path, tmp_path: Path
 ) -> None:
     model, tokenizer = load_model(small_model_dir)
-    wrapped = add_adapter(model)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.2, generator=generator)
+    wrapped = trained(model, scale=0.2)
     save_adapter(wrapped, tmp_path / "adapter")
     whole = load_adapter(load_model(small_model_dir)[0], tmp_path / "adapter")
     merge_adapter(whole, tmp_path / "merged", tokenizer=tokenizer)

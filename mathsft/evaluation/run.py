@@ -99,8 +99,11 @@ def evaluate(
         if isinstance(lm.model, PeftModel):
             adapter_effect(lm.model)
         weights, adapter_hash = fingerprints(lm.model)
-        if use_cache is not None:  # it knows requests, not models
-            use_cache = f"{use_cache}-{weights}-{adapter_hash}-{lm.model.dtype}"
+        precision = str(lm.model.dtype).removeprefix("torch.")
+        quantized = bool(getattr(lm.model, "is_quantized", False))
+        if use_cache is not None:  # it knows requests, not models; a hash does not tell 4 bits
+            suffix = f"{weights}-{adapter_hash}-{precision}{'-4bit' if quantized else ''}"
+            use_cache = f"{use_cache}-{suffix}"
         began = time.perf_counter()
         found = lm_eval.simple_evaluate(
             lm,
@@ -122,8 +125,8 @@ def evaluate(
         "adapter": adapter,
         "weights": weights,
         "adapter_hash": adapter_hash,
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "quantized": bool(getattr(lm.model, "is_quantized", False)),
+        "dtype": precision,
+        "quantized": quantized,
         "seed": seed,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "minutes": minutes,
