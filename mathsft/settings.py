@@ -42,18 +42,26 @@ def _colab_secret(name: str) -> str | None:
         return None
 
 
-def run_dir(name: str) -> Path:
-    """The folder of a run, made if absent: ``runs/NAME`` in the repository or under this folder.
+def runs_folder() -> Path:
+    """The folder of all runs: ``runs`` in the repository or under this folder.
 
-    ``MATHSFT_RUNS`` replaces ``runs``. Notebooks find there what earlier lessons made, so
-    from inside a checkout the folder is the checkout's, wherever the notebook lies.
+    ``MATHSFT_RUNS`` replaces it. From inside a checkout it is the checkout's, wherever the
+    notebook lies.
     """
     top = os.environ.get("MATHSFT_RUNS")
-    if top is None:
-        here = Path.cwd()
-        homes = [p for p in (here, *here.parents) if (p / "pyproject.toml").is_file()]
-        top = str((homes[0] if homes else here) / "runs")
-    folder = Path(top) / name
+    if top is not None:
+        return Path(top)
+    here = Path.cwd()
+    homes = [p for p in (here, *here.parents) if (p / "pyproject.toml").is_file()]
+    return (homes[0] if homes else here) / "runs"
+
+
+def run_dir(name: str) -> Path:
+    """The folder of one run in `runs_folder`, made if absent.
+
+    Notebooks find there what earlier lessons made.
+    """
+    folder = runs_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -85,10 +85,13 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda c: (c / "trainer_state.json").unlink(), "written last, is absent or incomplete"),
-        (lambda c: truncate(c / "trainer_state.json"), "written last, is absent or incomplete"),
-        (lambda c: truncate(c / "adapter_model.safetensors"), "damaged or cut short"),
-        (lambda c: (c / "adapter_model.safetensors").unlink(), "holds no weights"),
+        (lambda c: (c / "trainer_state.json").unlink(), "it has no trainer_state.json"),
+        (lambda c: truncate(c / "trainer_state.json"), "trainer_state.json has"),
+        (lambda c: truncate(c / "adapter_model.safetensors"), "adapter_model.safetensors has"),
+        (
+            lambda c: (c / "adapter_model.safetensors").unlink(),
+            "adapter_model.safetensors is missing",
+        ),
     ],
     ids=["no state", "half a state", "half of the weights", "no weights"],
 )

@@ -1,16 +1,17 @@
 """Evaluate checkpoints as a training writes them."""
 
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mathsft.evaluation.results import Result, load_results, result_file
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.tables import by_number
-from mathsft.models.folders import ADAPTER_WEIGHTS, check_safetensors, holds_adapter, model_files
+from mathsft.models.folders import holds_adapter
+from mathsft.training.checkpoints import checkpoint_problem
 
-STATE = "trainer_state.json"  # what transformers' Trainer writes last into a checkpoint
+_problem = partial(checkpoint_problem, weights_only=True)
 
 
 def watch(
@@ -25,8 +26,9 @@ def watch(
 ) -> list[Result]:
     """Evaluate each finished ``checkpoint-N`` of ``folder`` once, in the order of N.
 
-    A checkpoint counts as finished when its ``trainer_state.json``, which the trainer writes
-    last, can be read and its weights can be opened. One that is being written, or was cut
+    A checkpoint counts as finished when its manifest says so, or where it has none when
+    its ``trainer_state.json``, which the trainer writes last, can be read and every file can
+    be opened (`mathsft.training.checkpoints`). One that is being written, or was cut
     short, is looked at again later; what stays unfinished is named in the end.
 
     What was evaluated is known by its file in ``results`` alone: after a restart nothing is
@@ -87,20 +89,3 @@ def _unevaluated(folder: Path, results: Path, task: str, shots: int) -> list[Pat
         path for path in checkpoints if not (results / result_file(path.name, task, shots)).exists()
     ]
     return sorted(missing, key=lambda path: by_number(path.name))
-
-
-def _problem(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not finished; None where it is."""
-    try:
-        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"its {STATE}, which is written last, is absent or incomplete"
-    weights = [*model_files(checkpoint), *checkpoint.glob(ADAPTER_WEIGHTS)]
-    if not weights:
-        return "it holds no weights"
-    try:
-        for path in weights:
-            check_safetensors(path)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None

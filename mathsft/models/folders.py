@@ -59,11 +59,11 @@ def check_safetensors(path: Path) -> None:
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path, *, keep_others: bool = True) -> Iterator[Path]:
     """Give a new empty folder to write to; it takes the place of `folder` when all went well.
 
     A failure or a kill leaves what was there before. Files of other names in an existing
-    `folder` would be lost, so they are an error (ValueError).
+    `folder` would be lost, so they are an error (ValueError) unless `keep_others` is False.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
@@ -76,7 +76,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         if not folder.is_dir():
             raise ValueError(f"{folder} is a file: choose a folder")
         others = sorted({p.name for p in folder.iterdir()} - {p.name for p in new.iterdir()})
-        if others:
+        if others and keep_others:
             raise ValueError(
                 f"{folder} holds other files ({', '.join(others[:5])}): choose an empty folder"
             )

@@ -1,0 +1,229 @@
+"""Checkpoints that can be trusted: whole, of this very run, and copied without a loss.
+
+A process can be killed at any moment, also while it writes. `transformers`' own finder takes
+the checkpoint with the highest number, finished or not; here a checkpoint counts when its
+manifest says so, or where it has none when every one of its files can be opened.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from mathsft.models.folders import (
+    ADAPTER_WEIGHTS,
+    check_safetensors,
+    model_files,
+    replaced_folder,
+)
+
+MANIFEST = "manifest.json"  # written last: bytes and SHA-256 of every other file
+RUN = "run.json"  # written first: which run this is (mathsft.training.runs)
+STATE = "trainer_state.json"  # what transformers' Trainer writes last
+_TO_RESUME = (STATE, "optimizer.pt", "scheduler.pt", "rng_state*.pth")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser step in the name ``checkpoint-N``; -1 where the name is another one."""
+    found = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(found[1]) if found else -1
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Record the bytes and the SHA-256 of every file; the manifest appears whole or not at all."""
+    files = {
+        path.relative_to(checkpoint).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in _files(checkpoint)
+    }
+    new = checkpoint / f".{MANIFEST}.new"
+    new.write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+    os.replace(new, checkpoint / MANIFEST)
+
+
+def checkpoint_problem(checkpoint: Path, *, weights_only: bool = False) -> str | None:
+    """Why a checkpoint cannot be used, in words; None where it can.
+
+    With a manifest: every file is there with its bytes and its SHA-256. Without one (from
+    another trainer, or killed before its end): ``trainer_state.json``, which is written
+    last, can be parsed and every file can be opened; nothing is unpickled for that.
+    To go on training, optimiser and schedule must be there too; ``weights_only`` asks for no
+    more than weights.
+    """
+    wanted = (STATE,) if weights_only else _TO_RESUME
+    sharded = any(path.is_dir() for path in checkpoint.glob("*"))  # FSDP and DeepSpeed
+    try:
+        missing = [] if sharded else [n for n in wanted if not any(checkpoint.glob(n))]
+        if missing:
+            return f"it has no {', no '.join(missing)}"
+        if (checkpoint / MANIFEST).is_file():
+            return _differs(checkpoint)
+        if not sharded and not _weights(checkpoint):
+            return "it holds no weights"
+        for path in _files(checkpoint):
+            _open(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        return str(error)
+    return None
+
+
+def newest_checkpoint(
+    folders: Iterable[Path], *, of_this_run: Callable[[dict[str, Any]], list[str]]
+) -> Path | None:
+    """The furthest checkpoint in any of ``folders`` that is whole and of this run, or None.
+
+    Where two have got equally far, that of the first folder. Each one passed over on the
+    way is named in a printed line with the reason. ``of_this_run`` gets the content of
+    ``run.json`` and gives the differences, none for this run; a checkpoint without that
+    file was written by something else and is passed over as well.
+    """
+    found = [path for folder in folders for path in folder.glob("checkpoint-*") if path.is_dir()]
+    others = []
+    for checkpoint in sorted(found, key=step_of, reverse=True):
+        if step_of(checkpoint) < 0:
+            continue
+        if problem := checkpoint_problem(checkpoint):
+            print(f"{checkpoint} is passed over: {problem}")
+            continue
+        if differences := _run_differences(checkpoint, of_this_run):
+            others.append((checkpoint, differences))
+            continue
+        break
+    else:
+        checkpoint = None  # type: ignore[assignment]
+    for other, differences in others[:1]:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        print(f"{other}{more} belongs to another run: {'; '.join(differences[:3])}")
+    return checkpoint
+
+
+def _run_differences(
+    checkpoint: Path, of_this_run: Callable[[dict[str, Any]], list[str]]
+) -> list[str]:
+    try:
+        return of_this_run(json.loads((checkpoint / RUN).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return [
+            f"its {RUN} is absent or damaged, so what was trained is not known; "
+            f"train(resume_from_checkpoint={str(checkpoint)!r}) takes it all the same"
+        ]
+
+
+def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
+    """Copy a checkpoint so that it appears under its name whole, or not at all.
+
+    Written under another name, read back and compared with the manifest, then renamed. One of
+    the same name there is replaced at the very end.
+
+    Raises OSError where it cannot be written (full, gone, not allowed), and ValueError where
+    what arrived is not what was sent.
+    """
+    target = into / checkpoint.name
+    files = _files(checkpoint)
+    needed = sum(path.stat().st_size for path in files)
+    free = shutil.disk_usage(into).free
+    if needed > free:
+        raise OSError(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+    with replaced_folder(target, keep_others=False) as new:
+        for path in [*files, checkpoint / MANIFEST]:
+            copy = new / path.relative_to(checkpoint)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+            with copy.open("rb+") as written:
+                os.fsync(written.fileno())
+        if problem := _differs(new):
+            raise ValueError(f"the copy is not what was sent: {problem}")
+    return target
+
+
+def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None) -> list[Path]:
+    """Remove all but the ``keep`` newest checkpoints of the run of ``newest``; give those removed.
+
+    To be called when ``newest`` has been verified; those of other runs are left alone, and so
+    is ``protect``, the best one by its evaluation.
+    """
+    run = _run_key(newest)
+    ours = [
+        path
+        for path in folder.glob("checkpoint-*")
+        if 0 <= step_of(path) <= step_of(newest)
+        and run is not None
+        and _run_key(path) == run
+        and str(path) != protect
+    ]
+    removed = sorted(ours, key=step_of)[: -max(1, keep)]
+    for old in removed:
+        # Without its manifest and state first: what is half removed must not look finished.
+        for path in [old / MANIFEST, old / STATE, *_files(old)]:
+            if path.is_file():
+                # Drive keeps removed files in its bin, where they count: leave empty ones there.
+                path.write_bytes(b"")
+        shutil.rmtree(old)
+    return removed
+
+
+def _run_key(checkpoint: Path) -> list[Any] | None:
+    """What tells runs apart; not the base's values, which another card may round otherwise."""
+    try:
+        run = json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
+        return [run["settings"], run["data"], run["start"]]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    """Every file but the manifest, in order."""
+    found = [path for path in checkpoint.rglob("*") if path.is_file()]
+    return sorted(path for path in found if path.name not in (MANIFEST, f".{MANIFEST}.new"))
+
+
+def _weights(checkpoint: Path) -> list[Path]:
+    return [*model_files(checkpoint), *checkpoint.glob(ADAPTER_WEIGHTS)]
+
+
+def _differs(checkpoint: Path) -> str | None:
+    """The first difference between the files and the manifest."""
+    try:
+        recorded = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} is damaged"
+    for name, wanted in recorded.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != wanted["bytes"]:
+            return f"{name} has {path.stat().st_size:,} bytes of {wanted['bytes']:,}"
+        if _sha256(path) != wanted["sha256"]:
+            return f"{name} holds something else than what was written"
+    return None
+
+
+def _open(path: Path) -> None:
+    """Raise ValueError, OSError or BadZipFile where the file is not whole."""
+    if path.suffix == ".safetensors":
+        check_safetensors(path)
+    elif path.suffix == ".json":
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(f"{path.name} is empty or cut short") from None
+    elif path.suffix in (".pt", ".pth", ".bin"):  # torch.save writes zip files with checksums
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except zipfile.BadZipFile:
+            raise ValueError(f"{path.name} is empty or cut short") from None
+        if damaged:
+            raise ValueError(f"{path.name} is damaged")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

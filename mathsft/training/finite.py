@@ -1,0 +1,65 @@
+"""Stop before a loss or a gradient that is not finite gets into the weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+# GradScaler begins at 2**16 and halves at each overflow: from 1 on it cannot help any more.
+_OVERFLOWS = 16
+
+
+class FiniteCheck(TrainerCallback):
+    """Looks at each optimiser step's losses and gradients just before the step is taken.
+
+    One number is read from the device for it each step. Under float16 the loss is scaled
+    up, and gradients that overflow are usual until the scale has come down; GradScaler
+    leaves such steps out. Only when that happens 16 times in a row is it an error.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._overflows = 0
+        self._loss: Tensor | None = None
+
+    def add(self, loss: Tensor) -> None:
+        """A batch's loss; not read before the step, so that a GPU need not be waited for."""
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        loss, self._loss = self._loss, None
+        if loss is None:
+            return
+        parameters = self._trainer.model.parameters()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        if (loss.to(norm.device) + norm).isfinite():
+            self._overflows = 0
+            return
+        if loss.isfinite():
+            self._overflows += 1
+            if self._trainer.accelerator.scaler is not None and self._overflows < _OVERFLOWS:
+                return
+        what = "gradient" if loss.isfinite() else "loss"
+        raise FloatingPointError(_advice(what, state.global_step, args))
+
+
+def _advice(what: str, step: int, args: Any) -> str:
+    if step == 0:
+        causes = (
+            "Nothing is trained yet, so the learning rate is not to blame: either weights of the "
+            "model are not finite, or its activations overflow in half precision: load it with "
+            "dtype='float32', or 'bfloat16' where the card has it"
+        )
+    else:
+        half = (
+            "; in float16 activations may overflow: dtype='float32', or 'bfloat16' where the card "
+            "has it"
+        )
+        causes = (
+            f"Usual causes: learning_rate={args.learning_rate:g} is too high (try a tenth, or more "
+            f"warmup_steps){half if args.fp16 else ''}. The weights are still those of "
+            f"step {step}; train(resume_from_checkpoint=True) goes on from the newest checkpoint"
+        )
+    return f"optimiser step {step + 1}: the {what} is not finite, training stops. {causes}"
