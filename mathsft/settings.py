@@ -4,9 +4,15 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
+from netrc import NetrcParseError, netrc
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from mathsft.names import unknown_name
 
 _TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY")
+_TRACKERS = ("wandb", "tensorboard", "none")
 
 
 def load_settings() -> list[str]:
@@ -22,24 +28,76 @@ def load_settings() -> list[str]:
 
     # usecwd: in a notebook the search must start at its folder, not at this module's.
     entries = dotenv_values(find_dotenv(usecwd=True))
-    for name in _TOKENS:
-        if not os.environ.get(name):
-            value = entries.get(name) or _colab_secret(name)
-            if value:
-                os.environ[name] = value
+    missing = [name for name in _TOKENS if not os.environ.get(name)]
+    found = {name: value for name in missing if (value := entries.get(name))}
+    found |= _colab_secrets([name for name in missing if name not in found])
+    os.environ.update(found)
     return [name for name in _TOKENS if os.environ.get(name)]
 
 
-def _colab_secret(name: str) -> str | None:
-    """The Colab secret, or None: elsewhere, where it is absent, not shared, or times out."""
+def _colab_secrets(names: Iterable[str]) -> dict[str, str]:
+    """Colab's secrets of these names: those that exist and that this notebook may read."""
     if "google.colab" not in sys.modules:
-        return None
+        return {}
     from google.colab import userdata
 
+    found = {}
+    for name in names:
+        try:
+            found[name] = userdata.get(name)
+        except (userdata.SecretNotFoundError, userdata.NotebookAccessError):
+            continue
+        except userdata.TimeoutException:  # nobody answers: the next would take as long
+            break
+    return {name: value for name, value in found.items() if value}
+
+
+def tracker(wanted: str | None = None) -> str:
+    """The word for a trainer's ``report_to``: "wandb", "tensorboard" or "none".
+
+    None means wandb where there is a key for it, else none. "tensorboard" needs no account:
+    ``%tensorboard --logdir`` with the run's folder shows the curves in the notebook.
+    Raises ValueError for any other word.
+    """
+    if wanted is None:
+        return "wandb" if _wandb_key() else "none"
+    if wanted not in _TRACKERS:
+        raise ValueError(unknown_name("tracker", wanted, _TRACKERS))
+    return wanted
+
+
+def prepare_tracking(report_to: str | list[str], output_dir: str) -> None:
+    """See to it that no tracker asks a question, and that what it writes lies with the run.
+
+    wandb without a key would ask for one and wait: it records offline instead, and a line
+    says how to upload that later. ``WANDB_MODE`` and ``WANDB_DIR`` win where they are set.
+    """
+    words = [report_to] if isinstance(report_to, str) else report_to
+    if {"wandb", "all"} & set(words):
+        os.environ.setdefault("WANDB_DIR", output_dir)
+        os.environ.setdefault("WANDB_SILENT", "true")
+        if not _wandb_key() and "WANDB_MODE" not in os.environ:
+            os.environ["WANDB_MODE"] = "offline"
+            print(
+                f"wandb: no key was found, so this is recorded offline, in {output_dir}/wandb; "
+                "`wandb sync` uploads it"
+            )
+    if {"tensorboard", "all"} & set(words):
+        print(f"TensorBoard: %load_ext tensorboard, then %tensorboard --logdir {output_dir}")
+
+
+def _wandb_key() -> bool:
+    """Whether wandb can log in without asking: by its variables, or by who ran `wandb login`."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = os.environ.get("NETRC") or Path.home() / (
+        "_netrc" if sys.platform == "win32" else ".netrc"
+    )
     try:
-        return userdata.get(name)
-    except (userdata.SecretNotFoundError, userdata.NotebookAccessError, userdata.TimeoutException):
-        return None
+        return netrc(path).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 def runs_folder() -> Path:

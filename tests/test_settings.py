@@ -1,10 +1,14 @@
 """Tokens: the environment wins over .env, nothing is needed, values are never returned."""
 
+import os
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from mathsft.settings import load_settings, quiet, run_dir
+from mathsft.settings import load_settings, prepare_tracking, quiet, run_dir, tracker
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +26,6 @@ def test_no_token_is_fine() -> None:
 def test_a_dotenv_above_the_notebook_is_found_and_only_names_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     (tmp_path / ".env").write_text("HF_TOKEN=from-file\nWANDB_API_KEY=\n")
     below = tmp_path / "notebooks"
     below.mkdir()
@@ -34,8 +36,6 @@ def test_a_dotenv_above_the_notebook_is_found_and_only_names_come_back(
 
 
 def test_the_environment_wins_over_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     (tmp_path / ".env").write_text("HF_TOKEN=from-file\n")
     monkeypatch.setenv("HF_TOKEN", "from-environment")
     load_settings()
@@ -67,8 +67,6 @@ def test_runs_lie_in_the_checkout_or_where_the_environment_says(
 
 
 def test_only_the_known_tokens_are_taken_from_dotenv(tmp_path: Path) -> None:
-    import os
-
     (tmp_path / ".env").write_text("HF_TOKEN=a\nMATHSFT_UNRELATED=b\n")
     load_settings()
     assert "MATHSFT_UNRELATED" not in os.environ
@@ -82,3 +80,150 @@ def test_quiet_keeps_the_bars_of_downloads() -> None:
     assert not are_progress_bars_disabled()
     assert not logging.is_progress_bar_enabled()
     logging.enable_progress_bar()
+
+
+class _Secrets(types.SimpleNamespace):
+    """Stands in for google.colab.userdata, which exists in Colab alone."""
+
+    SecretNotFoundError = type("SecretNotFoundError", (Exception,), {})
+    NotebookAccessError = type("NotebookAccessError", (Exception,), {})
+    TimeoutException = type("TimeoutException", (Exception,), {})
+
+
+def colab(monkeypatch: pytest.MonkeyPatch, answers: dict[str, object]) -> list[str]:
+    """A Colab whose secrets are ``answers`` (a text, or what is raised); the names asked for."""
+    asked: list[str] = []
+
+    def get(name: str) -> object:
+        asked.append(name)
+        answer = answers.get(name, _Secrets.SecretNotFoundError)
+        if isinstance(answer, type):
+            raise answer
+        return answer
+
+    module = types.ModuleType("google.colab")
+    module.userdata = _Secrets(get=get)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    return asked
+
+
+def test_colab_secrets_come_last_and_may_be_absent_or_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("WANDB_ENTITY=from-file\n")
+    asked = colab(
+        monkeypatch, {"HF_TOKEN": "from-colab", "WANDB_API_KEY": _Secrets.NotebookAccessError}
+    )
+    assert load_settings() == ["HF_TOKEN", "WANDB_ENTITY"]
+    assert os.environ["HF_TOKEN"] == "from-colab"
+    assert asked == ["HF_TOKEN", "WANDB_API_KEY"]
+
+
+def test_where_colab_does_not_answer_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = colab(monkeypatch, dict.fromkeys(("HF_TOKEN",), _Secrets.TimeoutException))
+    assert load_settings() == []
+    assert asked == ["HF_TOKEN"]  # each further one would take ten seconds
+
+
+@pytest.fixture
+def _no_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_SILENT", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.setenv(name, "restored after the test")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+
+
+@pytest.mark.usefixtures("_no_wandb")
+def test_wandb_is_taken_where_there_is_a_key_and_tensorboard_by_one_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert tracker() == "none"
+    assert tracker("tensorboard") == "tensorboard"
+    assert tracker("wandb") == "wandb"
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    assert tracker() == "wandb"
+    (tmp_path / ".netrc").write_text("not a netrc\n")
+    assert tracker() == "none"
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert tracker() == "wandb"
+    assert tracker("none") == "none"
+    with pytest.raises(ValueError, match="did you mean 'tensorboard'"):
+        tracker("tensorbord")
+
+
+@pytest.mark.usefixtures("_no_wandb")
+def test_wandb_without_a_key_records_offline_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_tracking("none", "runs/a")
+    assert "WANDB_MODE" not in os.environ
+    prepare_tracking(["wandb"], "runs/a")
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert "recorded offline, in runs/a/wandb" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    prepare_tracking("wandb", "runs/b")
+    assert os.environ["WANDB_MODE"] == "disabled"
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    prepare_tracking("all", "runs/b")
+    assert "WANDB_MODE" not in os.environ
+    assert "%tensorboard --logdir runs/b" in capsys.readouterr().out
+
+
+SECRET_RUN = """
+import os
+from mathsft import *
+print(load_settings())
+describe()
+model, tokenizer = load_model("tiny", quantize=True, lora=True)
+rows = load_problems("tiny-mathqa", limit=40)
+folder = run_dir("secret")
+keeping = persist(folder, os.environ["MIRROR"])
+trainer = multiple_choice_trainer(
+    model, tokenizer, rows, output_dir=folder, max_steps=2, max_length=256, logging_steps=1,
+    report_to=["wandb", "tensorboard"], callbacks=[keeping], learning_rate=1e-2,
+)
+trainer.train(resume_from_checkpoint=True)
+save_adapter(model, folder / "adapter")
+results = run_dir("results")
+result = evaluate("tiny", "mathqa_tiny", peft=folder / "adapter", limit=8, folder=results)
+report(results, results / "report.html")
+print(trainer.args, model.config, result)
+try:
+    load_model("no/such-model")
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_no_token_is_in_anything_that_a_run_prints_or_writes(tmp_path: Path) -> None:
+    """Planted in .env; then every byte of the run, of its copies and of its output is searched."""
+    secrets = {"HF_TOKEN": "hf_" + "Qz7" * 11, "WANDB_API_KEY": "5e" * 20, "WANDB_ENTITY": "q" * 17}
+    (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in secrets.items()))
+    (tmp_path / "mirror").mkdir()
+    kept = {k: v for k, v in os.environ.items() if k not in (*secrets, "WANDB_DIR")}
+    kept |= {"WANDB_MODE": "offline", "MATHSFT_RUNS": str(tmp_path / "runs")}
+    kept |= {"MIRROR": str(tmp_path / "mirror"), "HF_HUB_OFFLINE": "1", "MATHSFT_PROFILE": "tiny"}
+    done = subprocess.run(
+        [sys.executable, "-c", SECRET_RUN], cwd=tmp_path, env=kept, capture_output=True,
+        timeout=300, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"['HF_TOKEN', 'WANDB_API_KEY', 'WANDB_ENTITY']" in done.stdout
+    written = {"output": done.stdout + done.stderr}
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name != ".env":
+            written[str(path.relative_to(tmp_path))] = path.read_bytes()
+    kinds = ("wandb/", "tfevents", "training_args.bin", "mirror/", "report.html", "results/")
+    for kind in kinds:
+        assert any(kind in name for name in written), kind
+    found = [
+        (name, token)
+        for name, data in written.items()
+        for token, value in secrets.items()
+        if value.encode() in data
+    ]
+    # The entity is no secret: wandb's own file has to say whose the run is.
+    assert [hit for hit in found if hit[1] != "WANDB_ENTITY"] == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.device import Policy, policy
 from mathsft.models.adapters import add_adapter
@@ -89,6 +89,23 @@ def load_model(
     if settings is not None:
         model = add_adapter(model, **settings)
     return model, tokenizer
+
+
+def model_config(name: str | Path = "tiny", revision: str | None = None) -> PreTrainedConfig:
+    """The model's configuration alone: its config.json, and nothing of its weights.
+
+    Raises FileNotFoundError and OSError as `load_model` does.
+    """
+    from transformers import AutoConfig
+
+    source = checked_source(name, revision)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except OSError as error:
+        raise _unreachable(source, "model", error) from error
+    return config
 
 
 def _lora_settings(lora: bool | dict[str, Any]) -> dict[str, Any] | None:

@@ -62,6 +62,7 @@ class TokenLogprobs(torch.autograd.Function):
             share[edges] = softmax[at]
             softmax[at] = 0
             expected[here] = _product(softmax, weight)
+            del scores, softmax  # before the next block is there as well
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(hidden, weight, branch, token, share, expected)
         return logprobs, greedy
@@ -83,6 +84,7 @@ class TokenLogprobs(torch.autograd.Function):
                 error = (part @ weight.T).float().softmax(-1).mul_(-total[here, None])
                 error[branch[edges] - here.start, token[edges]] += gradient[edges]
                 grad_weight += error.T.to(weight.dtype) @ part
+                del error
         return grad_hidden.to(hidden.dtype), grad_weight, None, None
 
 

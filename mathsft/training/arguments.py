@@ -10,6 +10,7 @@ import torch
 from mathsft.device import policy
 from mathsft.models.isolation import check_isolation
 from mathsft.models.quantization import check_trainable
+from mathsft.settings import prepare_tracking
 
 
 def training_arguments(
@@ -18,7 +19,8 @@ def training_arguments(
     """Keyword arguments for `transformers.TrainingArguments` or TRL's `SFTConfig`.
 
     ``named`` and what every trainer of ours needs: precision and optimiser of the device
-    that the model is on (`mathsft.device.policy`), and batches left as they are.
+    that the model is on (`mathsft.device.policy`), trackers that ask nothing
+    (`mathsft.settings.prepare_tracking`), and batches left as they are.
 
     Raises ValueError where the model has nothing to train, has 4-bit layers without a
     gradient, cannot be told who sees whom in a row or does not keep to it, or where
@@ -35,6 +37,7 @@ def training_arguments(
     device = policy(capability).trainer_arguments()
     if optim is not None:
         device["optim"] = optim
+    prepare_tracking(named.get("report_to", "none"), named["output_dir"])
     return {
         "per_device_train_batch_size": per_device_train_batch_size,
         "per_device_eval_batch_size": per_device_train_batch_size,

@@ -1,0 +1,165 @@
+"""The memory that is estimated before anything is loaded is the memory that is then taken."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from allocations import PeakMemory
+
+from mathsft.data.problems import read_problems
+from mathsft.device import PROFILES
+from mathsft.models.loading import load_model
+from mathsft.recipes import load_recipe
+from mathsft.training.estimate import _Shapes, estimate_memory
+from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.sft import sft_trainer
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Width, heads and vocabulary of Qwen2.5-0.5B with two of its 24 layers."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("wide")
+    config = Qwen2Config(
+        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=2,
+        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    load_model("tiny")[1].save_pretrained(folder)
+    return folder
+
+
+def measured_and_estimated(
+    name: str | Path, folder: Path, *, section: str, quantize: bool, dropout: float, **settings: Any
+) -> tuple[float, float]:
+    """Peak GB of two optimiser steps, and what `estimate_memory` says of them."""
+    lora = {"lora_dropout": dropout}
+    model, tokenizer = load_model(name, quantize=quantize, lora=lora, device="cpu")
+    own = sum(p.numel() * p.element_size() for p in model.parameters())
+    peak = PeakMemory()
+    make: Any = sft_trainer if section == "sft" else multiple_choice_trainer
+    rows = read_problems("tiny-gsm" if section == "sft" else "tiny-mathqa", limit=200)[0]
+    trainer = make(
+        model, tokenizer, rows, output_dir=folder, max_steps=2, callbacks=[peak],
+        disable_tqdm=True, **settings,
+    )  # fmt: skip
+    # What the estimate cannot know is read from the batches: how long, and how much of it trained.
+    size, collate = settings["per_device_train_batch_size"], trainer.data_collator
+    batches: list[Any] = []
+    trainer.data_collator = lambda rows: batches.append(collate(rows)) or batches[-1]
+    trainer.train()
+    tokens = [batch["input_ids"].numel() for batch in batches]
+    trained = sum(len(batch["predictor"]) for batch in batches) / sum(tokens)
+    settings["max_length"] = max(batch["input_ids"].shape[1] for batch in batches)
+    recipe = {"model": {"name": str(name), "quantize": quantize}, section: settings}
+    found = estimate_memory(
+        recipe, section, device="cpu", lora=lora, trained_share=trained,
+        question_tokens=max(tokens) // size,
+    )  # fmt: skip
+    return (own + peak.bytes) / 1e9, found.total
+
+
+CASES = [
+    ("tiny", "sft", True, 0.05, 8, 256, False),
+    ("tiny", "sft", False, 0.0, 8, 256, False),
+    ("tiny", "sft", True, 0.05, 8, 256, True),
+    ("tiny", "multiple_choice", True, 0.05, 32, 256, False),
+    ("wide", "sft", True, 0.05, 4, 512, False),
+    ("wide", "sft", True, 0.05, 4, 512, True),
+    ("wide", "sft", False, 0.0, 2, 512, False),
+    ("wide", "multiple_choice", True, 0.0, 16, 512, False),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "section", "quantize", "dropout", "batch", "length", "checkpointing"), CASES
+)
+def test_the_estimate_is_within_fifteen_per_cent_of_the_peak_of_real_allocations(
+    model: str, section: str, quantize: bool, dropout: float, batch: int, length: int,
+    checkpointing: bool, request: pytest.FixtureRequest, tmp_path: Path,
+) -> None:  # fmt: skip
+    name = request.getfixturevalue("wide") if model == "wide" else model
+    measured, estimated = measured_and_estimated(
+        name, tmp_path, section=section, quantize=quantize, dropout=dropout, max_length=length,
+        per_device_train_batch_size=batch, gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    print(f"measured {measured:.4f} GB, estimated {estimated:.4f}: {estimated / measured:.3f}")
+    assert estimated == pytest.approx(measured, rel=0.15)
+
+
+def test_the_shapes_are_those_of_the_loaded_model() -> None:
+    shapes = _Shapes.of("tiny", None, 16)
+    model, _ = load_model("tiny", lora=True, device="cpu")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert shapes.adapted == trained
+    assert shapes.projected + shapes.other + trained == sum(p.numel() for p in model.parameters())
+
+
+def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shapes of Qwen2.5 as its authors publish them; the hub is not asked."""
+    from transformers import Qwen2Config
+
+    published: dict[str, Any] = {
+        "Qwen/Qwen2.5-0.5B": {
+            "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+            "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        },
+        "Qwen/Qwen2.5-1.5B": {
+            "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+            "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        },
+    }  # fmt: skip
+    real = estimate_memory.__globals__["model_config"]
+    monkeypatch.setitem(
+        estimate_memory.__globals__,
+        "model_config",
+        lambda name, revision: (
+            Qwen2Config(vocab_size=151_936, **published[name])
+            if name in published
+            else real(name, revision)
+        ),
+    )
+    for profile in PROFILES:
+        for section in ("sft", "multiple_choice", "mixing"):
+            found = estimate_memory(profile, section)
+            print(profile, section, found, sep="\n")
+            if profile != "tiny":
+                assert found.verdict.startswith(f"fits a {profile.upper()}")
+    small, large = load_recipe("t4"), load_recipe("t4")
+    large["model"]["name"] = "Qwen/Qwen2.5-1.5B"
+    assert estimate_memory(small, device="t4").weights == pytest.approx(0.46, abs=0.01)
+    print(estimate_memory(large, device="t4"))
+
+    # The first change that helps is named, and is true.
+    small["sft"]["per_device_train_batch_size"] = 32
+    found = estimate_memory(small, device="t4")
+    assert found.total > 15
+    assert "does not fit a T4 (15 GB); with gradient_checkpointing: true it would" in found.verdict
+    small["sft"]["gradient_checkpointing"] = True
+    assert estimate_memory(small, device="t4").verdict == "fits a T4 (15 GB)"
+    tight = estimate_memory(large, device="t4", memory=1.7)
+    assert "gradient_checkpointing: true, per_device_train_batch_size: " in tight.verdict
+    assert "take a smaller model" in estimate_memory(large, device="t4", memory=0.1).verdict
+    plain = {"model": {"name": "Qwen/Qwen2.5-1.5B"}, "sft": {"per_device_train_batch_size": 1}}
+    needed = estimate_memory(plain, device="t4").total
+    halved = estimate_memory(plain, device="t4", memory=needed - 1)
+    assert "with quantize: true it would" in halved.verdict
+
+
+def test_what_is_not_known_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="did you mean 'multiple_choice'"):
+        estimate_memory("tiny", "multiple-choice")
+    with pytest.raises(ValueError, match="did you mean 't4'"):
+        estimate_memory("tiny", device="T4")
+    with pytest.raises(FileNotFoundError, match="recipe"):
+        estimate_memory("t5")
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set"):
+        estimate_memory("t4")
+    found = estimate_memory("tiny")
+    assert "on a CPU" in found.verdict
+    assert f"{found.total:8.2f} GB" in str(found)
