@@ -1,0 +1,98 @@
+"""What the GPU tests train and measure."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mathsft.data.problems import read_problems
+from mathsft.models.loading import load_model
+from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.sft import sft_trainer
+
+# The precision of a T4, also forced on a newer card, and that of Ampere and later.
+POLICIES: dict[str, dict[str, Any]] = {
+    "T4": {"dtype": "float16", "fp16": True, "bf16": False},
+    "A100": {"dtype": "bfloat16", "fp16": False, "bf16": True},
+}
+# The course's four trainings: worked solutions and choices, with 4-bit weights and without.
+PATHS = [(objective, quantize) for objective in ("sft", "choices") for quantize in (True, False)]
+
+
+def save_qwen(folder: Path, layers: int = 24) -> Path:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers,
+        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
+        max_position_embeddings=2048, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    load_model("tiny", device="cpu")[1].save_pretrained(folder)
+    return folder
+
+
+def load(qwen: Path, policy: str, **options: Any) -> Any:
+    return load_model(qwen, dtype=POLICIES[policy]["dtype"], **options)
+
+
+def trainer(
+    qwen: Path, folder: Path, *, objective: str, quantize: bool, policy: str, **settings: Any
+) -> Any:
+    """By the t4 recipe's sizes."""
+    model, tokenizer = load(qwen, policy, quantize=quantize, lora=True)
+    precision = {key: POLICIES[policy][key] for key in ("fp16", "bf16")}
+    if model.device.type == "cpu":  # to try this file out where there is no GPU
+        precision = {}
+    options: dict[str, Any] = {
+        "output_dir": folder, "max_length": 512, "max_steps": 6, "logging_steps": 1,
+        "disable_tqdm": True, "warmup_steps": 0, **precision, **settings,
+    }  # fmt: skip
+    if objective == "sft":
+        rows = read_problems("tiny-gsm", limit=600)[0]
+        return sft_trainer(
+            model, tokenizer, rows, per_device_train_batch_size=4,
+            gradient_accumulation_steps=4, **options,
+        )  # fmt: skip
+    rows = read_problems("tiny-mathqa", limit=600)[0]
+    return multiple_choice_trainer(
+        model, tokenizer, rows, per_device_train_batch_size=8, gradient_accumulation_steps=2,
+        **options,
+    )  # fmt: skip
+
+
+def matrix_rate(dtype: str, device: str = "cuda", size: int = 8192, rounds: int = 20) -> float:
+    """Floating-point operations a second of square products in ``dtype``, as measured."""
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
+    b = a.clone()
+    for _ in range(3):
+        a @ b
+    _wait(device)
+    began = time.perf_counter()
+    for _ in range(rounds):
+        a @ b
+    _wait(device)
+    return rounds * 2 * size**3 / (time.perf_counter() - began)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def training_flops(model: Any, tokens: int, trained: int) -> float:
+    """Of one forward and backward pass under LoRA: base weights take 4 operations a token.
+
+    Two forward, two for the gradient with respect to the input; none for frozen weights'
+    own. The head counts for trained positions alone, with two products (`TokenLogprobs`).
+    Attention and adapters (below 5 % at these lengths) are left out, so the share of
+    the card's rate is understated by as much.
+    """
+    config = model.config
+    head = config.vocab_size * config.hidden_size
+    h, i = config.hidden_size, config.intermediate_size
+    kv = config.num_key_value_heads * h // config.num_attention_heads
+    layer = 2 * h * h + 2 * h * kv + 3 * h * i
+    return 4.0 * tokens * config.num_hidden_layers * layer + 4.0 * trained * head
