@@ -15,13 +15,16 @@ TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIV
 # Two processes of one thread each: faster than one of two, and PyTorch's threads do not compete.
 IN_TWO := -n 2 --dist worksteal
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+# Notebooks begin with an empty folder of runs: what an earlier test left must not be gone on from.
+FRESH := rm -rf runs/test && MATHSFT_RUNS=$(CURDIR)/runs/test
 
-.PHONY: help install course test test-colab bench format check
+.PHONY: help install course test test-colab test-gpu bench format check
 
 help:
 	@echo "make course      install, then run every lesson (results in runs/course)"
 	@echo "make test        tests and notebooks on the newest stack"
-	@echo "make test-colab  the same on the versions that Colab has preinstalled"
+	@echo "make test-colab  the same on Colab's versions, and what only Colab does (needs a registry)"
+	@echo "make test-gpu    what needs a CUDA device: exactness, memory, speed in half precision"
 	@echo "make bench       every benchmark"
 	@echo "make format      let ruff format code and notebooks"
 	@echo "make check       fail where format, lint or types are off"
@@ -47,12 +50,15 @@ course: install
 	@echo "Done. Open these in a browser:"; ls runs/course/*.html
 
 test: install
-	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) tests
-	$(TESTING) $(BIN)/python -m pytest $(NBVAL) notebooks
+	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab" tests
+	$(FRESH) $(TESTING) $(BIN)/python -m pytest $(NBVAL) notebooks
 
 test-colab: .venv-colab/.installed
 	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) tests
-	$(TESTING) .venv-colab/bin/python -m pytest $(NBVAL) notebooks
+	$(FRESH) $(TESTING) .venv-colab/bin/python -m pytest $(NBVAL) notebooks
+
+test-gpu: install
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python -m pytest -s tests/gpu
 
 bench: install
 	$(BIN)/python benchmarks/packing.py --json

@@ -140,13 +140,18 @@ def test_a_run_that_had_ended_gives_its_weights_and_its_log_back(
     assert weights(training / "mine") == weights(training / "checkpoint-6")
 
 
-def test_without_a_checkpoint_training_begins_and_says_so(
+def test_without_a_checkpoint_training_begins_and_where_one_is_no_use_it_says_so(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh = trainer(small_model_dir, tmp_path, max_steps=1, save_strategy="no")
     fresh.train(resume_from_checkpoint=True)
-    assert "training starts at the beginning" in capsys.readouterr().out
+    assert "training" not in capsys.readouterr().out
     assert fresh.state.global_step == 1
+    (tmp_path / "checkpoint-1").mkdir()
+    trainer(small_model_dir, tmp_path, max_steps=1, save_strategy="no").train(True)
+    told = capsys.readouterr().out
+    assert "checkpoint-1 is passed over: it has no trainer_state.json" in told
+    assert "training starts at the beginning" in told
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ PROJECT = Path(__file__).parent.parent
 SOURCE_ONLY = ("rouge_score", "sqlitedict", "word2number")  # what lm_eval needs of the kind
 VENDOR = re.compile(r"nvidia-|cuda-|cu\d\d|cupy|cudf|cuml|rapids|libcu|pylibcu|rmm|nx-cu|triton")
 
-pytestmark = [pytest.mark.registry, pytest.mark.slow]
+pytestmark = [pytest.mark.registry, pytest.mark.slow, pytest.mark.colab]
 
 
 def pip(*arguments: str, timeout: int = 300) -> str:

@@ -162,4 +162,4 @@ def test_what_is_not_known_is_refused_by_name() -> None:
         estimate_memory("t4")
     found = estimate_memory("tiny")
     assert "on a CPU" in found.verdict
-    assert f"{found.total:8.2f} GB" in str(found)
+    assert f"{found.total:8.4f} GB" in str(found)

@@ -47,8 +47,9 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         parts = ("weights", "adapters", "gradients", "optimizer", "activations", "logits")
-        lines = [f"{name:12}{getattr(self, name):8.2f} GB" for name in parts]
-        return "\n".join([*lines, f"{'total':12}{self.total:8.2f} GB: {self.verdict}"])
+        digits = 2 if self.total >= 1 else 4
+        lines = [f"{name:12}{getattr(self, name):8.{digits}f} GB" for name in parts]
+        return "\n".join([*lines, f"{'total':12}{self.total:8.{digits}f} GB: {self.verdict}"])
 
 
 def estimate_memory(

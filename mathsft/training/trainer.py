@@ -104,9 +104,10 @@ class ForestTrainer(Trainer):
 
         True goes on from the newest checkpoint of this very run that is whole, in
         ``output_dir`` or among the copies of `persist`, and from the start where there is none;
-        a line says which. (transformers takes the highest number, half-written or not, and
-        raises where there is none.) A path is taken as it is, once it proved whole.
-        A run that had ended is not trained again: its weights and its log are loaded.
+        a line says which, unless there was nothing to choose from. (transformers takes the
+        highest number, half-written or not, and raises where there is none.) A path is taken
+        as it is, once it proved whole. A run that had ended is not trained again: its weights
+        and its log are loaded.
 
         Raises ValueError for a path whose checkpoint is not whole, FloatingPointError where a
         loss or a gradient is not finite, and OSError where a checkpoint cannot be written.
@@ -133,7 +134,8 @@ class ForestTrainer(Trainer):
             folders, of_this_run=lambda run: run_differences(run, self._run, self.model)
         )
         if found is None:
-            print("training starts at the beginning: no checkpoint of this run was found")
+            if any(path for folder in folders for path in folder.glob("checkpoint-*")):
+                print("training starts at the beginning")
         else:
             state = json.loads((found / STATE).read_text(encoding="utf-8"))
             ended = state["global_step"] >= state["max_steps"]

@@ -1,0 +1,139 @@
+"""Every lesson, from top to bottom, as someone with a T4 runs it: hub names and all.
+
+The t4 recipe's model and data sets come from a hub on the loopback: the embedded model under
+the name of Qwen2.5-0.5B (it is of the same kind, and small), and made-up rows in the real
+schemas. Nothing of a notebook is changed but its parameters cell, which makes it short.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub import LocalHub, local_hub  # noqa: F401  (the fixture)
+
+from mathsft.data.synthetic import tiny_gsm_rows, tiny_mathqa_rows
+from mathsft.models.sources import TINY
+
+PROJECT = Path(__file__).parent.parent
+SECRETS = {"HF_TOKEN": "hf_" + "Zq7" * 11, "WANDB_API_KEY": "7d" * 20}
+# What is appended to the parameters cell of each lesson.
+SHORT = {
+    "01_sft": """
+recipe["train"]["limit"], recipe["test"]["limit"] = 60, 12
+recipe["choices"]["limit"], recipe["sft"]["max_steps"] = 24, 3
+recipe["worked"]["max_new_tokens"] = 8
+""",
+    "02_multiple_choice": """
+recipe["choices_train"]["limit"], recipe["choices"]["limit"] = 80, 24
+recipe["test"]["limit"] = 12
+recipe["multiple_choice"].update(max_steps=3, learning_rate=2e-3)
+recipe["worked"]["max_new_tokens"] = 8
+""",
+    "03_mathqa_mixing": """
+TEST_ROWS = 60
+recipe["mixing"].update(max_steps=8, learning_rate=2e-3)
+recipe["test"]["limit"] = 40
+""",
+    "04_evaluation": """
+LIMIT = 60
+""",
+}
+
+
+@pytest.fixture
+def hub(local_hub: LocalHub) -> LocalHub:  # noqa: F811
+    model = local_hub.folder("models", "Qwen/Qwen2.5-0.5B")
+    for path in Path(TINY).iterdir():
+        if path.suffix in (".json", ".safetensors"):
+            shutil.copy(path, model)
+    gsm8k = local_hub.folder("datasets", "openai/gsm8k")
+    mathqa = local_hub.folder("datasets", "regisss/math_qa") / "data"
+    mathqa.mkdir()
+    (gsm8k / "main").mkdir()
+
+    def write(rows: list[dict[str, str]], path: Path) -> None:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+
+    for split, rows in {"train": 300, "test": 60}.items():
+        write(tiny_gsm_rows(split, rows), gsm8k / "main" / f"{split}-00000-of-00001.parquet")
+    for split, rows in {"train": 600, "validation": 200, "test": 80}.items():
+        write(tiny_mathqa_rows(split, rows), mathqa / f"{split}-00000-of-00001.parquet")
+    (gsm8k / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n"
+        "    path: main/train-*\n  - split: test\n    path: main/test-*\n---\n"
+    )
+    return local_hub
+
+
+RUN = """
+import os, sys, nbformat
+from nbclient import NotebookClient
+os.chdir({folder!r})
+notebook = nbformat.read({name!r}, 4)
+try:
+    NotebookClient(notebook, timeout=280, kernel_name="python3").execute()
+finally:
+    nbformat.write(notebook, {name!r})
+"""
+
+
+def run(hub: LocalHub, lesson: str, folder: Path, home: Path) -> str:
+    """Executes a copy of the lesson; gives all that its cells printed."""
+    notebook: Any = nbformat.read(PROJECT / "notebooks" / f"{lesson}.ipynb", 4)
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    parameters.source += "\n" + SHORT[lesson]
+    path = folder / f"{lesson}.ipynb"
+    nbformat.write(notebook, path)
+    done = hub.python(RUN.format(folder=str(folder), name=path.name), home=home)
+    assert done.returncode == 0, f"{lesson}\n{done.stderr[-4000:]}"
+    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    return "".join(o.get("text", "") for cell in cells for o in cell.outputs)
+
+
+def no_secret_in(folder: Path) -> list[Path]:
+    """Every file under ``folder`` but the .env, once none of them was found to hold a token."""
+    searched = [path for path in folder.rglob("*") if path.is_file() and path.name != ".env"]
+    for path in searched:
+        data = path.read_bytes()
+        assert not any(value.encode() in data for value in SECRETS.values()), path
+    return searched
+
+
+@pytest.mark.slow
+@pytest.mark.colab
+def test_every_lesson_runs_on_the_t4_recipe_and_survives_the_loss_of_the_machine(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, home, drive = tmp_path / "content", tmp_path / "home", tmp_path / "drive"
+    folder.mkdir()
+    drive.mkdir()
+    (folder / ".env").write_text("".join(f"{k}={v}\n" for k, v in SECRETS.items()))
+    for name in (*SECRETS, "MATHSFT_SOURCE", "MATHSFT_MATHQA", "MATHSFT_OBJECTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "MATHSFT_PROFILE": "t4",
+        "MATHSFT_RUNS": str(tmp_path / "runs"),
+        "MATHSFT_KEEP": str(drive),
+        "WANDB_MODE": "offline",  # there is a key, so wandb is taken; this is not the network
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    printed = {lesson: run(hub, lesson, folder, home) for lesson in SHORT}
+    assert "profile    t4" in printed["01_sft"]
+    assert "found: SFT, multiple choice, MathQA" in printed["04_evaluation"]
+    results = [json.loads(p.read_text()) for p in (tmp_path / "runs" / "results").glob("*.json")]
+    assert {r["model"] for r in results} == {"Qwen/Qwen2.5-0.5B"}
+
+    assert "wandb" in {part for path in no_secret_in(tmp_path) for part in path.parts}
+
+    # The machine is lost; the notebook is opened again, on another one.
+    shutil.rmtree(tmp_path / "runs")
+    again = run(hub, "01_sft", folder, home)
+    assert f"training had ended: {drive / '01_sft' / 'checkpoint-3'}" in again
+    assert "training had ended" not in printed["01_sft"]
+    no_secret_in(tmp_path)
