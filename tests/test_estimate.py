@@ -9,9 +9,11 @@ from allocations import PeakMemory
 
 from mathsft.data.problems import read_problems
 from mathsft.device import PROFILES
+from mathsft.models import shapes as counting
 from mathsft.models.loading import load_model
+from mathsft.models.shapes import Shapes
 from mathsft.recipes import load_recipe
-from mathsft.training.estimate import _Shapes, estimate_memory
+from mathsft.training.estimate import estimate_memory
 from mathsft.training.multiple_choice import multiple_choice_trainer
 from mathsft.training.sft import sft_trainer
 
@@ -93,7 +95,7 @@ def test_the_estimate_is_within_fifteen_per_cent_of_the_peak_of_real_allocations
 
 
 def test_the_shapes_are_those_of_the_loaded_model() -> None:
-    shapes = _Shapes.of("tiny", None, 16)
+    shapes = Shapes.of("tiny", None, 16)
     model, _ = load_model("tiny", lora=True, device="cpu")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert shapes.adapted == trained
@@ -114,9 +116,9 @@ def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> Non
             "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
         },
     }  # fmt: skip
-    real = estimate_memory.__globals__["model_config"]
-    monkeypatch.setitem(
-        estimate_memory.__globals__,
+    real = counting.model_config
+    monkeypatch.setattr(
+        counting,
         "model_config",
         lambda name, revision: (
             Qwen2Config(vocab_size=151_936, **published[name])

@@ -47,6 +47,12 @@ def test_every_address_of_the_repository_is_the_one_in_pyproject() -> None:
         assert {f"https://github.com/{name}" for name in badges + installs} == {ADDRESS}
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_one_cell_holds_the_parameters(path: Path) -> None:
+    """Where a lesson is made shorter or longer, by a reader or by tests/test_as_in_colab.py."""
+    assert sum("parameters" in tags(cell) for cell in cells(path)) == 1
+
+
 def test_the_readme_has_a_badge_and_a_table_row_for_every_lesson() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in LESSONS:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from mathsft.device import policy
-from mathsft.models.adapters import PROJECTIONS, add_adapter
-from mathsft.models.loading import model_config
+from mathsft.models.adapters import add_adapter
 from mathsft.models.projection import LOGITS_AT_ONCE
+from mathsft.models.shapes import Shapes
 from mathsft.names import unknown_name
 from mathsft.recipes import load_recipe
 
@@ -119,7 +119,7 @@ def estimate_memory(
     room = memory or room
     adapter = {**(add_adapter.__kwdefaults__ or {}), **(lora or {})}
     name = recipe["model"].get("name", "tiny")
-    shapes = _Shapes.of(name, recipe["model"].get("revision"), adapter["r"])
+    shapes = Shapes.of(name, recipe["model"].get("revision"), adapter["r"])
 
     def size(**changes: Any) -> MemoryEstimate:
         return _estimate(
@@ -134,54 +134,8 @@ def estimate_memory(
     return replace(size(), verdict=_verdict(size, recipe, section, room, device))
 
 
-@dataclass(frozen=True)
-class _Shapes:
-    """What of a model the arithmetic needs: sizes, and numbers of parameters."""
-
-    hidden: int
-    intermediate: int
-    query: int
-    key: int
-    heads: int
-    layers: int
-    vocabulary: int
-    rank: int
-    projected: int  # numbers in the matrices that NF4 quantises
-    other: int  # all other parameters
-    adapted: int  # numbers in the adapters
-
-    @classmethod
-    def of(cls, name: str, revision: str | None, rank: int) -> "_Shapes":
-        """Counted on a model without memory, made from its config.json."""
-        from transformers import AutoModelForCausalLM
-
-        config = model_config(name, revision).get_text_config()
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        matrices = [m for m in linear.values() if m is not model.get_output_embeddings()]
-        adapted = [m for n, m in linear.items() if n.rpartition(".")[2] in PROJECTIONS]
-        projected = sum(m.weight.numel() for m in matrices)
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            query=heads * size,
-            # One head serves all as it is; several are copied for each query head.
-            key=size if getattr(config, "num_key_value_heads", heads) == 1 else heads * size,
-            heads=heads,
-            layers=config.num_hidden_layers,
-            vocabulary=config.vocab_size,
-            rank=rank,
-            projected=projected,
-            other=sum(p.numel() for p in model.parameters()) - projected,
-            adapted=sum(rank * (m.in_features + m.out_features) for m in adapted),
-        )
-
-
 def _estimate(
-    shapes: _Shapes,
+    shapes: Shapes,
     *,
     half: bool,
     dropout: bool,

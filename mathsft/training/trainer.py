@@ -181,7 +181,10 @@ class ForestTrainer(Trainer):
                     checkpoint.mkdir(parents=True)
                     text = json.dumps(self._run, indent=1)
                     (checkpoint / RUN).write_text(text, encoding="utf-8")
+                # Every process writes a part into the folder that one of them has made.
+                self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(*args, **kwargs)
+                self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     write_manifest(checkpoint)
             except (OSError, RuntimeError, SafetensorError) as error:
