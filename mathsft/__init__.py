@@ -4,8 +4,12 @@ Names are imported when first used, so that ``import mathsft`` takes millisecond
 pulls in neither torch nor transformers.
 """
 
+import logging
 from importlib import import_module
 from typing import Any
+
+# On CPUs with bfloat16 units bitsandbytes misses, when imported, a package it can do without.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 _HOME = {
     "describe": "mathsft.device",
@@ -39,6 +43,7 @@ _HOME = {
     "sft_trainer": "mathsft.training.sft",
     "multiple_choice_trainer": "mathsft.training.multiple_choice",
     "persist": "mathsft.training.persist",
+    "keep_folder": "mathsft.training.persist",
     "worked_answers": "mathsft.evaluation.worked",
     "evaluate": "mathsft.evaluation.run",
     "load_results": "mathsft.evaluation.results",

@@ -1,6 +1,5 @@
 """Where tokens come from and where runs go. Tokens are never printed, logged or stored."""
 
-import logging
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from mathsft.names import unknown_name
 
 _TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY")
+_OURS: dict[str, str] = {}  # variables as `prepare_tracking` has set them
 _TRACKERS = ("wandb", "tensorboard", "none")
 
 
@@ -66,24 +66,40 @@ def tracker(wanted: str | None = None) -> str:
     return wanted
 
 
-def prepare_tracking(report_to: str | list[str], output_dir: str) -> None:
+def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None:
     """See to it that no tracker asks a question, and that what it writes lies with the run.
 
     wandb without a key would ask for one and wait: it records offline instead, and a line
     says how to upload that later. ``WANDB_MODE`` and ``WANDB_DIR`` win where they are set.
     """
-    words = [report_to] if isinstance(report_to, str) else report_to
+    words = [report_to] if isinstance(report_to, str) else report_to or []
     if {"wandb", "all"} & set(words):
-        os.environ.setdefault("WANDB_DIR", output_dir)
-        os.environ.setdefault("WANDB_SILENT", "true")
-        if not _wandb_key() and "WANDB_MODE" not in os.environ:
-            os.environ["WANDB_MODE"] = "offline"
+        _export("WANDB_DIR", output_dir)
+        if _wandb_key():
+            _export("WANDB_MODE", None)  # offline only as long as there was no key
+            print(
+                "wandb: a key was found, so curves go to that account (report_to='none' does not)"
+            )
+        elif _export("WANDB_MODE", "offline"):
             print(
                 f"wandb: no key was found, so this is recorded offline, in {output_dir}/wandb; "
-                "`wandb sync` uploads it"
+                "with a key `wandb sync` and the folder offline-run-… in there uploads it"
             )
     if {"tensorboard", "all"} & set(words):
-        print(f"TensorBoard: %load_ext tensorboard, then %tensorboard --logdir {output_dir}")
+        print(
+            f"TensorBoard: %load_ext tensorboard and %tensorboard --logdir '{output_dir}', in a "
+            "cell before the training, show the curves as they grow"
+        )
+
+
+def _export(name: str, value: str | None) -> bool:
+    """Set or unset a variable, unless somebody else has set it; whether it was done."""
+    if name in os.environ and os.environ[name] != _OURS.get(name):
+        return False
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = _OURS[name] = value
+    return True
 
 
 def _wandb_key() -> bool:
@@ -136,8 +152,6 @@ def quiet() -> None:
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
-    # On CPUs with bfloat16 units it misses a package that it can do without.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     disable_progress_bars()
     disable_progress_bar()
     enable_progress_bars()  # of downloads, which the line above switches off as well

@@ -1,6 +1,7 @@
 """Fixtures that several test files share. Everything here runs offline."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,19 @@ def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Qwen2ForCausalLM(config)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def written(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real training's folder with checkpoints 2, 4 and 6."""
+    from small_training import trainer
+
+    folder = tmp_path_factory.mktemp("training")
+    trainer(small_model_dir, folder).train()
+    return folder
+
+
+@pytest.fixture
+def training(written: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(written, tmp_path / "training"))

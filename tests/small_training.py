@@ -11,7 +11,9 @@ PROBLEMS = read_problems("tiny-mathqa", limit=40)[0]
 
 
 def trainer(small_model_dir: Path, folder: Path, **arguments: Any) -> Any:
-    model, tokenizer = load_model(small_model_dir, lora={"r": 4}, device="cpu")
+    quantize = arguments.pop("quantize", False)
+    model, tokenizer = load_model(small_model_dir, quantize=quantize, lora={"r": 4}, device="cpu")
+    model = arguments.pop("model", model)
     settings = {
         "output_dir": folder, "max_steps": 6, "save_strategy": "steps", "save_steps": 2,
         "per_device_train_batch_size": 4, "max_length": 256, "learning_rate": 1e-3,
@@ -23,3 +25,11 @@ def trainer(small_model_dir: Path, folder: Path, **arguments: Any) -> Any:
 
 def weights(checkpoint: Path) -> bytes:
     return (checkpoint / "adapter_model.safetensors").read_bytes()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")

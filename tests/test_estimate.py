@@ -1,5 +1,6 @@
 """The memory that is estimated before anything is loaded is the memory that is then taken."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> Non
             found = estimate_memory(profile, section)
             print(profile, section, found, sep="\n")
             if profile != "tiny":
-                assert found.verdict.startswith(f"fits a {profile.upper()}")
+                assert found.verdict in ("fits a T4 (15 GB)", "fits an A100 (42 GB)")
     small, large = load_recipe("t4"), load_recipe("t4")
     large["model"]["name"] = "Qwen/Qwen2.5-1.5B"
     assert estimate_memory(small, device="t4").weights == pytest.approx(0.46, abs=0.01)
@@ -156,12 +157,20 @@ def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_is_not_known_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="did you mean 'multiple_choice'"):
         estimate_memory("tiny", "multiple-choice")
-    with pytest.raises(ValueError, match="did you mean 't4'"):
-        estimate_memory("tiny", device="T4")
+    with pytest.raises(ValueError, match=r"unknown device 'l4'.*give its memory in GB"):
+        estimate_memory("tiny", device="L4")
+    with pytest.raises(ValueError, match="unknown LoRA setting 'rank'"):
+        estimate_memory("tiny", lora={"rank": 8})
     with pytest.raises(FileNotFoundError, match="recipe"):
         estimate_memory("t5")
-    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(OSError, match=r"configuration 'Qwen(.|\n)*HF_HUB_OFFLINE is set"):
         estimate_memory("t4")
+
+
+def test_a_cpu_is_asked_what_is_free_and_fewer_adapters_count_less() -> None:
     found = estimate_memory("tiny")
-    assert "on a CPU" in found.verdict
-    assert f"{found.total:8.4f} GB" in str(found)
+    assert re.fullmatch(r"fits \d+\.\d GB", found.verdict)
+    assert f"{found.total:8.4f} GB: fits" in str(found)
+    assert "does not fit 0.1 GB; with " in estimate_memory("tiny", memory=0.1).verdict
+    fewer = estimate_memory("tiny", lora={"target_modules": ("q_proj", "v_proj")})
+    assert 0 < fewer.adapters < found.adapters / 2

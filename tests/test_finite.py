@@ -45,7 +45,7 @@ def test_a_loss_that_blows_up_stops_before_the_weights_and_names_the_rate(
         trainer.train()
     step = trainer.state.global_step
     assert f"optimiser step {step + 1}" in str(stopped.value)
-    assert f"those of step {step};" in str(stopped.value)
+    assert f"those of step {step}, but the same settings" in str(stopped.value)
     assert step >= 1
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -84,14 +84,15 @@ def test_a_gradient_alone_stops_too_and_accumulated_losses_all_count(
             assert torch.equal(parameter, before[name])
 
 
-@pytest.mark.parametrize(("scaler", "steps"), [(None, 1), (object(), 16)])
+@pytest.mark.parametrize("scale", [None, 1.0, 2.0])
 def test_float16_may_overflow_while_its_scale_comes_down_but_not_for_ever(
-    scaler: Any, steps: int
+    scale: float | None,
 ) -> None:
     """The decision; GradScaler itself needs a GPU (tests/gpu)."""
     weight = torch.nn.Parameter(torch.ones(2))
     model = torch.nn.Module()
     model.register_parameter("weight", weight)
+    scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
     check = FiniteCheck(SimpleNamespace(model=model, accelerator=SimpleNamespace(scaler=scaler)))
     args = SimpleNamespace(learning_rate=1e-3, fp16=True)
 
@@ -100,13 +101,11 @@ def test_float16_may_overflow_while_its_scale_comes_down_but_not_for_ever(
         check.add(torch.tensor(loss))
         check.on_pre_optimizer_step(args, SimpleNamespace(global_step=3), None)
 
-    for _ in range(2):
-        for _ in range(steps - 1):
+    step(1.0)
+    if scale == 2.0:
+        step(torch.inf)
+    else:
+        with pytest.raises(FloatingPointError, match=r"gradient is not finite.*float16"):
             step(torch.inf)
-        step(1.0)  # one good step, and the count starts again
-    for _ in range(steps - 1):
-        step(torch.inf)
-    with pytest.raises(FloatingPointError, match=r"gradient is not finite.*float16"):
-        step(torch.inf)
     with pytest.raises(FloatingPointError, match="loss is not finite"):
         step(1.0, loss=torch.nan)

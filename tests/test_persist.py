@@ -79,6 +79,8 @@ def test_a_drive_that_vanishes_amid_a_copy_neither_stops_nor_spoils_anything(
 
     # It comes back: what was missed is copied with the next one, and left-overs are removed.
     away.rename(drive)
+    old = drive / "run" / ".checkpoint-2.old-1"  # killed between two renames
+    (drive / "run" / "checkpoint-2").rename(old)
     left = drive / "run" / ".checkpoint-4.new-1"
     left.mkdir(exist_ok=True)
     shutil.rmtree(folder / "checkpoint-6")
@@ -113,6 +115,10 @@ def test_persist_refuses_what_would_save_nothing(tmp_path: Path, small_model_dir
         persist.persist(tmp_path, "drive")
     with pytest.raises(ValueError, match="keep=0"):
         persist.persist(tmp_path, keep=0)
+    keeping = persist.persist(tmp_path / "a")
+    ours = trainer(small_model_dir, tmp_path / "a", callbacks=[keeping], save_only_model=True)
+    with pytest.raises(ValueError, match="leaves nothing to go on from"):
+        ours.train()
     ours = trainer(small_model_dir, tmp_path / "a", callbacks=[persist.persist(tmp_path / "b")])
     with pytest.raises(ValueError, match="Give both the same folder"):
         ours.train()

@@ -164,11 +164,14 @@ def test_wandb_without_a_key_records_offline_and_says_so(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     prepare_tracking("wandb", "runs/b")
     assert os.environ["WANDB_MODE"] == "disabled"
-    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_MODE", "offline")  # as our own line above had set it
+    prepare_tracking(None, "runs/b")
     monkeypatch.setenv("WANDB_API_KEY", "key")
+    capsys.readouterr()
     prepare_tracking("all", "runs/b")
-    assert "WANDB_MODE" not in os.environ
-    assert "%tensorboard --logdir runs/b" in capsys.readouterr().out
+    assert "WANDB_MODE" not in os.environ  # there was no key then, there is one now
+    assert os.environ["WANDB_DIR"] == "runs/b"
+    assert "%tensorboard --logdir 'runs/b'" in capsys.readouterr().out
 
 
 SECRET_RUN = """

@@ -67,6 +67,7 @@ def replaced_folder(folder: Path, *, keep_others: bool = True) -> Iterator[Path]
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)  # what a process of the same number left
     new.mkdir()
     try:
         yield new

@@ -44,15 +44,21 @@ def identity_differences(identity: dict[str, Any], base: PreTrainedModel) -> tup
     Returns readable differences, one per tensor. A tensor that only one side could sample
     is not compared. A base whose every sampled value moved by less than 0.5 % passes.
     """
+    return sample_differences(identity["samples"], _samples(base))
+
+
+def sample_differences(
+    recorded: dict[str, list[float]], samples: dict[str, list[float]]
+) -> tuple[list[str], int]:
+    """`identity_differences` between two records' samples."""
     differences, compared = [], 0
-    samples = _samples(base)
-    for name, recorded in identity["samples"].items():
+    for name, theirs in recorded.items():
         if name not in samples:
             continue
         compared += 1
-        for theirs, ours in zip(recorded, samples[name], strict=True):
-            if abs(theirs - ours) > RELATIVE * max(abs(theirs), abs(ours)) + ABSOLUTE:
-                differences.append(f"{name} (recorded {theirs:.4g}, here {ours:.4g})")
+        for their, our in zip(theirs, samples[name], strict=True):
+            if abs(their - our) > RELATIVE * max(abs(their), abs(our)) + ABSOLUTE:
+                differences.append(f"{name} (recorded {their:.4g}, here {our:.4g})")
                 break
     return differences, compared
 

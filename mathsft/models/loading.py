@@ -104,7 +104,7 @@ def model_config(name: str | Path = "tiny", revision: str | None = None) -> PreT
             source, revision=revision, trust_remote_code=False
         )
     except OSError as error:
-        raise _unreachable(source, "model", error) from error
+        raise _unreachable(source, "configuration", error) from error
     return config
 
 

@@ -25,6 +25,8 @@ from mathsft.models.folders import (
 MANIFEST = "manifest.json"  # written last: bytes and SHA-256 of every other file
 RUN = "run.json"  # written first: which run this is (mathsft.training.runs)
 STATE = "trainer_state.json"  # what transformers' Trainer writes last
+_ASIDE = "run-"
+_SHARDS = ("pytorch_model", "optimizer", "global_step")  # folders of FSDP and DeepSpeed
 _TO_RESUME = (STATE, "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 
@@ -57,21 +59,49 @@ def checkpoint_problem(checkpoint: Path, *, weights_only: bool = False) -> str |
     To go on training, optimiser and schedule must be there too; ``weights_only`` asks for no
     more than weights.
     """
-    wanted = (STATE,) if weights_only else _TO_RESUME
-    sharded = any(path.is_dir() for path in checkpoint.glob("*"))  # FSDP and DeepSpeed
+    sharded = any(path.is_dir() and path.name.startswith(_SHARDS) for path in checkpoint.glob("*"))
+    wanted = (STATE,) if weights_only else (STATE, MANIFEST) if sharded else _TO_RESUME
     try:
-        missing = [] if sharded else [n for n in wanted if not any(checkpoint.glob(n))]
+        missing = [name for name in wanted if not any(checkpoint.glob(name))]
         if missing:
             return f"it has no {', no '.join(missing)}"
         if (checkpoint / MANIFEST).is_file():
             return _differs(checkpoint)
-        if not sharded and not _weights(checkpoint):
+        if not _weights(checkpoint):
             return "it holds no weights"
         for path in _files(checkpoint):
             _open(path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         return str(error)
     return None
+
+
+def checkpoints_in(folders: Iterable[Path]) -> list[Path]:
+    """Every ``checkpoint-N`` of the folders, with those of other runs that were set aside."""
+    return [
+        path
+        for folder in folders
+        for pattern in ("checkpoint-*", f"{_ASIDE}*/checkpoint-*")
+        for path in sorted(folder.glob(pattern))
+        if path.is_dir() and step_of(path) >= 0
+    ]
+
+
+def set_aside(checkpoint: Path, run: dict[str, Any]) -> None:
+    """Move a whole checkpoint of another run out of the way of one with the same number.
+
+    Into a folder named for its run, where `newest_checkpoint` looks as well: who tries a
+    setting and goes back to the former one finds its result.
+    """
+    theirs = _run_key(checkpoint)
+    if theirs is None or theirs == _key(run) or checkpoint_problem(checkpoint, weights_only=True):
+        return
+    name = hashlib.sha256(json.dumps(theirs).encode()).hexdigest()[:8]
+    target = checkpoint.parent / f"{_ASIDE}{name}" / checkpoint.name
+    target.parent.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(checkpoint, target)
+    print(f"{checkpoint} is of another run; it is kept as {target}")
 
 
 def newest_checkpoint(
@@ -84,36 +114,24 @@ def newest_checkpoint(
     ``run.json`` and gives the differences, none for this run; a checkpoint without that
     file was written by something else and is passed over as well.
     """
-    found = [path for folder in folders for path in folder.glob("checkpoint-*") if path.is_dir()]
     others = []
-    for checkpoint in sorted(found, key=step_of, reverse=True):
-        if step_of(checkpoint) < 0:
-            continue
-        if problem := checkpoint_problem(checkpoint):
-            print(f"{checkpoint} is passed over: {problem}")
-            continue
-        if differences := _run_differences(checkpoint, of_this_run):
+    for checkpoint in sorted(checkpoints_in(folders), key=step_of, reverse=True):
+        run = _read_run(checkpoint)
+        if run is not None and (differences := of_this_run(run)):
             others.append((checkpoint, differences))
-            continue
-        break
-    else:
-        checkpoint = None  # type: ignore[assignment]
+        elif problem := checkpoint_problem(checkpoint):
+            print(f"{checkpoint} is passed over: {problem}")
+        elif run is None:
+            print(
+                f"{checkpoint} is passed over: its {RUN} is absent or damaged, so what was trained "
+                f"is not known; train(resume_from_checkpoint={str(checkpoint)!r}) takes it anyway"
+            )
+        else:
+            return checkpoint
     for other, differences in others[:1]:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         print(f"{other}{more} belongs to another run: {'; '.join(differences[:3])}")
-    return checkpoint
-
-
-def _run_differences(
-    checkpoint: Path, of_this_run: Callable[[dict[str, Any]], list[str]]
-) -> list[str]:
-    try:
-        return of_this_run(json.loads((checkpoint / RUN).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return [
-            f"its {RUN} is absent or damaged, so what was trained is not known; "
-            f"train(resume_from_checkpoint={str(checkpoint)!r}) takes it all the same"
-        ]
+    return None
 
 
 def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
@@ -134,7 +152,7 @@ def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
     with replaced_folder(target, keep_others=False) as new:
         for path in [*files, checkpoint / MANIFEST]:
             copy = new / path.relative_to(checkpoint)
-            copy.parent.mkdir(exist_ok=True)
+            copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
             with copy.open("rb+") as written:
                 os.fsync(written.fileno())
@@ -156,7 +174,7 @@ def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None)
         if 0 <= step_of(path) <= step_of(newest)
         and run is not None
         and _run_key(path) == run
-        and str(path) != protect
+        and (protect is None or path.name != Path(protect).name)
     ]
     removed = sorted(ours, key=step_of)[: -max(1, keep)]
     for old in removed:
@@ -169,13 +187,24 @@ def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None)
     return removed
 
 
-def _run_key(checkpoint: Path) -> list[Any] | None:
-    """What tells runs apart; not the base's values, which another card may round otherwise."""
+def _read_run(checkpoint: Path) -> dict[str, Any] | None:
+    """What `mathsft.training.runs` recorded; None where that is absent or damaged."""
     try:
         run = json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
-        return [run["settings"], run["data"], run["start"]]
-    except (OSError, ValueError, KeyError):
+        return run if {"settings", "data", "start", "base"} <= run.keys() else None
+    except (OSError, ValueError, AttributeError):
         return None
+
+
+def _run_key(checkpoint: Path) -> list[Any] | None:
+    """What tells the checkpoint's run apart; None where it does not say."""
+    run = _read_run(checkpoint)
+    return None if run is None else _key(run)
+
+
+def _key(run: dict[str, Any]) -> list[Any]:
+    # Not the base's values, which another card may round otherwise.
+    return [run["settings"], run["data"], run["start"]]
 
 
 def _files(checkpoint: Path) -> list[Path]:
@@ -192,15 +221,16 @@ def _differs(checkpoint: Path) -> str | None:
     """The first difference between the files and the manifest."""
     try:
         recorded = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError):
+        wanted = {name: (of["bytes"], of["sha256"]) for name, of in recorded.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {MANIFEST} is damaged"
-    for name, wanted in recorded.items():
+    for name, (size, digest) in wanted.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != wanted["bytes"]:
-            return f"{name} has {path.stat().st_size:,} bytes of {wanted['bytes']:,}"
-        if _sha256(path) != wanted["sha256"]:
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes of {size:,}"
+        if _sha256(path) != digest:
             return f"{name} holds something else than what was written"
     return None
 

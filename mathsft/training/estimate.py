@@ -69,7 +69,7 @@ def estimate_memory(
         section: which training: "sft", "multiple_choice" or "mixing".
         device: "cpu", "t4", "a100" (40 GB) or "a100-80gb"; default: that of a shipped
             recipe given by name, else this machine.
-        memory: GB that there are; default: those of the device.
+        memory: GB that there are; default: those of the device, on a CPU what is free now.
         lora: settings of `add_adapter` that differ from its defaults, such as ``{"r": 8}``.
         question_tokens: tokens of a question with all its choices in the forest. MathQA's have
             60 on average; 100 is for the longest batches of a run, which make the peak.
@@ -109,17 +109,22 @@ def estimate_memory(
     if section not in ("sft", "multiple_choice", "mixing") or section not in recipe:
         trainings = [s for s in ("sft", "multiple_choice", "mixing") if s in recipe]
         raise ValueError(unknown_name("section", section, trainings))
+    device = device.lower() if device else None
     if device is not None and device not in _CARDS:
-        raise ValueError(unknown_name("device", device, _CARDS))
-    if device is None:
-        capability = policy().capability
-        room = _memory_here() if capability else None
-    else:
-        capability, room = _CARDS[device]
-    room = memory or room
+        raise ValueError(
+            unknown_name("device", device, _CARDS) + ". For another card take the one of its kind "
+            "(t4: float16, a100: bfloat16) and give its memory in GB"
+        )
+    for key in lora or ():
+        if key not in (add_adapter.__kwdefaults__ or {}):
+            raise ValueError(unknown_name("LoRA setting", key, add_adapter.__kwdefaults__ or ()))
+    capability, room = _CARDS[device] if device else (policy().capability, None)
+    room = memory or room or _memory_here(capability)
     adapter = {**(add_adapter.__kwdefaults__ or {}), **(lora or {})}
     name = recipe["model"].get("name", "tiny")
-    shapes = Shapes.of(name, recipe["model"].get("revision"), adapter["r"])
+    shapes = Shapes.of(
+        name, recipe["model"].get("revision"), adapter["r"], adapter["target_modules"]
+    )
 
     def size(**changes: Any) -> MemoryEstimate:
         return _estimate(
@@ -131,7 +136,11 @@ def estimate_memory(
             **{"quantize": bool(recipe["model"].get("quantize")), **recipe[section], **changes},
         )
 
-    return replace(size(), verdict=_verdict(size, recipe, section, room, device))
+    kind = device.upper() if device in ("t4", "a100") and not memory else None
+    where = (
+        f"{'an' if kind == 'A100' else 'a'} {kind} ({room:.0f} GB)" if kind else f"{room:.1f} GB"
+    )
+    return replace(size(), verdict=_verdict(size, recipe, section, room, where))
 
 
 def _estimate(
@@ -181,14 +190,8 @@ def _estimate(
     )
 
 
-def _verdict(
-    size: Any, recipe: Mapping[str, Any], section: str, room: float | None, device: str | None
-) -> str:
+def _verdict(size: Any, recipe: Mapping[str, Any], section: str, room: float, where: str) -> str:
     """Whether it fits; else the first change, or the first few together, that makes it fit."""
-    if room is None:
-        return "on a CPU; describe() shows what is free"
-    where = f"a {device.upper()}" if device else "this GPU"
-    where = f"{where} ({room:.0f} GB)"
     if size().total <= room:
         return f"fits {where}"
     batch = recipe[section].get("per_device_train_batch_size", 4)
@@ -213,5 +216,10 @@ def _verdict(
     return f"does not fit {where}, whatever is changed here: take a smaller model or a larger GPU"
 
 
-def _memory_here() -> float:
-    return torch.cuda.mem_get_info()[1] / 1e9 - 0.6
+def _memory_here(capability: tuple[int, int] | None) -> float:
+    """GB that a training can use on this machine."""
+    if capability is not None and torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[1] / 1e9 - 0.6
+    import psutil
+
+    return float(psutil.virtual_memory().available) / 1e9

@@ -6,21 +6,17 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-# GradScaler begins at 2**16 and halves at each overflow: from 1 on it cannot help any more.
-_OVERFLOWS = 16
-
 
 class FiniteCheck(TrainerCallback):
     """Looks at each optimiser step's losses and gradients just before the step is taken.
 
     One number is read from the device for it each step. Under float16 the loss is scaled
     up, and gradients that overflow are usual until the scale has come down; GradScaler
-    leaves such steps out. Only when that happens 16 times in a row is it an error.
+    leaves such steps out and halves the scale. At a scale of 1 that cannot help any more.
     """
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        self._overflows = 0
         self._loss: Tensor | None = None
 
     def add(self, loss: Tensor) -> None:
@@ -35,12 +31,10 @@ class FiniteCheck(TrainerCallback):
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         if (loss.to(norm.device) + norm).isfinite():
-            self._overflows = 0
             return
-        if loss.isfinite():
-            self._overflows += 1
-            if self._trainer.accelerator.scaler is not None and self._overflows < _OVERFLOWS:
-                return
+        scaler = self._trainer.accelerator.scaler
+        if loss.isfinite() and scaler is not None and scaler.get_scale() > 1:
+            return
         what = "gradient" if loss.isfinite() else "loss"
         raise FloatingPointError(_advice(what, state.global_step, args))
 
@@ -60,6 +54,7 @@ def _advice(what: str, step: int, args: Any) -> str:
         causes = (
             f"Usual causes: learning_rate={args.learning_rate:g} is too high (try a tenth, or more "
             f"warmup_steps){half if args.fp16 else ''}. The weights are still those of "
-            f"step {step}; train(resume_from_checkpoint=True) goes on from the newest checkpoint"
+            f"step {step}, but the same settings will come to the same end: change them and run "
+            "again from where the model is loaded"
         )
     return f"optimiser step {step + 1}: the {what} is not finite, training stops. {causes}"

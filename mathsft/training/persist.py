@@ -1,5 +1,6 @@
 """Surviving a disconnect: finished checkpoints, copied to a place that outlives the machine."""
 
+import json
 import shutil
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from mathsft.settings import runs_folder
-from mathsft.training.checkpoints import copy_checkpoint, rotate
+from mathsft.training.checkpoints import RUN, copy_checkpoint, rotate, set_aside
 
 _DRIVE = Path("/content/drive")
 
@@ -22,17 +23,12 @@ class Persistence(TrainerCallback):
         self.root = root
         self.minutes = minutes
         self.keep = keep
+        runs, here = runs_folder().resolve(), folder.resolve()
+        place = here.relative_to(runs) if here.is_relative_to(runs) else Path(here.name)
+        # Where the copies lie: the run's place under the root, as it is under ``runs``.
+        self.mirror = None if root is None else root / place
         self._saved_at = time.monotonic()
         self._missed: Path | None = None  # finished here, not yet copied
-
-    @property
-    def mirror(self) -> Path | None:
-        """Where the copies lie: the run's place under the root, as it is under ``runs``."""
-        if self.root is None:
-            return None
-        runs = runs_folder().resolve()
-        here = self.folder.resolve()
-        return self.root / (here.relative_to(runs) if here.is_relative_to(runs) else here.name)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if Path(args.output_dir).resolve() != self.folder.resolve():
@@ -40,10 +36,17 @@ class Persistence(TrainerCallback):
                 f"persist({str(self.folder)!r}) would wait for checkpoints in vain: the trainer "
                 f"writes to output_dir={str(args.output_dir)!r}. Give both the same folder"
             )
+        if args.save_only_model:
+            raise ValueError("save_only_model=True leaves nothing to go on from: leave it out")
+        if args.world_size > 1 and args.save_strategy == "no":
+            raise ValueError(
+                "several processes have several clocks: say when to save, by "
+                "save_strategy='steps' and save_steps"
+            )
         self._saved_at = time.monotonic()
-        if self.mirror is not None:  # what a killed process left half written
-            for left in self.mirror.glob(".checkpoint-*"):
-                shutil.rmtree(left, ignore_errors=True)
+        if state.is_world_process_zero:
+            for folder in filter(None, (self.folder, self.mirror)):
+                _tidy(folder)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = time.monotonic() - self._saved_at >= 60 * self.minutes
@@ -56,22 +59,26 @@ class Persistence(TrainerCallback):
         if not state.is_world_process_zero:
             return
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
-        self._copy(checkpoint)
-        rotate(self.folder, keep=self.keep, newest=checkpoint)
+        best = state.best_model_checkpoint
+        self._copy(checkpoint, best)
+        rotate(self.folder, keep=self.keep, newest=checkpoint, protect=best)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._missed is not None and self._missed.is_dir() and state.is_world_process_zero:
-            self._copy(self._missed)  # once more: the Drive may be back
+            self._copy(
+                self._missed, state.best_model_checkpoint
+            )  # once more: the Drive may be back
 
-    def _copy(self, checkpoint: Path) -> None:
+    def _copy(self, checkpoint: Path, best: str | None) -> None:
         if self.mirror is None or self.root is None:
             return
         try:
             if not self.root.is_dir():  # made anew it would be a folder of this machine
                 raise OSError("it is not there any more")
             self.mirror.mkdir(parents=True, exist_ok=True)
+            run = json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
+            set_aside(self.mirror / checkpoint.name, run)
             copied = copy_checkpoint(checkpoint, self.mirror)
-            rotate(self.mirror, keep=self.keep, newest=copied)
             self._missed = None
         except (OSError, ValueError) as error:
             self._missed = checkpoint
@@ -79,6 +86,21 @@ class Persistence(TrainerCallback):
                 f"{checkpoint.name} was not copied to {self.root}: {error}. Training goes on; "
                 f"what was copied before is still good, and {checkpoint} is here"
             )
+            return
+        try:
+            rotate(self.mirror, keep=self.keep, newest=copied, protect=best)
+        except OSError as error:
+            print(f"an older copy in {self.mirror} could not be removed: {error}")
+
+
+def _tidy(folder: Path) -> None:
+    """Put away what a killed process left: half of a new one, or an old one half replaced."""
+    for left in folder.glob(".checkpoint-*"):
+        whole = folder / left.name.removeprefix(".").partition(".")[0]
+        if ".old" in left.name and not whole.exists():
+            left.rename(whole)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def persist(
@@ -111,29 +133,40 @@ def persist(
 
     A copy is written under another name, compared with its manifest (bytes and SHA-256),
     and renamed; so it is there whole or not at all. Where it fails (full, gone) a line says
-    so, training goes on, and the next checkpoint is tried again.
+    so, training goes on, and the next checkpoint is tried again. (Tested with folders and
+    file systems. Drive uploads in the background: the last minutes before a machine is
+    lost may be missing there.)
 
     Raises FileNotFoundError where ``to`` is no folder, ValueError for "drive" outside of
     Colab and for ``keep`` below 1.
     """
     if keep < 1:
         raise ValueError(f"keep={keep}: at least the newest checkpoint has to stay")
-    root = None
-    if to is not None and str(to) == "drive":
-        root = _drive()
-    elif to is not None:
-        root = Path(to)
-        if not root.is_dir():
-            raise FileNotFoundError(
-                f"{root} is no folder: make it, or mount what it is on, before the training begins"
-            )
-    return Persistence(Path(run_dir), root, minutes=minutes, keep=keep)
+    return Persistence(Path(run_dir), keep_folder(to), minutes=minutes, keep=keep)
+
+
+def keep_folder(to: str | Path | None) -> Path | None:
+    """The folder that `persist` copies to, ready to be written: for the start of a notebook.
+
+    "drive" mounts Google Drive in Colab, which asks for leave, and is the folder ``mathsft``
+    there; None stays None; a folder has to be there. Asking early spares finding the question
+    unanswered after an hour. Raises what `persist` raises.
+    """
+    if to is None or not str(to):
+        return None
+    if str(to) == "drive":
+        return _drive()
+    folder = Path(to)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is no folder: make it, or mount what it is on, before the training begins"
+        )
+    return folder
 
 
 def _drive() -> Path:
-    """The user's Drive, mounted; in a folder ``mathsft`` of its own."""
     if "google.colab" not in sys.modules:
-        raise ValueError("to='drive' is Google Drive as Colab mounts it; elsewhere give a folder")
+        raise ValueError("'drive' is Google Drive as Colab mounts it; elsewhere give a folder")
     from google.colab import drive
 
     drive.mount(str(_DRIVE))

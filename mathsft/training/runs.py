@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from mathsft.models.identity import base_identity, identity_differences
+from mathsft.models.identity import base_identity, sample_differences
 
 # What changes the weights that come out. Precision does not count: Colab may give another card.
 _SETTINGS = (
@@ -20,14 +20,17 @@ _SETTINGS = (
     "adam_epsilon", "max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor",
     "train_sampling_strategy",
 )  # fmt: skip
-_ADAPTER = ("r", "lora_alpha", "lora_dropout")
+_ADAPTER = (
+    "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "rank_pattern",
+    "alpha_pattern", "modules_to_save",
+)  # fmt: skip
 
 
 def run_identity(trainer: Any) -> dict[str, Any]:
-    """The run of a trainer that has not begun: JSON, compared by `run_differences`.
+    """The run that a trainer would begin now: JSON, compared by `run_differences`.
 
     ``settings`` by name; SHA-256 of the training rows (``data``) and of the weights that are
-    trained as they are now (``start``); ``base``, see `mathsft.models.identity`.
+    trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.identity`).
     """
     settings = {key: getattr(trainer.args, key) for key in _SETTINGS if hasattr(trainer.args, key)}
     settings |= {"processes": trainer.args.world_size, "trainer": type(trainer).__name__}
@@ -35,20 +38,26 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     for function in (trainer.data_collator, getattr(trainer, "_score", None)):
         settings |= getattr(function, "keywords", {})
     for config in getattr(trainer.model, "peft_config", {}).values():
-        settings |= {key: getattr(config, key) for key in _ADAPTER}
+        settings |= {key: getattr(config, key, None) for key in _ADAPTER}
         settings["target_modules"] = sorted(config.target_modules)
+    base: PreTrainedModel = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
+    settings["quantize"] = bool(getattr(base, "is_quantized", False))
+    identity = base_identity(base)
+    for name, parameter in base.named_parameters():
+        if parameter.requires_grad:  # it moves: ``start`` has it
+            identity["samples"].pop(name.replace(".base_layer.", "."), None)
     return {
         "settings": {
             key: value if isinstance(value, int | float | list | None) else str(value)
             for key, value in settings.items()
         },
         "data": _data_hash(trainer.train_dataset),
-        "start": _start_hash(trainer.model),
-        "base": base_identity(_base(trainer.model)),
+        "start": start_hash(trainer.model),
+        "base": identity,
     }
 
 
-def run_differences(recorded: dict[str, Any], now: dict[str, Any], model: Any) -> list[str]:
+def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In words, how a recorded run differs from the one of now; [] where it is the same."""
     theirs, ours = recorded["settings"], now["settings"]
     found = [
@@ -59,15 +68,10 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any], model: Any) -
     if recorded["data"] != now["data"]:
         found.append("other training rows")
     if recorded["start"] != now["start"]:
-        found.append("other weights at the start")
-    if identity_differences(recorded["base"], _base(model))[0]:
+        found.append("other weights at the start (another seed, or cells run in another order)")
+    if sample_differences(recorded["base"]["samples"], now["base"]["samples"])[0]:
         found.append(f"another base model ({recorded['base']['name']})")
     return found
-
-
-def _base(model: Any) -> PreTrainedModel:
-    base: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
-    return base
 
 
 def _data_hash(rows: Any) -> str:
@@ -79,7 +83,8 @@ def _data_hash(rows: Any) -> str:
     return digest.hexdigest()
 
 
-def _start_hash(model: torch.nn.Module) -> str:
+def start_hash(model: torch.nn.Module) -> str:
+    """SHA-256 of the weights that are trained, as they are now."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

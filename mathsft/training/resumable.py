@@ -1,0 +1,186 @@
+"""transformers' Trainer with checkpoints that are whole, of this run, and found again."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from mathsft.models.adapter_checks import adapter_state, check_equal
+from mathsft.models.folders import ADAPTER_WEIGHTS
+from mathsft.training.checkpoints import (
+    RUN,
+    STATE,
+    checkpoint_problem,
+    checkpoints_in,
+    newest_checkpoint,
+    rotate,
+    set_aside,
+    write_manifest,
+)
+from mathsft.training.persist import Persistence
+from mathsft.training.runs import run_differences, run_identity, start_hash
+
+_MARK = "_mathsft_trained"  # on a model: hashes of its weights before and after a training
+
+
+class ResumableTrainer(Trainer):
+    """Its checkpoints record which run they are of, and a manifest of their files.
+
+    ``save_total_limit`` removes older ones of the run when the new one is complete.
+    """
+
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """transformers' ``train``, except for ``resume_from_checkpoint``.
+
+        True goes on from the newest checkpoint of this very run that is whole, in
+        ``output_dir`` or among the copies of `persist`, and from the start where there is none;
+        a line says which, unless there was nothing to choose from. (transformers takes the
+        highest number, half-written or not, and raises where there is none.) A path is taken
+        as it is, once it proved whole. A run that had ended is not trained again: its weights
+        and its log are loaded.
+
+        Raises ValueError for a path whose checkpoint is not whole, FloatingPointError where a
+        loss or a gradient is not finite, and OSError where a checkpoint cannot be written.
+        """
+        self._run = run_identity(self)
+        found = self._resume_point(resume_from_checkpoint)
+        model: Any = self.model
+        try:
+            if found and self._had_ended(found):
+                return TrainOutput(self.state.global_step, float("nan"), {})
+            return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
+        finally:  # which weights there were before and after, for who trains on
+            setattr(model, _MARK, (self._run["start"], start_hash(model)))
+
+    def _resume_point(self, given: str | Path | bool | None) -> Path | None:
+        """The checkpoint to go on from, with a printed line; None to begin."""
+        if not given:
+            return None
+        if given is True:
+            chosen = [self._newest() if self.args.process_index == 0 else None]
+            if self.args.world_size > 1:  # one looks, so that all take the same
+                broadcast_object_list(chosen)
+            return chosen[0]
+        if problem := checkpoint_problem(Path(given)):
+            raise ValueError(f"{given} is not a whole checkpoint: {problem}")
+        if (Path(given) / RUN).is_file():
+            recorded = json.loads((Path(given) / RUN).read_text(encoding="utf-8"))
+            self._run["start"] = recorded["start"]
+        return Path(given)
+
+    def _newest(self) -> Path | None:
+        copies = [c.mirror for c in self.callback_handler.callbacks if isinstance(c, Persistence)]
+        folders = [self._folder, *(folder for folder in copies if folder)]
+        # A cell that was interrupted and is run again makes a new trainer around weights that
+        # have moved. They are known by their mark, and count as those that they came from.
+        now = self._run["start"]
+        start, reached = getattr(self.model, _MARK, (None, None))
+        if reached == now:
+            self._run["start"] = start
+        found = newest_checkpoint(folders, of_this_run=lambda run: run_differences(run, self._run))
+        if found is None:
+            self._run["start"] = now
+            if checkpoints_in(folders):
+                print("training begins anew, with the weights that the model has now")
+        return found
+
+    def _had_ended(self, checkpoint: Path) -> bool:
+        """Whether nothing is left to train; weights and state are then those of the end.
+
+        transformers would begin one more epoch there, and with ``max_steps`` take one more step.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / STATE))
+        steps = f"step {state.global_step:,} of {state.max_steps:,}, from {checkpoint}"
+        path = checkpoint / RUN
+        same = path.is_file() and not run_differences(
+            json.loads(path.read_text(encoding="utf-8")), self._run
+        )
+        if not same or state.global_step < state.max_steps:
+            print(f"training goes on after {steps}")
+            return False
+        print(
+            f"training had ended: its weights and its log are loaded, {steps}. "
+            "To train it again: train() without resume_from_checkpoint"
+        )
+        self._load_from_checkpoint(str(checkpoint))
+        state.is_world_process_zero = self.is_world_process_zero()
+        state.is_local_process_zero = self.is_local_process_zero()
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_model_checkpoint:
+            best = checkpoint.parent / Path(state.best_model_checkpoint).name
+            if not best.is_dir():
+                raise ValueError(f"{checkpoint} names a best checkpoint that is gone: {best}")
+            state.best_model_checkpoint = str(best)
+            self._load_best_model()
+        return True
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        weights = Path(resume_from_checkpoint) / ADAPTER_WEIGHTS
+        if weights.is_file():  # peft only warns of keys that are missing or left over
+            adapter: Any = self.model
+            check_equal(adapter_state(adapter), load_file(weights), str(weights))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        checkpoint = self._folder / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with self._written(checkpoint):
+                # Every process writes a part into the folder that one of them has made.
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(*args, **kwargs)
+                self.accelerator.wait_for_everyone()
+        finally:
+            self.args.save_total_limit = limit
+        if limit and self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate(self._folder, keep=limit, newest=checkpoint, protect=best)
+
+    @contextmanager
+    def _written(self, checkpoint: Path) -> Iterator[None]:
+        """Mark the folder as this run's, then as whole; where it fails all is as it was."""
+        if not self.args.should_save:
+            yield
+            return
+        former = checkpoint.with_name(f".{checkpoint.name}.old")
+        try:
+            set_aside(checkpoint, self._run)
+            shutil.rmtree(former, ignore_errors=True)
+            if checkpoint.exists():
+                checkpoint.rename(former)
+            checkpoint.mkdir(parents=True)
+            text = json.dumps(self._run, indent=1)
+            (checkpoint / RUN).write_text(text, encoding="utf-8")
+            yield
+            write_manifest(checkpoint)
+            shutil.rmtree(former, ignore_errors=True)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # torch.save tells a full disk by a RuntimeError of its zip writer.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            shutil.rmtree(checkpoint, ignore_errors=True)  # half a checkpoint only takes room
+            if former.exists():
+                former.rename(checkpoint)
+            free = shutil.disk_usage(self._folder).free / 1e6
+            raise OSError(
+                f"{checkpoint} could not be written: {error} ({free:,.0f} MB are free). The "
+                "checkpoints before it are untouched: make room, then "
+                "train(resume_from_checkpoint=True) goes on from the newest"
+            ) from error
