@@ -16,6 +16,20 @@ def adapter(model: Any) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
+def interrupt_in_step_four(ours: Any) -> None:
+    """Train, and press stop."""
+    honest, calls = ours.summed_loss, iter(range(100))
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return honest(*args, **kwargs)
+
+    ours.summed_loss = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        ours.train(resume_from_checkpoint=True)
+
+
 def test_going_on_gives_the_weights_of_a_training_in_one_go(
     training: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,16 +114,7 @@ def test_the_same_trainer_goes_on_though_its_weights_have_moved(
     calm = trainer(small_model_dir, tmp_path / "calm")
     calm.train()
     ours = trainer(small_model_dir, tmp_path / "ours")
-    honest, calls = ours.summed_loss, iter(range(100))
-
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        return honest(*args, **kwargs)
-
-    ours.summed_loss = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        ours.train(resume_from_checkpoint=True)
+    interrupt_in_step_four(ours)
     ours.train(resume_from_checkpoint=True)
     assert "training goes on after step 2 of 6" in capsys.readouterr().out
     ends = [tmp_path / name / "checkpoint-6" for name in ("calm", "ours")]
@@ -122,16 +127,7 @@ def test_a_new_trainer_around_a_model_that_has_moved_goes_on_as_well(
     """Only the cell with the trainer is run again; the model is the interrupted one."""
     trainer(small_model_dir, tmp_path / "calm").train()
     ours = trainer(small_model_dir, tmp_path / "ours")
-    honest, calls = ours.summed_loss, iter(range(100))
-
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        return honest(*args, **kwargs)
-
-    ours.summed_loss = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        ours.train(resume_from_checkpoint=True)
+    interrupt_in_step_four(ours)
     for told in ("training goes on after step 2 of 6", "training had ended"):
         again = trainer(small_model_dir, tmp_path / "ours", model=ours.model)
         again.train(resume_from_checkpoint=True)
