@@ -59,17 +59,14 @@ class Persistence(TrainerCallback):
         if not state.is_world_process_zero:
             return
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
-        best = state.best_model_checkpoint
-        self._copy(checkpoint, best)
-        rotate(self.folder, keep=self.keep, newest=checkpoint, protect=best)
+        self._copy(checkpoint, state)
+        self._rotate(checkpoint, state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._missed is not None and self._missed.is_dir() and state.is_world_process_zero:
-            self._copy(
-                self._missed, state.best_model_checkpoint
-            )  # once more: the Drive may be back
+            self._copy(self._missed, state)  # once more: the Drive may be back
 
-    def _copy(self, checkpoint: Path, best: str | None) -> None:
+    def _copy(self, checkpoint: Path, state: Any) -> None:
         if self.mirror is None or self.root is None:
             return
         try:
@@ -87,10 +84,15 @@ class Persistence(TrainerCallback):
                 f"what was copied before is still good, and {checkpoint} is here"
             )
             return
+        self._rotate(copied, state)
+
+    def _rotate(self, newest: Path, state: Any) -> None:
         try:
-            rotate(self.mirror, keep=self.keep, newest=copied, protect=best)
+            rotate(
+                newest.parent, keep=self.keep, newest=newest, protect=state.best_model_checkpoint
+            )
         except OSError as error:
-            print(f"an older copy in {self.mirror} could not be removed: {error}")
+            print(f"an older checkpoint in {newest.parent} could not be removed: {error}")
 
 
 def _tidy(folder: Path) -> None:

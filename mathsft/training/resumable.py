@@ -34,7 +34,8 @@ _MARK = "_mathsft_trained"  # on a model: hashes of its weights before and after
 class ResumableTrainer(Trainer):
     """Its checkpoints record which run they are of, and a manifest of their files.
 
-    ``save_total_limit`` removes older ones of the run when the new one is complete.
+    ``save_total_limit`` removes older ones of the run when the new one is complete. One of
+    another run that is in the way of a new one is kept, in a folder ``run-…`` beside it.
     """
 
     def train(
