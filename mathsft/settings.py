@@ -76,10 +76,8 @@ def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None
     if {"wandb", "all"} & set(words):
         _export("WANDB_DIR", output_dir)
         if _wandb_key():
-            _export("WANDB_MODE", None)  # offline only as long as there was no key
-            print(
-                "wandb: a key was found, so curves go to that account (report_to='none' does not)"
-            )
+            if _export("WANDB_MODE", None):  # offline only as long as there was no key
+                print("wandb: a key was found, so curves go to that account (report_to='none': no)")
         elif _export("WANDB_MODE", "offline"):
             print(
                 f"wandb: no key was found, so this is recorded offline, in {output_dir}/wandb; "

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, Qwen2Config
 
 from mathsft.models.adapters import add_adapter
+from mathsft.models.loading import load_model
 
 Change = Callable[[dict[str, torch.Tensor]], object]
 
@@ -40,3 +42,23 @@ def trained(model: Any, *, scale: float = 0.05, **settings: Any) -> Any:
             if "lora_B" in name:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def qwen_config(layers: int) -> Qwen2Config:
+    """Width, heads and vocabulary of Qwen2.5-0.5B, which has 24 layers."""
+    return Qwen2Config(
+        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers,
+        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
+        max_position_embeddings=2048, eos_token_id=0,
+    )  # fmt: skip
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    """Of one fixed sequence, in evaluation mode: (1, 28, V), float32."""
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=torch.arange(2, 30)[None]).logits.float()
+
+
+def base(folder: Path, **options: object) -> PreTrainedModel:
+    return load_model(folder, device="cpu", **options)[0]

@@ -6,34 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_files import Change, hub_cache, rewrite, trained
+from model_files import Change, base, hub_cache, logits, rewrite, trained
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.models.adapters import (
     PROJECTIONS,
-    adapter_effect,
     add_adapter,
     has_adapter,
     load_adapter,
     merge_adapter,
     save_adapter,
 )
-from mathsft.models.loading import load_model
 
-IDS = torch.arange(2, 30)[None]
 WEIGHTS = "adapter_model.safetensors"
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        return model(input_ids=IDS).logits.float()
-
-
-def base(folder: Path, **options: object) -> PreTrainedModel:
-    return load_model(folder, device="cpu", **options)[0]
 
 
 @pytest.fixture
@@ -322,67 +309,3 @@ def test_a_model_without_adapter_can_neither_be_saved_nor_merged(
         save_adapter(base(small_model_dir), tmp_path / "adapter")
     with pytest.raises(ValueError, match="nothing to merge"):
         merge_adapter(base(small_model_dir))
-
-
-# Merging
-
-
-def test_merged_logits_equal_those_with_the_adapter_in_memory_and_from_disk(
-    small_model_dir: Path, tmp_path: Path
-) -> None:
-    _, tokenizer = load_model(small_model_dir)
-    model = trained(base(small_model_dir))
-    before, effect = logits(model), adapter_effect(model)
-    merged = merge_adapter(model, tmp_path / "merged", tokenizer=tokenizer)
-    assert not has_adapter(merged)
-    assert (logits(merged) - before).abs().max() < 1e-5 < effect
-    assert torch.equal(logits(base(tmp_path / "merged")), logits(merged))
-    assert not list((tmp_path / "merged").glob("adapter*"))
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_merging_in_half_precision_stays_within_rounding(small_model_dir: Path, dtype: str) -> None:
-    model = trained(base(small_model_dir, dtype=dtype))
-    before = logits(model)
-    assert (logits(merge_adapter(model)) - before).abs().max() < 0.02 * before.abs().max()
-
-
-@pytest.mark.parametrize("scale", [5e-3, 0.05], ids=["swallowed", "a good part lost"])
-def test_an_adapter_that_rounding_would_spoil_is_not_merged(
-    small_model_dir: Path, scale: float
-) -> None:
-    model = trained(base(small_model_dir, dtype="bfloat16"))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.mul_(scale)
-    assert adapter_effect(model) > 0
-    with pytest.raises(ValueError, match="dtype='float32'"):
-        merge_adapter(model)
-
-
-def test_a_zero_adapter_is_not_merged(small_model_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"does nothing.*never trained"):
-        merge_adapter(add_adapter(base(small_model_dir)))
-
-
-def test_merging_into_4_bit_is_refused(small_model_dir: Path) -> None:
-    with pytest.raises(ValueError, match="quantize=False"):
-        merge_adapter(trained(base(small_model_dir, quantize=True)))
-
-
-def test_merged_weights_are_never_written_beside_an_adapter(
-    small_model_dir: Path, adapter: Path
-) -> None:
-    model = load_adapter(base(small_model_dir), adapter)
-    with pytest.raises(ValueError, match="holds an adapter"):
-        merge_adapter(model, adapter)
-    assert has_adapter(model)  # nothing was merged yet
-    assert not (adapter / "model.safetensors").exists()
-
-
-def test_an_adapter_on_merged_weights_does_not_name_the_first_base(small_model_dir: Path) -> None:
-    merged = merge_adapter(trained(base(small_model_dir)))
-    assert add_adapter(merged).peft_config["default"].base_model_name_or_path != str(
-        small_model_dir
-    )

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from allocations import PeakMemory
+from model_files import qwen_config
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.data.problems import read_problems
 from mathsft.device import PROFILES
@@ -22,16 +24,9 @@ from mathsft.training.sft import sft_trainer
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Width, heads and vocabulary of Qwen2.5-0.5B with two of its 24 layers."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     folder = tmp_path_factory.mktemp("wide")
-    config = Qwen2Config(
-        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=2,
-        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
-        max_position_embeddings=2048,
-    )  # fmt: skip
     torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    Qwen2ForCausalLM(qwen_config(layers=2)).save_pretrained(folder)
     load_model("tiny")[1].save_pretrained(folder)
     return folder
 
@@ -105,27 +100,18 @@ def test_the_shapes_are_those_of_the_loaded_model() -> None:
 
 def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the shapes of Qwen2.5 as its authors publish them; the hub is not asked."""
-    from transformers import Qwen2Config
-
-    published: dict[str, Any] = {
-        "Qwen/Qwen2.5-0.5B": {
-            "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-            "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
-        },
-        "Qwen/Qwen2.5-1.5B": {
-            "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-            "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
-        },
+    published = {
+        "Qwen/Qwen2.5-0.5B": qwen_config(layers=24),
+        "Qwen/Qwen2.5-1.5B": Qwen2Config(
+            vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
+            num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True,
+        ),
     }  # fmt: skip
     real = counting.model_config
     monkeypatch.setattr(
         counting,
         "model_config",
-        lambda name, revision: (
-            Qwen2Config(vocab_size=151_936, **published[name])
-            if name in published
-            else real(name, revision)
-        ),
+        lambda name, revision: published.get(name) or real(name, revision),
     )
     for profile in PROFILES:
         for section in ("sft", "multiple_choice", "mixing"):

@@ -10,8 +10,8 @@ import torch
 from harness_tasks import assert_same_samples, passes_counted, samples_of, task_over
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from model_files import trained
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from model_files import qwen_config, trained
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2ForCausalLM
 
 from mathsft.evaluation import harness
 from mathsft.evaluation.harness import ForestLM
@@ -69,17 +69,7 @@ def test_real_mathqa_rows_score_as_the_harness_scores_them(
 def test_a_model_of_real_width_scores_as_the_harness_scores_it(rows: Any, tmp_path: Path) -> None:
     """Qwen2.5-0.5B's width, heads and vocabulary, two of its layers, random weights."""
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=2,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        max_position_embeddings=2048,
-    )
-    model, tokenizer = Qwen2ForCausalLM(config).eval(), load_model("tiny")[1]
+    model, tokenizer = Qwen2ForCausalLM(qwen_config(layers=2)).eval(), load_model("tiny")[1]
     task = task_over(tmp_path, "mathqa/mathqa.yaml", test=rows[:24], examples=rows[24:60])
     mine, theirs = (samples_of(make(model, tokenizer), task) for make in (ours, stock))
     assert_same_samples(mine, theirs)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from model_files import qwen_config
+from transformers import Qwen2ForCausalLM
 
 from mathsft.data.problems import read_problems
 from mathsft.models.loading import load_model
@@ -21,15 +23,9 @@ PATHS = [(objective, quantize) for objective in ("sft", "choices") for quantize 
 
 
 def save_qwen(folder: Path, layers: int = 24) -> Path:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
-        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers,
-        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
-        max_position_embeddings=2048, eos_token_id=0,
-    )  # fmt: skip
     torch.manual_seed(0)
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model = Qwen2ForCausalLM(qwen_config(layers))
+    model.to(torch.bfloat16).save_pretrained(folder)
     load_model("tiny", device="cpu")[1].save_pretrained(folder)
     return folder
 
