@@ -227,6 +227,8 @@ def test_a_path_is_taken_as_given_unless_it_is_not_whole(
     ours = trainer(small_model_dir, training)
     with pytest.raises(ValueError, match=r"checkpoint-4 is not a whole checkpoint: optimizer\.pt"):
         ours.train(resume_from_checkpoint=training / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"checkpoint-9 .* there is no such folder"):
+        ours.train(resume_from_checkpoint=training / "checkpoint-9")
     ours.train(resume_from_checkpoint=str(training / "checkpoint-2"))
     assert ours.state.global_step == 6
 

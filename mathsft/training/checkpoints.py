@@ -59,6 +59,8 @@ def checkpoint_problem(checkpoint: Path, *, weights_only: bool = False) -> str |
     To go on training, optimiser and schedule must be there too; ``weights_only`` asks for no
     more than weights.
     """
+    if not checkpoint.is_dir():
+        return "there is no such folder"
     sharded = any(path.is_dir() and path.name.startswith(_SHARDS) for path in checkpoint.glob("*"))
     wanted = (STATE,) if weights_only else (STATE, MANIFEST) if sharded else _TO_RESUME
     try:
