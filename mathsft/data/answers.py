@@ -46,7 +46,7 @@ def split_final_line(text: str) -> tuple[str, str]:
 def extract_answer(text: str) -> str:
     """The final answer of a worked solution in normal form, ``""`` where it has none.
 
-    Where a line ``#### x`` exists, ``x`` is the answer, and nothing else is: of several
+    Where ``text`` has a line ``#### x``, ``x`` is the answer, and nothing else is: of several
     such lines the first counts, because a model that runs on writes the next problem's
     (lm-evaluation-harness' ``gsm8k`` takes the first as well). Without one, the plain rule:
 
@@ -92,7 +92,7 @@ def normal_answer(text: str) -> str:
 
 
 def same_answer(a: str, b: str) -> bool:
-    """Whether two answers have the same value: 1,200 = 1200 = 1200.0, 1/2 = 0.5, $48. = 48.
+    """Whether ``a`` and ``b`` have the same value: 1,200 = 1200 = 1200.0, 1/2 = 0.5, $48. = 48.
 
     Values are compared exactly, as fractions: 0.333 is not 1/3. ``50%`` is 50 and not 0.5,
     as in GSM8K's own labels, whose questions ask for "what percentage" and are labelled 50.

@@ -32,6 +32,7 @@ from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
 from mathsft.data.slips import read_steps, slips
 from mathsft.data.tally import Tally
+from mathsft.processes import say
 
 Law = Callable[[int, int], float]
 
@@ -230,6 +231,11 @@ def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
     tally.notes.update({"choices made": 0, "had choices": 0})
     rows = []
     for place, row in enumerate(problems, start=1):
+        if row["question"] is None:
+            raise ValueError(
+                f"add_choices: row {place} is a conversation or a prompt, and has no choices: make "
+                "them before mix"
+            )
         if row["choices"]:
             tally.notes["had choices"] += 1
             rows.append(row)
@@ -247,5 +253,5 @@ def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
     line = tally.line("choices")
     if not rows:
         raise ValueError(f"add_choices: no problem left; {line}")
-    print(line)
+    say(line)
     return Dataset.from_list(rows, features=FEATURES)

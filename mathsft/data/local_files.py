@@ -6,6 +6,7 @@ that are no UTF-8, mean that the file is not what its owner believes.
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,22 @@ def read_rows(path: Path) -> list[Row]:
                 f"found {type(row).__name__}"
             )
     return rows
+
+
+def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
+    """Write a data set to ``file`` (``.jsonl`` or ``.parquet``), where `read_rows` finds it again.
+
+    Raises ValueError for another suffix, and FileExistsError where the file is there already.
+    """
+    path = Path(file)
+    writers = {".jsonl": partial(rows.to_json, force_ascii=False), ".parquet": rows.to_parquet}
+    if path.suffix.lower() not in writers:
+        raise ValueError(f"{path}: give a name that ends with {' or '.join(writers)}")
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: give another file, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers[path.suffix.lower()](path)
+    return path
 
 
 def _text(path: Path) -> str:

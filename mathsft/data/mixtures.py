@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from mathsft.data.overlap import question_key, questions_in
+from mathsft.data.chat import CHAT_FEATURES, PROMPT_FEATURES, asked
+from mathsft.data.overlap import questions_in, rows_asking
 from mathsft.data.problems import FEATURES, load_problems
+from mathsft.processes import say
 
 
 def mix(
@@ -30,12 +32,14 @@ def mix(
     Rows are drawn without repetition. The same seed draws the same rows: of one data set, 400
     rows are among its 1,500, whatever else is in the mixture. Nothing is copied: the
     mixture is an index into the data sets, so these may be larger than memory (the trainers
-    then hold the tokens of what they train on). Every row keeps its ``source``.
+    then hold the tokens of what they train on). Every row keeps its ``source``. Problems, chats
+    and prompts may be mixed for `sft_trainer`; the columns that a row has not are None.
 
     Args:
         parts: rows of each data set, as counts (whole numbers) or as weights (fractions).
         test: what will be tested on, one data set or several. A mixture that asks one of their
-            questions is refused. None, where there is no test, has to be said.
+            questions is refused; in a chat the user's turns count, in other rows the prompt.
+            None, where there is no test, has to be said.
         datasets: data sets by the names in ``parts``; a name that is not among them goes to
             ``load_problems``, with its defaults. So give here what is read in another way
             (MathQA's clean reading), or was worked on (``add_choices``).
@@ -55,7 +59,7 @@ def mix(
         raise ValueError(f"mix: no part asks for {unknown[0]!r} of datasets; parts are {parts}")
     sources = {name: given[name] if name in given else load_problems(name) for name in parts}
     for name, rows in sources.items():
-        if not isinstance(rows, Dataset) or rows.features != FEATURES:
+        if not isinstance(rows, Dataset) or not _in_schema(rows):
             found = getattr(rows, "features", None) or type(rows).__name__
             raise ValueError(
                 f"mix: {name!r} is not in the schema of load_problems: {found}. Read it with "
@@ -67,8 +71,17 @@ def mix(
     mixture = _draw(mixture, len(mixture), seed=seed)
     tested = _refuse_test_rows(mixture, test)
     shares = ", ".join(f"{name} {n:,} ({n / len(mixture):.1%})" for name, n in counts.items())
-    print(f"mix: {len(mixture):,} rows, seed {seed}: {shares}; {tested}")
+    say(f"mix: {len(mixture):,} rows, seed {seed}: {shares}; {tested}")
     return mixture
+
+
+def _in_schema(rows: Dataset) -> bool:
+    """Whether the columns are those of `load_problems`, of one kind of row or of several."""
+    schemas = (FEATURES, CHAT_FEATURES, PROMPT_FEATURES)
+    known = {name: kind for schema in schemas for name, kind in schema.items()}
+    there = [schema for schema in schemas if schema.keys() <= rows.features.keys()]
+    wanted = {name: known[name] for schema in there for name in schema}
+    return bool(there) and dict(rows.features) == wanted
 
 
 def _draw(rows: Dataset, count: int, *, seed: int) -> Dataset:
@@ -134,15 +147,19 @@ def _refuse_test_rows(mixture: Dataset, test: Dataset | Sequence[Dataset] | None
             f"{tests[0]!r:.60}. Of a DatasetDict give one split"
         )
     rows = sum(map(len, tests))
-    asked = {question_key(q) for part in tests for q in questions_in(part, name="mix's test")}
+    apart = {
+        question
+        for part in tests
+        for texts in questions_in(part, name="mix's test")
+        for question in texts
+    }
     if not rows:
         raise ValueError("mix: test has no rows; say test=None if there is no test")
-    found = [i for i, q in enumerate(questions_in(mixture, name="mix")) if question_key(q) in asked]
-    if found:
+    if found := rows_asking(mixture, apart, name="mix"):
         first = mixture[found[0]]
         raise ValueError(
             f"mix: {len(found):,} of {len(mixture):,} rows ask a question of the test, the first "
-            f"from {first['source']!r}: {first['question']!r:.100}. Leave them out of the data "
+            f"from {first['source']!r}: {asked(first)[0]!r:.100}. Leave them out of the data "
             "set before: without_test_rows(data_set, test)"
         )
     return f"none asks one of the {rows:,} test questions"
@@ -156,15 +173,16 @@ def training_plan(
     gradient_accumulation_steps: int = 1,
     world_size: int = 1,
 ) -> Any:
-    """What training each mixture for ``max_steps`` optimiser steps means, as a pandas table.
+    """What training each of ``mixtures`` for ``max_steps`` optimiser steps means, as a table.
 
-    One line a mixture: ``rows``, ``steps``, ``batch`` (rows a step, over all ``world_size``
-    processes), ``rows seen``, ``passes`` over the mixture, and how many of the rows seen come
-    from each source, on average over the order. Train with these numbers and
+    One line a mixture (pandas): ``rows``, ``steps``, ``batch`` (rows a step: of
+    ``per_device_train_batch_size``, ``gradient_accumulation_steps`` and ``world_size``
+    processes the product), ``rows seen``, ``passes`` over the mixture, and how many of the rows
+    seen come from each source, on average over the order. Train with these numbers and
     ``dataloader_drop_last=True``: then a pass leaves out what fills no batch, and no step is
-    shorter than another. The exception is gradient accumulation: transformers ends each
-    pass with a step of the batches that are left. ``short steps`` counts those; choose rows
-    that are a multiple of ``batch`` to have none.
+    shorter than another. The exception is gradient accumulation: transformers ends each pass
+    with a step of the batches that are left. ``short steps`` counts those; choose rows that are
+    a multiple of ``batch`` to have none.
 
     Raises ValueError for no mixture, no steps, or a mixture smaller than a batch.
     """

@@ -14,9 +14,14 @@ from typing import Any, Literal, TypeAlias
 
 from datasets import Dataset
 
+from mathsft.data.chat import asked
+from mathsft.data.wrapping import QuestionFinder
+from mathsft.processes import say
+
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
 Kind = Literal["exact", "template", "n-grams"]
 
+_ASKING = ("messages", "question", "prompt")  # columns
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
 _THOUSANDS = re.compile(r"(?<=\d)\s?,\s?(?=\d{3}(?!\d))")
@@ -40,23 +45,52 @@ def template(question: str) -> str:
     return " ".join("#" if re.fullmatch(_NUMBER, token) else token for token in tokens)
 
 
-def questions_in(problems: Problems, *, name: str) -> Iterator[str]:
-    """The questions one by one; a data set on disk is read in slices, this column only.
+def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
+    """What each row asks: one question, or the user's turns of a conversation, or its prompt.
 
-    Raises ValueError, which calls the problems ``name``, where they are not rows with a question.
+    A data set on disk is read in slices, these columns only. Raises ValueError, which calls the
+    problems ``name``, where they are not rows that ask something.
     """
     if isinstance(problems, Dataset):
-        if "question" not in problems.column_names:
+        columns = [column for column in _ASKING if column in problems.column_names]
+        if not columns:
             raise _no_problems(name, f"a data set with the columns {problems.column_names}")
-        for part in problems.select_columns("question").with_format(None).iter(batch_size=1000):
-            yield from part["question"]
+        for part in problems.select_columns(columns).with_format(None).iter(batch_size=1000):
+            for values in zip(*(part[column] for column in columns), strict=True):
+                yield asked(dict(zip(columns, values, strict=True)))
         return
     if isinstance(problems, str | Mapping):
         raise _no_problems(name, f"a {type(problems).__name__}")
     for problem in problems:
-        if not isinstance(problem, Mapping) or not isinstance(problem.get("question"), str):
-            raise _no_problems(name, f"{problem!r:.60} among the rows")
-        yield problem["question"]
+        try:
+            found = asked(problem)
+        except (ValueError, AttributeError):
+            raise _no_problems(name, f"{problem!r:.60} among the rows") from None
+        yield found
+
+
+def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int]:
+    """The rows of ``train`` that ask a question of ``apart``, by index.
+
+    A problem asks it where the two are equal (`question_key`). The user's turns of a
+    conversation, or a prompt, may say more: in a data set that has such rows it is enough that
+    a row holds the question.
+    """
+    questions = list(apart)
+    plain = isinstance(train, Dataset) and not {"messages", "prompt"} & set(train.column_names)
+    keys = set(map(question_key, questions))
+    finder = QuestionFinder(() if plain else questions)
+
+    def asks(text: str) -> bool:
+        key = question_key(text)
+        if key in keys or plain:
+            return key in keys
+        held = finder.find(text)
+        return held is not None and f" {question_key(held)} " in f" {key} "
+
+    return [
+        row for row, texts in enumerate(questions_in(train, name=name)) if any(map(asks, texts))
+    ]
 
 
 def _no_problems(name: str, found: str) -> ValueError:
@@ -102,7 +136,7 @@ class Overlap:
         """Pairs of questions, training's and the test's, for the first rows touched."""
         rows = {"exact": self.exact, "template": self.template, "n-grams": self.nearest}[kind]
         touched = [i for i, yes in enumerate(self.touched(kind)) if yes][:limit]
-        return [(train[rows[i]]["question"], test[i]["question"]) for i in touched]
+        return [("\n".join(asked(train[rows[i]])), "\n".join(asked(test[i]))) for i in touched]
 
     def split(self, test: Dataset) -> tuple[Dataset, Dataset]:
         """``test`` in two: rows whose template training has, and rows whose it has not.
@@ -132,8 +166,9 @@ def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0
     """How much of ``test`` is in ``train``, by question, by template and by runs of words.
 
     Args:
-        train: rows with a ``question``; read once, in order.
-        test: likewise.
+        train: rows of `load_problems`; read once, in order. Of a conversation each of the
+            user's turns counts as a question.
+        test: likewise; here a conversation's turns are one question together.
         n: words in a run. With ``threshold`` it is the measure of PaLM (Chowdhery et al. 2022,
             https://arxiv.org/abs/2204.02311, section 8): 8 words, and a question counts as
             touched where 70 % of its runs occur in training. A question of fewer words is
@@ -145,7 +180,7 @@ def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0
     """
     if n < 1 or not 0 < threshold <= 1:
         raise ValueError(f"n={n}, threshold={threshold}: give n of 1 or more, a share above 0")
-    questions = list(questions_in(test, name="overlap's test"))
+    questions = ["\n".join(texts) for texts in questions_in(test, name="overlap's test")]
     if not questions:
         raise ValueError("overlap: no test row to look for")
     keys, templates = list(map(question_key, questions)), list(map(template, questions))
@@ -153,14 +188,15 @@ def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0
     by_key, by_template = dict.fromkeys(keys, -1), dict.fromkeys(templates, -1)
     by_run = dict.fromkeys((run for some in runs for run in some), -1)
     row = -1
-    for row, question in enumerate(questions_in(train, name="overlap's train")):
-        key = question_key(question)
-        for found, what in ((by_key, key), (by_template, template(question))):
-            if found.get(what) == -1:
-                found[what] = row
-        for run in _runs(key.split(), n):
-            if by_run.get(run) == -1:
-                by_run[run] = row
+    for row, texts in enumerate(questions_in(train, name="overlap's train")):
+        for question in texts:
+            key = question_key(question)
+            for found, what in ((by_key, key), (by_template, template(question))):
+                if found.get(what) == -1:
+                    found[what] = row
+            for run in _runs(key.split(), n):
+                if by_run.get(run) == -1:
+                    by_run[run] = row
     exact = [by_key[key] for key in keys]
     where = [Counter(by_run[run] for run in some if by_run[run] >= 0) for some in runs]
     return Overlap(
@@ -191,11 +227,15 @@ def without_test_rows(train: Dataset, test: Problems, *, templates: bool = False
     what is then measured on ``test`` is measured on templates that no training row had.
     Any rows that are to be kept apart can take the place of ``test``.
     """
-    name, what = (template, "template") if templates else (question_key, "question")
-    apart = {name(question) for question in questions_in(test, name="test")}
-    kept = [i for i, q in enumerate(questions_in(train, name="train")) if name(q) not in apart]
-    print(
-        f"{len(train) - len(kept):,} of {len(train):,} rows left out, whose {what} is among the "
-        f"{len(apart):,} kept apart"
+    apart = [question for texts in questions_in(test, name="test") for question in texts]
+    what, key = ("template", template) if templates else ("question", question_key)
+    gone = set(rows_asking(train, apart, name="train"))
+    if templates:
+        masked = set(map(template, apart))
+        rows = enumerate(questions_in(train, name="train"))
+        gone |= {row for row, texts in rows if any(template(text) in masked for text in texts)}
+    say(
+        f"{len(gone):,} of {len(train):,} rows left out, whose {what} is among the "
+        f"{len(set(map(key, apart))):,} kept apart"
     )
-    return train.select(kept)
+    return train.select([row for row in range(len(train)) if row not in gone])

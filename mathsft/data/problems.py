@@ -1,4 +1,4 @@
-"""Maths problems from any source, in one schema.
+"""Maths problems from any source, in one schema; chats and prompts in theirs.
 
 | column | type | meaning |
 |---|---|---|
@@ -8,6 +8,9 @@
 | choices | list of string | the choices, or [] |
 | label | int64 | the index of the right choice, or -1 |
 | source | string | the source's name, or the file's |
+
+Rows with ``messages``, or ``prompt`` and ``completion``, keep columns of their own:
+`mathsft.data.chat`.
 """
 
 import random
@@ -19,18 +22,21 @@ from typing import Any, get_args
 
 from datasets import Dataset, Features, List, Value
 
+from mathsft.data.chat import (
+    CHAT_FEATURES,
+    PROMPT_FEATURES,
+    from_chat,
+    from_prompt_messages,
+    from_prompt_text,
+)
 from mathsft.data.formulas import AGREES, DISAGREES
 from mathsft.data.grade_school_math import Questions, unwrap
 from mathsft.data.mathqa import Reading
-from mathsft.data.schemas import (
-    Problem,
-    UnusableRowError,
-    from_instruction,
-    from_mathqa,
-    reader_for,
-)
+from mathsft.data.readers import Reader, reader_for
+from mathsft.data.schemas import UnusableRowError, from_instruction, from_mathqa
 from mathsft.data.sources import Origin, open_source
 from mathsft.data.tally import Tally
+from mathsft.processes import say
 
 FEATURES = Features(
     {
@@ -42,6 +48,11 @@ FEATURES = Features(
         "source": Value("string"),
     }
 )
+_FEATURES: dict[Reader, Features] = {
+    from_chat: CHAT_FEATURES,
+    from_prompt_messages: CHAT_FEATURES,
+    from_prompt_text: PROMPT_FEATURES,
+}
 
 
 def load_problems(
@@ -57,16 +68,22 @@ def load_problems(
 ) -> Dataset:
     """Problems of ``source`` in the one schema; prints one line with what was read and dropped.
 
+    Rows with ``messages``, or with ``prompt`` and ``completion`` (texts, or lists of messages),
+    come back in the columns of `mathsft.data.chat`, for `sft_trainer`.
+
     A broken file is an error. A single row that cannot be used is dropped and counted:
     an empty question, solution or answer; a solution without a number; MathQA options that
     do not parse, or a label that is none of the choices; a GSM8K test question among
-    instructions. A missing column, or another type than the schema says, is an error.
+    instructions; a conversation with no assistant turn, an empty turn, a tool's turn, a system
+    turn after the first, or one that the user does not begin. A missing column, another type
+    than the schema says, or an unknown role is an error.
 
     Args:
         source: ``gsm8k``, ``mathqa`` or ``grade-school-math`` (hub), ``tiny-gsm`` or
             ``tiny-mathqa`` (generated, offline), or the path of a ``.json``, ``.jsonl`` or
-            ``.parquet`` file in the schema of GSM8K, of INSTRUCTION/RESPONSE, of MathQA, or
-            of this function's result.
+            ``.parquet`` file in the schema of GSM8K, of INSTRUCTION/RESPONSE, of MathQA, of
+            this function's result, or of a chat; or any hub data set, ``owner/name``, in one
+            of these schemas (its default configuration).
         split: ``train``, ``validation`` or ``test``, as the source has them; a file is
             one split, ``train``.
         limit: take so many of the usable rows; None takes all. The generated sources write
@@ -102,7 +119,7 @@ def load_problems(
     )
     taken = f"; {len(dataset):,} taken" if limit is not None else ""
     shuffled = f" (shuffled, seed {seed})" if seed is not None else ""
-    print(tally.line(origin.name) + taken + shuffled)
+    say(tally.line(origin.name) + taken + shuffled)
     return dataset
 
 
@@ -148,7 +165,7 @@ def _read(
             from_mathqa, reading=reading, drop_disputed=drop_disputed, notes=tally.notes
         )
 
-    def converted() -> Iterator[tuple[int, Problem]]:
+    def converted() -> Iterator[tuple[int, Any]]:
         for place, row in origin.rows:
             try:
                 where = f"{origin.where}, row {place}"
@@ -170,4 +187,5 @@ def _read(
         tally.remarks.append(f"{share:.1%} of the labels that can be compared are disputed")
     if seed is not None:
         random.Random(seed).shuffle(problems)
-    return Dataset.from_list(list(problems[:limit]), features=FEATURES), tally, origin
+    features = _FEATURES.get(reader, FEATURES)
+    return Dataset.from_list(list(problems[:limit]), features=features), tally, origin

@@ -6,7 +6,6 @@ another type than the schema says means that the file is not in that schema, and
 """
 
 from collections import Counter
-from collections.abc import Callable
 from string import ascii_lowercase
 from typing import Any, TypedDict
 
@@ -202,34 +201,3 @@ def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
     if not -1 <= label < len(choices):
         raise UnusableRowError("label beyond the choices")
     return problem
-
-
-Reader = Callable[..., Problem]
-
-# The first column that tells one schema from the others, in the order they are asked.
-_TELLTALES: dict[str, Reader] = {
-    "INSTRUCTION": from_instruction,
-    "RESPONSE": from_instruction,
-    "Problem": from_mathqa,
-    "options": from_mathqa,
-    "solution": from_own,
-    "choices": from_own,
-    "question": from_gsm8k,
-    "answer": from_gsm8k,
-}
-
-
-def reader_for(row: dict[str, Any], *, where: str) -> Reader:
-    """The function that reads rows of this row's schema, told by its column names.
-
-    Raises:
-        ValueError: the columns belong to none of the four schemas.
-    """
-    for column, reader in _TELLTALES.items():
-        if column in row:
-            return reader
-    raise ValueError(
-        f"{where}: columns {', '.join(map(repr, row)) or '(none)'} belong to no known schema; "
-        "wanted question, answer (GSM8K), or INSTRUCTION, RESPONSE, or Problem, Rationale, "
-        "options, correct (MathQA), or question, solution, answer, choices, label, source (mathsft)"
-    )

@@ -1,12 +1,15 @@
 """Where rows come from: the hub, the generators, or a local file."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mathsft.data.chat import asked
 from mathsft.data.local_files import SUFFIXES, Row, read_rows
-from mathsft.data.schemas import UnusableRowError, reader_for
+from mathsft.data.readers import reader_for
+from mathsft.data.schemas import UnusableRowError
 
 # Each source by name: its splits, and its repository and configuration on the hub
 # (none for the sources that are generated).
@@ -51,6 +54,9 @@ def open_source(source: str | Path, *, split: str, limit: int | None, whole: boo
             )
         return Origin(read_rows(path), path.name, path.name, str(path))
     source = str(source)
+    if source not in SOURCES:
+        where = f"{source} ({split})"
+        return Origin(hub_rows(source, None, split=split), source, f"{source}/{split}", where)
     splits, hub = SOURCES[source]
     if split not in splits:
         raise ValueError(f"{source}: split {split!r} is unknown; there are {', '.join(splits)}")
@@ -102,26 +108,29 @@ def questions_of(given: str | Path | Iterable[str]) -> list[str]:
     for place, row in rows:
         where = f"{path}, row {place}"
         try:
-            questions.append(reader(row, where=where, source=path.name)["question"])
+            questions += asked(reader(row, where=where, source=path.name))
         except UnusableRowError as reason:
             raise ValueError(f"{where}: {reason}") from reason
     return questions
 
 
 def _path(source: str | Path) -> Path | None:
-    """``source`` as a path, None where it names one of ``SOURCES``."""
+    """``source`` as a path, None where it names one of ``SOURCES`` or a hub data set."""
     if source in SOURCES:
         return None
     path = Path(source).expanduser()
-    if isinstance(source, Path) or path.suffix or path.exists():
+    # The ".5" of owner/name-2.5 is no suffix.
+    if isinstance(source, Path) or re.fullmatch(r"\.[A-Za-z]+", path.suffix) or path.exists():
         return path
     known = {name: name for name in SOURCES}
     known |= {hub[0].lower(): name for name, (_, hub) in SOURCES.items() if hub}
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) and source.lower() not in known:
+        return None
     near = difflib.get_close_matches(source.lower(), known, n=1, cutoff=0.4)
     hint = f": did you mean {known[near[0]]!r}?" if near else "."
     raise ValueError(
         f"unknown source {source!r}{hint} Known: {', '.join(SOURCES)}, "
-        f"or the path of a {', '.join(SUFFIXES)} file"
+        f"or the path of a {', '.join(SUFFIXES)} file, or a hub data set (owner/name)"
     )
 
 

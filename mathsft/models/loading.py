@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from mathsft.device import Policy, policy
 from mathsft.models.adapters import add_adapter
+from mathsft.models.chat_template import set_chat_template
 from mathsft.models.quantization import nf4_config, stay_trainable
 from mathsft.models.sources import checked_source
 from mathsft.names import unknown_name
@@ -31,6 +32,7 @@ def load_model(
     attn_implementation: str | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    chat_template_path: str | Path | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, in eval mode, on one device.
 
@@ -44,6 +46,9 @@ def load_model(
         attn_implementation: default: `policy`.
         device: default: the CUDA device of this process (``LOCAL_RANK``), else the CPU.
         revision: branch, tag or commit of a hub name.
+        chat_template_path: a Jinja file that takes the place of the checkpoint's chat template.
+            No token is added for it: turns should end with a special token that the tokenizer
+            has, which is checked where conversations are tokenized.
 
     The embedding is not upcast to float32 as `prepare_model_for_kbit_training` would do: for a
     vocabulary of 151,936 that alone costs 0.5 GB and more, and nothing here needs it.
@@ -53,10 +58,12 @@ def load_model(
     Its `padding_side` is the checkpoint's own: set it where it matters ("left" to generate).
 
     Raises:
-        FileNotFoundError: no such folder, or it holds no config.json or no weights.
+        FileNotFoundError: no such folder, or it holds no config.json or no weights; no such
+            chat template.
         OSError: the hub could not give the model (offline, unknown, or gated).
         ValueError: weights missing, left over, damaged or of another shape; the folder holds an
-            adapter; an unknown `lora` key or dtype; more tokens than embeddings.
+            adapter; an unknown `lora` key or dtype; more tokens than embeddings; a chat
+            template that is no Jinja.
     """
     settings = _lora_settings(lora)
     source = checked_source(name, revision)
@@ -64,6 +71,8 @@ def load_model(
     weights_dtype = _dtype(dtype, choice)
     _refuse_hub_adapter(source, revision)
     tokenizer = _load_tokenizer(source, revision)
+    if chat_template_path is not None:
+        set_chat_template(tokenizer, chat_template_path)
     options: dict[str, Any] = {
         "dtype": weights_dtype,
         "attn_implementation": attn_implementation or choice.attn_implementation,
