@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mathsft.device import policy
+from mathsft.models.adapters import has_adapter
 from mathsft.models.isolation import check_isolation
 from mathsft.models.quantization import check_trainable
 from mathsft.settings import prepare_tracking
@@ -22,14 +23,23 @@ def training_arguments(
     that the model is on (`mathsft.device.policy`), trackers that ask nothing
     (`mathsft.settings.prepare_tracking`), and batches left as they are.
 
-    Raises ValueError where the model has nothing to train, has 4-bit layers without a
-    gradient, cannot be told who sees whom in a row or does not keep to it, or where
-    ``remove_unused_columns`` is asked for.
+    Raises ValueError where the model has nothing to train, is in 4 bits without an adapter, has
+    4-bit layers without a gradient, or weights to train in half precision; where it cannot be
+    told who sees whom in a row or does not keep to it, or where ``remove_unused_columns`` is
+    asked for.
     """
     if named.get("remove_unused_columns"):
         raise ValueError("remove_unused_columns=True would take the batch away: leave it out")
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no trainable parameter: load it with lora=True")
+        raise ValueError(
+            "the model has no trainable parameter: load it with lora=True, or freeze less of it"
+        )
+    if getattr(model, "is_quantized", False) and not has_adapter(model):
+        raise ValueError(
+            "4-bit weights have no gradient, so that most of this model cannot be trained: load "
+            "it with lora=True, or without quantize to train all of it"
+        )
+    _check_precision(model)
     check_trainable(model)
     check_isolation(model)  # now, not in the first step
     home = next(model.parameters()).device
@@ -41,12 +51,35 @@ def training_arguments(
     return {
         "per_device_train_batch_size": per_device_train_batch_size,
         "per_device_eval_batch_size": per_device_train_batch_size,
+        "ddp_find_unused_parameters": False,  # all that is trained is in every pass
         "logging_nan_inf_filter": False,  # it shows the last finite loss in place of a nan
         "remove_unused_columns": False,
         "dataloader_pin_memory": not device["use_cpu"],
         **device,
         **named,
     }
+
+
+def _check_precision(model: Any) -> None:
+    """Raise ValueError where weights that are to be trained are in half precision.
+
+    bfloat16 keeps 8 bits of a number: a step of less than 1/512 of a weight is rounded away,
+    and at the learning rates of full fine-tuning most steps are. float16's gradients want
+    GradScaler, which refuses to unscale float16. Adapters are float32 always, for the same
+    reasons; the trainers multiply in half precision where the device has it (`policy`).
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            why = {
+                torch.float16: "GradScaler cannot unscale float16 gradients",
+                torch.bfloat16: "steps below 1/512 of a weight are rounded away",
+            }[parameter.dtype]
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} is to be trained in {kind}: {why}. Load the model with dtype='float32' "
+                "to train its own weights (it still computes in half precision where the device "
+                "has it), or with lora=True"
+            )
 
 
 def reasons(dropped: Mapping[str, int]) -> str:

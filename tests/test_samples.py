@@ -1,0 +1,91 @@
+"""Sample answers: shown and recorded at every evaluation, and nothing of the training changes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chat_rows import sums, with_template
+from small_training import PROBLEMS
+
+from mathsft.data.problems import read_problems
+from mathsft.evaluation.worked import worked_answers
+from mathsft.models.loading import load_model
+from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.samples import show_samples
+from mathsft.training.sft import sft_trainer
+
+WORKED = read_problems("tiny-gsm", limit=12)[0]
+
+
+def train(folder: Path, rows: Any, **arguments: Any) -> Any:
+    """Two steps of `sft_trainer`, or what ``make`` names; evaluated after each."""
+    model, tokenizer = load_model("tiny", lora={"r": 4}, device="cpu")
+    tokenizer = with_template(tokenizer)
+    shown = arguments.pop("shown", None)
+    callbacks = [] if shown is None else [show_samples(tokenizer, shown, max_new_tokens=20)]
+    trainer = arguments.pop("make", sft_trainer)(
+        model, tokenizer, rows, eval_problems=rows, output_dir=folder, max_steps=2,
+        eval_strategy="steps", eval_steps=1, per_device_train_batch_size=1, disable_tqdm=True,
+        learning_rate=1e-3, callbacks=callbacks, **arguments,
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "samples.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("make", [sft_trainer, multiple_choice_trainer])
+def test_the_weights_are_the_same_bit_for_bit_with_and_without(tmp_path: Path, make: Any) -> None:
+    rows = WORKED if make is sft_trainer else PROBLEMS.select(range(8))
+    without = train(tmp_path / "a", rows, make=make)
+    state = torch.get_rng_state()
+    shown = train(tmp_path / "b", rows, make=make, shown=rows)
+    assert torch.equal(torch.get_rng_state(), state)
+    for one, other in zip(without.model.parameters(), shown.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert len(records(tmp_path / "b")) == 6
+
+
+def test_what_is_shown_is_the_greedy_answer_of_the_step_and_the_file_has_it_in_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = train(tmp_path, WORKED, shown=WORKED)
+    found = records(tmp_path)
+    assert [(r["step"], r["sample"]) for r in found] == [(s, n) for s in (1, 2) for n in range(3)]
+    answers = worked_answers(
+        trainer.model, trainer.processing_class, WORKED.select(range(3)), max_new_tokens=20
+    )
+    assert [r["written"] for r in found[3:]] == [a["text"] for a in answers]
+    assert [r["question"] for r in found[3:]] == WORKED["question"][:3]
+    assert all(r["wanted"].endswith(f"#### {WORKED[r['sample']]['answer']}") for r in found)
+    said = capsys.readouterr().out
+    for record in found:
+        cut = "" if record["stopped"] else " (not at its end after 20 tokens)"
+        assert f"step {record['step']}, sample {record['sample'] + 1}{cut}\n" in said
+    assert f"  question  {WORKED[0]['question']}\n" in said
+
+
+def test_a_chat_is_answered_from_before_its_last_turn_and_a_prompt_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"prompt": "2 + 3 = " * 100, "completion": " 5"}
+    train(tmp_path, sums(12), shown=[sums(1)[0], long])
+    chat, prompt = records(tmp_path)[-2:]
+    assert (chat["question"], chat["wanted"]) == ("Sure?", "Yes.")
+    assert (prompt["question"], prompt["wanted"]) == (long["prompt"], long["completion"])
+    assert long["prompt"][:300] + " …\n" in capsys.readouterr().out
+
+
+def test_nothing_to_show_is_an_error(tmp_path: Path) -> None:
+    _, tokenizer = load_model("tiny", device="cpu")
+    with pytest.raises(ValueError, match="samples=0, max_new_tokens=128: give 1 or more"):
+        show_samples(tokenizer, WORKED, samples=0)
+    with pytest.raises(ValueError, match="there is no problem to answer"):
+        show_samples(tokenizer, [])
+    with pytest.raises(ValueError, match="chat template"):
+        show_samples(tokenizer, sums(1))
