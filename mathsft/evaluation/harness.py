@@ -6,11 +6,13 @@ question or the few-shot examples before it, passes once. Everything else, tasks
 metrics, cache and logs, is the harness's own.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from accelerate import Accelerator
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from tqdm.auto import tqdm
@@ -24,7 +26,9 @@ from mathsft.models.isolation import check_isolation
 from mathsft.models.likelihood import option_scores, pad_token
 from mathsft.models.loading import load_model
 from mathsft.models.modes import evaluating
+from mathsft.models.sharding import check_not_sharded
 from mathsft.names import unknown_name
+from mathsft.processes import processes, say
 
 Score = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would write it
 
@@ -60,6 +64,9 @@ class ForestLM(HFLM):
     attention window, and by all where the model cannot keep the branches of a forest apart.
     Log-softmax is in float32 (the usual way: ``softmax_dtype``).
 
+    In several processes (torchrun) each scores its share of the questions, on the device of its
+    own; process 0 gathers them (`mathsft.evaluation.sharing`).
+
     Raises:
         ValueError: what `load_model` and `load_adapter` raise; ``peft`` and the like with a
             loaded model; an argument that nobody would heed; a log-likelihood that is not finite.
@@ -82,7 +89,8 @@ class ForestLM(HFLM):
     ) -> None:
         model: Any = pretrained
         if isinstance(pretrained, str | Path):
-            if str(device).startswith("cuda") and not torch.cuda.is_available():
+            several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+            if str(device).startswith("cuda") and (several or not torch.cuda.is_available()):
                 device = None  # the harness's command line names a GPU when nobody named one
             model, tokenizer = load_model(
                 pretrained,
@@ -117,6 +125,11 @@ class ForestLM(HFLM):
             softmax_dtype=arguments.pop("softmax_dtype", "float32"),
             **arguments,
         )
+        state = processes(self.device.type)
+        check_not_sharded(self.model)
+        if state.num_processes > 1:  # HFLM heeds them for models that it has loaded itself
+            self.accelerator = Accelerator(cpu=self.device.type == "cpu")
+            self._rank, self._world_size = state.process_index, state.num_processes
         # What the harness writes down about the model; an object would be looked up as a name.
         self.pretrained = str(getattr(model, "name_or_path", ""))
         self.peft = None if peft is None else str(peft)
@@ -159,7 +172,7 @@ class ForestLM(HFLM):
             groups, alone = [], list(range(len(requests)))
         cut = sum(len(c) + len(r) - 1 > self.max_length for _, c, r in requests)
         if cut:
-            print(f"{cut} requests exceed max_length={self.max_length}: cut from the left")
+            say(f"{cut} requests exceed max_length={self.max_length}: cut from the left")
         results: dict[int, Score] = {}
         if alone:
             usual = super()._loglikelihood_tokens(
@@ -198,7 +211,7 @@ class ForestLM(HFLM):
                 if self._apart:
                     check_isolation(self.model)
             except ValueError as reason:
-                print(f"each request goes through the model by itself: {reason}")
+                say(f"each request goes through the model by itself: {reason}")
                 self._apart = False
         return self._apart
 

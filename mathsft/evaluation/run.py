@@ -5,10 +5,12 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lm_eval
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import nn
 
@@ -18,11 +20,14 @@ from mathsft.evaluation.guards import check_distinct
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.quiet import quiet_harness
 from mathsft.evaluation.results import Result, same_questions
+from mathsft.evaluation.sharing import shared_out
 from mathsft.evaluation.tasks import task_manager
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
+from mathsft.processes import in_first
 
+_FOUND = ("samples", "results", "n-shot")  # what is kept of the harness's results
 _VERSIONS = ("mathsft", "lm_eval", "torch", "transformers", "peft", "bitsandbytes", "datasets")
 
 
@@ -69,6 +74,9 @@ def evaluate(
         arguments: further ones of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 
+    In several processes (torchrun) call it in each: each scores its share of the questions, all
+    return the same, and process 0 saves. Figures are those of one process.
+
     Returns:
         A `Result` for a task's name, a list of them for a sequence of names (also of groups,
         such as ``["mmlu"]``).
@@ -82,7 +90,7 @@ def evaluate(
     manager = task_manager(names, file=file, examples=examples)
     # HFLM switches to evaluation mode for good.
     mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
-    with mode, quiet_harness() as stderr:
+    with mode, shared_out(), quiet_harness() as stderr:
         loaded = manager.load(names)
         if isinstance(tasks, str) and len(loaded["tasks"]) != 1:
             raise ValueError(f"{tasks} is a group of tasks: give [{tasks!r}], for several results")
@@ -134,13 +142,16 @@ def evaluate(
         "hardware": hardware(),
         "versions": {package: installed_version(package) for package in _VERSIONS},
     }
+    if lm.world_size > 1:  # the harness gives the first process everything, the others nothing
+        together = [about, {key: (found or {}).get(key) for key in _FOUND}]
+        about, found = broadcast_object_list(together)
     results = [
         Result(
             **about,
             task=task,
             num_fewshot=int(found["n-shot"][task]),
             harness=_figures(found["results"][task]),
-            questions=_questions(samples, found["configs"][task]["output_type"]),
+            questions=_questions(samples, loaded["tasks"][task].OUTPUT_TYPE),
         )
         for task, samples in found["samples"].items()
     ]
@@ -154,7 +165,8 @@ def evaluate(
                 )
             check_distinct(base, result)
         if folder is not None:
-            result.save(folder)
+            save = partial(result.save, folder)
+            in_first(save, device=lm.device.type)
     return results[0] if isinstance(tasks, str) else results
 
 

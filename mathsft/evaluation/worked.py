@@ -1,14 +1,18 @@
 """Worked answers: let the model solve problems in writing, and compare the final answer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from mathsft.data.answers import extract_answer, same_answer
 from mathsft.data.prompts import sft_prompt
 from mathsft.models.modes import evaluating
+from mathsft.models.sharding import check_not_sharded
+from mathsft.processes import processes
 
 
 @torch.no_grad()
@@ -28,20 +32,33 @@ def worked_answers(
     worked text: a base model that does not know the line is not punished for that.
 
     Greedy decoding: no luck in the comparison. Prompts are padded on the left and
-    batched by length; ``max_new_tokens`` bounds a solution that does not stop. ``prompt``
-    makes the prompt from the question; the default is the format that training uses.
+    batched by length, ``batch_size`` at a time; ``max_new_tokens`` bounds a solution that does
+    not stop. ``prompt`` makes the prompt from the question; the default is the format that
+    training uses.
+
+    In several processes (torchrun) call it in each: each solves its share of the problems, and
+    all return the whole list.
 
     Raises:
-        ValueError: a problem without a known answer cannot be marked.
+        ValueError: a problem without a known answer cannot be marked; a model that is sharded
+            over several processes.
     """
     for row, problem in enumerate(problems):
         if not problem["answer"]:
             raise ValueError(f"problem {row} has no answer to compare with: {problem['question']}")
+    check_not_sharded(model)
+    state = processes(model.device.type)
     prompts = [tokenizer(prompt(problem["question"])).input_ids for problem in problems]
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    results: list[dict[str, Any]] = [{} for _ in problems]
+    by_length = by_length[state.process_index :: state.num_processes]
+    found: list[tuple[int, dict[str, Any]]] = []
     with evaluating(model):
-        for first in tqdm(range(0, len(prompts), batch_size), desc="worked answers", leave=False):
+        for first in tqdm(
+            range(0, len(by_length), batch_size),
+            desc="worked answers",
+            leave=False,
+            disable=not state.is_main_process,
+        ):
             rows = by_length[first : first + batch_size]
             batch = tokenizer.pad(
                 {"input_ids": [prompts[i] for i in rows]}, padding_side="left", return_tensors="pt"
@@ -56,5 +73,6 @@ def worked_answers(
             for i, text in zip(rows, tokenizer.batch_decode(written, True), strict=True):
                 answer = extract_answer(text)
                 right = bool(answer) and same_answer(answer, problems[i]["answer"])
-                results[i] = {"text": text, "answer": answer, "correct": right}
-    return results
+                found.append((i, {"text": text, "answer": answer, "correct": right}))
+    # Of every process; of one process its own.
+    return [result for _, result in sorted(gather_object(found), key=itemgetter(0))]

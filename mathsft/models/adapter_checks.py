@@ -182,12 +182,11 @@ def check_equal(found: State, wanted: State, what: str) -> None:
         raise ValueError(f"{what}: {len(odd)} tensors differ from what was meant ({some(odd)})")
 
 
-def check_saved_model(folder: Path, model: PreTrainedModel) -> None:
-    """Raise ValueError unless the weight files give back the model, tensor for tensor.
+def check_saved_model(folder: Path, state: State) -> None:
+    """Raise ValueError unless the weight files give back the state dict, tensor for tensor.
 
     A tied weight (the output head that is the embedding) is stored once.
     """
-    state = model.state_dict()
     stored = set()
     for path in model_files(folder):
         with safe_open(path, framework="pt") as tensors:

@@ -29,6 +29,8 @@ from mathsft.models.adapter_checks import (
 )
 from mathsft.models.folders import ADAPTER_WEIGHTS, holds_adapter, holds_model, replaced_folder
 from mathsft.models.identity import IDENTITY_FILE, base_identity
+from mathsft.models.sharding import is_sharded, local, whole
+from mathsft.processes import in_first
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Largest change of a logit by merging, as a share of the largest logit: rounding the sum of
@@ -55,10 +57,11 @@ def add_adapter(
     """Wrap `model` with a new LoRA adapter (Hu et al. 2021, arXiv:2106.09685) to be trained.
 
     The adapted output is ``W x + (lora_alpha / r) B A x`` with A (r, in) random and B (out, r)
-    zero, so a new adapter changes nothing yet. All seven projections are adapted, as in QLoRA
-    (arXiv:2305.14314, section 4), where adapting attention alone fell short. A and B are float32
-    whatever the dtype of the model; everything else is frozen.
-    `seed` makes A the same in every run and leaves the global random state as it was.
+    zero, so a new adapter changes nothing yet; `lora_dropout` drops that share of x.
+    All seven projections are adapted, as in QLoRA (arXiv:2305.14314, section 4), where
+    adapting attention alone fell short. A and B are float32 whatever the dtype of the model;
+    everything else is frozen. `seed` makes A the same in every run and leaves the global random
+    state as it was.
 
     Raises ValueError if the model has an adapter already, or lacks one of `target_modules`.
     """
@@ -87,8 +90,11 @@ def add_adapter(
 def save_adapter(model: PeftModel, folder: str | Path) -> Path:
     """Write the adapter alone: weights (safetensors), its config, and its base's identity.
 
-    The folder appears whole or not at all; what was written is read back and compared. An
+    `folder` appears whole or not at all; what was written is read back and compared. An
     adapter that is there already is replaced.
+
+    In several processes it is called in each: process 0 writes, the others wait. Weights that
+    are sharded over them (FSDP) are gathered first, so that one process can load the file.
 
     Raises ValueError if the folder holds a full model or files of another kind, if the
     model was wrapped twice or has several adapters, if weights outside of the adapter were
@@ -101,11 +107,11 @@ def save_adapter(model: PeftModel, folder: str | Path) -> Path:
             "the model was wrapped with an adapter twice (get_peft_model on a PeftModel): its keys "
             "would match no base. Build it again from the base, with one add_adapter"
         )
-    kept = {tensor.data_ptr() for tensor in state.values()}
+    kept = {local(tensor).data_ptr() for tensor in state.values()}
     lost = [
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.data_ptr() not in kept
+        if parameter.requires_grad and local(parameter).data_ptr() not in kept
     ]
     if lost:
         raise ValueError(
@@ -117,11 +123,22 @@ def save_adapter(model: PeftModel, folder: str | Path) -> Path:
             f"{folder} holds a full model: an adapter beside it could be applied twice or not at "
             "all. Choose a folder of its own"
         )
-    with replaced_folder(folder) as new:
-        model.save_pretrained(str(new), save_embedding_layers=False)
-        identity = base_identity(base_of(model))
-        (new / IDENTITY_FILE).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-        check_equal(load_file(new / ADAPTER_WEIGHTS), state, "the adapter file just written")
+    state = {key: whole(tensor) for key, tensor in state.items()}
+    identity = base_identity(base_of(model))
+    sharded = {
+        name: whole(parameter)
+        for name, parameter in model.named_parameters()
+        if is_sharded(parameter) and parameter.requires_grad
+    }
+
+    def write() -> None:
+        with replaced_folder(folder) as new:
+            model.save_pretrained(str(new), save_embedding_layers=False, state_dict=sharded or None)
+            text = json.dumps(identity, indent=1) + "\n"
+            (new / IDENTITY_FILE).write_text(text, encoding="utf-8")
+            check_equal(load_file(new / ADAPTER_WEIGHTS), state, "the adapter file just written")
+
+    in_first(write, device=next(model.parameters()).device.type)
     return folder
 
 
@@ -134,7 +151,8 @@ def load_adapter(
 ) -> PeftModel:
     """Put a saved LoRA adapter on `base`, after checking that it is whole and belongs there.
 
-    `folder` may be a hub name (with `revision`). The base is not touched before the keys,
+    `folder` may be a hub name (with `revision`); `is_trainable` lets the adapter be trained on.
+    The base is not touched before the keys,
     shapes and the base's identity have been checked. Adapters saved by `save_adapter` carry
     that identity; one from elsewhere is checked by keys and shapes alone. In the
     end the logits with and without the adapter must differ.
@@ -165,10 +183,10 @@ def merge_adapter(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedModel:
-    """Add the adapter into the base's weights; save the full model if a folder is given.
+    """Add the adapter into the base's weights; save the full model if a `folder` is given.
 
-    `model` is used up: go on with the model that is returned. The logits before and after
-    are compared.
+    A `tokenizer` is saved with it. `model` is used up: go on with the model that is returned.
+    The logits before and after are compared.
 
     A 4-bit base is refused. Its weights have 16 levels per block; the sum of weight and
     adapter would be rounded to them again and lose a good part of the adapter (peft issue
@@ -213,5 +231,5 @@ def merge_adapter(
             merged.save_pretrained(new)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)
-            check_saved_model(new, merged)
+            check_saved_model(new, merged.state_dict())
     return merged

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def forest_mask(end: Tensor) -> Tensor:
-    """Who sees whom: (B, L) ends to a bool mask (B, 1, L, L), [b, 0, i, j]: j <= i < end[b, j]."""
+    """Who sees whom: ``end`` (B, L) to a bool mask (B, 1, L, L), j <= i < end[b, j]."""
     index = torch.arange(end.shape[1], device=end.device)
     return ((index <= index[:, None]) & (index[:, None] < end[:, None, :])).unsqueeze(1)
 

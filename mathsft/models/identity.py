@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mathsft.models.folders import model_files
+from mathsft.models.sharding import whole
 
 IDENTITY_FILE = "base_identity.json"
 SAMPLES = 8  # per tensor; some 2,000 values, 40 kB of JSON, for a model of 24 layers
@@ -79,7 +80,7 @@ def _samples(base: PreTrainedModel) -> dict[str, list[float]]:
             packed.append(name)
             continue
         index = torch.tensor(_positions(tuple(parameter.shape))).T
-        values = parameter.detach()[tuple(index.to(parameter.device))]
+        values = whole(parameter.detach())[tuple(index.to(parameter.device))]
         samples[name] = values.float().tolist()
     if packed:
         samples |= _stored_samples(base, packed)

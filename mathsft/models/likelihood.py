@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from mathsft.data.prompts import choice_context, choice_continuation
 from mathsft.models.attention import attention_inputs
@@ -18,6 +19,7 @@ from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.isolation import check_isolation
 from mathsft.models.modes import evaluating
 from mathsft.models.projection import TokenLogprobs, has_plain_head
+from mathsft.models.sharding import whole
 
 
 def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor:
@@ -70,8 +72,10 @@ def _scores(model: Any, batch: Mapping[str, Tensor], run: Any) -> tuple[Tensor, 
     branch, token = batch["branch"], batch["token"]
     if plain:
         # Without gradients nothing may be prepared for them: that costs six times the rest.
-        weight = head.weight if torch.is_grad_enabled() else head.weight.detach()
+        weight = whole(head.weight if torch.is_grad_enabled() else head.weight.detach())
         logprobs, greedy = TokenLogprobs.apply(caught[0], weight, branch, token)
+        if isinstance(head, FSDPModule):  # gathers the weights again when its output's turn comes
+            logprobs = logprobs + logits.sum()  # of no logits: 0
     else:
         logprobs = logits[0].float().log_softmax(-1)[branch, token]
         greedy = logits[0].argmax(-1)[branch] == token

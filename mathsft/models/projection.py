@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from mathsft.models.sharding import is_sharded
 
 LOGITS_AT_ONCE = 2**26  # 268 MB of float32, however long the batch
 # Models that change the logits after the head name it in their configuration.
@@ -111,11 +114,20 @@ def _blocks(hidden: Tensor, weight: Tensor, branch: Tensor) -> list[tuple[slice,
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether logits are exactly ``hidden @ weight.T``: no bias, adapter, cap or scale."""
+    """Whether logits are exactly ``hidden @ weight.T``: no bias, adapter, cap or scale.
+
+    A head that is trained and sharded (FSDP) is not: its gradient is gathered by its own pass.
+    Neither is one that DeepSpeed's ZeRO-3 shards: it has weights only while it passes.
+    """
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
+    kind, sharded = type(head), is_sharded(head.weight)
+    if isinstance(head, FSDPModule):
+        kind, sharded = kind.__bases__[1], True  # a class that is made of two
     return (
-        type(head) is nn.Linear
+        kind is nn.Linear
         and head.bias is None
+        and not (sharded and head.weight.requires_grad)
+        and not hasattr(head.weight, "ds_id")
         and all(getattr(config, name, None) is None for name in _AFTER_THE_HEAD)
     )

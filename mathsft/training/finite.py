@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from mathsft.models.sharding import whole
+
 
 class FiniteCheck(TrainerCallback):
     """Looks at each optimiser step's losses and gradients just before the step is taken.
@@ -30,6 +32,7 @@ class FiniteCheck(TrainerCallback):
         parameters = self._trainer.model.parameters()
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        norm = whole(norm)
         if (loss.to(norm.device) + norm).isfinite():
             return
         scaler = self._trainer.accelerator.scaler

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import TrainingArguments
 
+from mathsft.models.forest import IGNORE
 from mathsft.models.likelihood import option_logprobs, pad_token
 from mathsft.training.arguments import (
     renaming_notices_off,
@@ -51,9 +52,8 @@ def choice_scores(
 class MultipleChoiceTrainer(ForestTrainer):
     """transformers' Trainer with the multiple-choice loss; made by `multiple_choice_trainer`.
 
-    Logs the training ``accuracy`` since the last log, of this process, beside the loss.
-    `evaluate` gives ``eval_loss`` and ``eval_accuracy`` of all questions. (On several devices
-    questions that fill the last batch up count twice in that loss, not in the accuracy.)
+    Logs the training ``accuracy`` since the last log, of all processes, beside the loss.
+    `evaluate` gives ``eval_loss`` and ``eval_accuracy`` of all questions.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class MultipleChoiceTrainer(ForestTrainer):
     def _reset_counters(self) -> None:
         super()._reset_counters()
         self._right: Tensor | int = 0
-        self._asked = 0
+        self._asked: Tensor | int = 0
 
     def _scores(self, inputs: dict[str, Tensor], wrapped: Any) -> Tensor:
         return self._score(option_logprobs(self.model, inputs, wrapped=wrapped), inputs)
@@ -79,13 +79,13 @@ class MultipleChoiceTrainer(ForestTrainer):
         """Cross-entropy summed over the questions."""
         scores = self._scores(inputs, wrapped)
         self._right = self._right + (scores.argmax(-1) == inputs["labels"]).sum()
-        self._asked += len(scores)
+        self._asked = self._asked + (inputs["labels"] != IGNORE).sum()
         return functional.cross_entropy(scores, inputs["labels"], reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the training ``accuracy`` to the logs of training."""
-        if "loss" in logs and self._asked:
-            logs["accuracy"] = round(float(self._right) / self._asked, 4)
+        if "loss" in logs and (asked := int(self.summed(self._asked))):
+            logs["accuracy"] = round(int(self.summed(self._right)) / asked, 4)
             self._right, self._asked = 0, 0
         super().log(logs, start_time)
 
@@ -100,6 +100,7 @@ class MultipleChoiceTrainer(ForestTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.accelerator.autocast():
             scores = self._scores(inputs, model)
+        # Of fillers alone it is nan, and Trainer cuts what it gathers to the questions there are.
         loss = functional.cross_entropy(scores, inputs["labels"])
         return loss, scores.argmax(-1), inputs["labels"]
 
@@ -137,15 +138,32 @@ def multiple_choice_trainer(
 ) -> MultipleChoiceTrainer:
     """A trainer ready for ``.train()``; what is not named here goes to ``TrainingArguments``.
 
-    ``model`` has its adapter already (`load_model(..., lora=True)`); ``problems`` are rows
-    of the one schema with ``choices`` and a ``label``, any number of choices from 2 up.
-    A batch is ``per_device_train_batch_size`` questions, laid out in rows of at most
-    ``max_length`` tokens.
-
-    Defaults: the plain objective (no ``normalization``, ``temperature`` 1), because the
-    harness's ``acc`` compares summed log-probabilities; learning rate 2e-4 is QLoRA's;
-    ``warmup_steps`` below 1 is a share of all steps; ``optim`` and precision follow the
-    device that the model is on (`mathsft.device.policy`).
+    Args:
+        model: with its adapter (`load_model(..., lora=True)`), or with none: then all of it is
+            trained, in float32, but for what `freeze` has frozen.
+        problems: rows of `load_problems` with ``choices``, 2 or more, and a ``label``.
+        output_dir: where checkpoints and logs go.
+        eval_problems: what ``.evaluate()`` takes, and ``eval_strategy="steps"`` every
+            ``eval_steps``.
+        max_length: tokens of a row, which several questions share; a longer question is dropped
+            and counted.
+        normalization, temperature: see `choice_scores`. The plain objective is the default,
+            because the harness's ``acc`` compares summed log-probabilities.
+        per_device_train_batch_size: questions that pass through the model at a time.
+        gradient_accumulation_steps: so many batches make one optimiser step.
+        learning_rate: the highest; 2e-4 is QLoRA's (Dettmers et al. 2023, appendix B).
+        num_train_epochs: passes over the questions.
+        max_steps: optimiser steps; where it is given, above 0, it counts instead of epochs.
+        max_grad_norm: longer gradients are cut to this norm.
+        warmup_steps: steps until the learning rate is reached; below 1 a share of all steps.
+        lr_scheduler_type: how the learning rate falls afterwards.
+        optim: default: that of the device the model is on (`mathsft.device.policy`).
+        gradient_checkpointing: trades time for memory; the gradients are the same.
+        logging_steps: steps between two lines of the log.
+        save_strategy: "no", "steps" (with ``save_steps``) or "epoch"; `persist` saves by the clock.
+        report_to: see `tracker`.
+        seed: of the questions' order and of dropout.
+        callbacks: such as `persist`.
 
     The loss is per question: ln 5 = 1.61 is chance for five choices.
     The same seed and data give the same adapters bit for bit on a CPU.

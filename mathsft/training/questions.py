@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mathsft.models.forest import TokenForest
 from mathsft.models.likelihood import encode_choices
+from mathsft.processes import say
 from mathsft.training.arguments import reasons
 
 
@@ -61,7 +62,7 @@ def multiple_choice_rows(
     if not kept:
         hint = ". add_choices makes choices for worked problems" * ("without choices" in dropped)
         raise ValueError(f"{name}: nothing to train on; dropped: {reasons(dropped)}{hint}")
-    print(
+    say(
         f"{name}: {len(kept):,} questions with {choices:,} choices, {passed:,} tokens in the "
         f"forest ({separate:,} with a pass for each choice, {separate / passed:.1f} times as "
         f"many); dropped: {reasons(dropped)}"
@@ -72,6 +73,11 @@ def multiple_choice_rows(
 def _unusable(problem: Mapping[str, Any], *, index: int) -> str:
     """Why a question cannot be trained on, "" where it can."""
     choices, label = problem.get("choices"), problem.get("label")
+    if problem.get("question") is None:
+        raise ValueError(
+            f"problem {index} is a conversation or a prompt, which has no choices to train: "
+            f"sft_trainer takes it. Found {problem!r:.80}"
+        )
     if (
         not isinstance(choices, list | tuple)
         or not all(isinstance(choice, str) for choice in choices)
@@ -121,6 +127,6 @@ def collate(
         "labels": torch.tensor([question["label"] for question in questions]),  # first: Trainer
         "choice": torch.tensor(choice),  # takes the batch's size from the first tensor
         "characters": torch.tensor([n for question in questions for n in question["characters"]]),
-        "tokens": tensors["scored_tokens"],
+        "tokens": tensors["scored_tokens"].clamp(min=1),  # a filler's choice has none
         **tensors,
     }

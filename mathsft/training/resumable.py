@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 
 from mathsft.models.adapter_checks import adapter_state, check_equal
 from mathsft.models.folders import ADAPTER_WEIGHTS
+from mathsft.processes import say
 from mathsft.training.checkpoints import (
     RUN,
     STATE,
@@ -95,7 +97,7 @@ class ResumableTrainer(Trainer):
         if found is None:
             self._run["start"] = now
             if checkpoints_in(folders):
-                print("training begins anew, with the weights that the model has now")
+                say("training begins anew, with the weights that the model has now")
         return found
 
     def _had_ended(self, checkpoint: Path) -> bool:
@@ -110,9 +112,9 @@ class ResumableTrainer(Trainer):
             json.loads(path.read_text(encoding="utf-8")), self._run
         )
         if not same or state.global_step < state.max_steps:
-            print(f"training goes on after {steps}")
+            say(f"training goes on after {steps}")
             return False
-        print(
+        say(
             f"training had ended: its weights and its log are loaded, {steps}. "
             "To train it again: train() without resume_from_checkpoint"
         )
@@ -131,6 +133,11 @@ class ResumableTrainer(Trainer):
     @property
     def _folder(self) -> Path:
         return Path(str(self.args.output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.args.device.type == "cpu":  # in several processes cpu:0, which torch cannot load to
+            vars(self.args)["_setup_devices"] = torch.device("cpu")
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

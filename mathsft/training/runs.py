@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mathsft.models.identity import base_identity, sample_differences
+from mathsft.models.sharding import whole
 
 # What changes the weights that come out. Precision does not count: Colab may give another card.
 _SETTINGS = (
@@ -89,5 +90,5 @@ def start_hash(model: torch.nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+            digest.update(whole(parameter.detach()).float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

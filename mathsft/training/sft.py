@@ -20,11 +20,13 @@ from trl import SFTConfig, SFTTrainer
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.likelihood import option_logprobs, pad_token
 from mathsft.models.packing import pack
+from mathsft.processes import say
 from mathsft.training.arguments import (
     reasons,
     renaming_notices_off,
     training_arguments,
 )
+from mathsft.training.conversations import holds_conversations, stop_after_turns
 from mathsft.training.tokens import tokenize_problems
 from mathsft.training.trainer import ForestTrainer
 
@@ -61,7 +63,9 @@ class PackedSFTTrainer(ForestTrainer, SFTTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.accelerator.autocast():  # as in training, before and after it
             loss = self.summed_loss(inputs, wrapped=model)
-            loss = loss / (self._trained_per_row * len(inputs["input_ids"]))
+            # Fillers train nothing, and are cut off when the processes' losses are gathered.
+            rows = (inputs["predictor"] // inputs["input_ids"].shape[1]).unique()
+            loss = loss / (self._trained_per_row * max(1, len(rows)))
         return loss.float(), None, None
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -123,7 +127,7 @@ def sft_rows(
     if packing:
         rows, fill = packed_rows(documents, max_length=max_length)
         layout = f"in {len(rows):,} rows of {max_length} ({fill:.1%} full)"
-    print(
+    say(
         f"{name}: {len(documents):,} documents of {tokens:,} tokens {layout}, "
         f"{trained / tokens:.1%} of tokens trained; dropped: {reasons(dropped)}"
     )
@@ -173,16 +177,32 @@ def sft_trainer(
 ) -> PackedSFTTrainer:
     """A trainer ready for ``.train()``; everything not named here goes to ``trl.SFTConfig``.
 
-    ``model`` has its adapter already (`load_model(..., lora=True)`); ``problems`` are rows
-    of the one schema. A batch is ``per_device_train_batch_size`` rows of at most
-    ``max_length`` tokens, each row holding several documents (``packing=False``: one).
-    ``train_on_prompt`` puts a loss on the question as well.
-
-    Defaults: learning rate 2e-4 and gradient norm 0.3 are QLoRA's (Dettmers et al., 2023,
-    appendix B); ``warmup_steps`` below 1 is a share of all steps; ``optim`` and precision
-    follow the device that the model is on (`mathsft.device.policy`). Gradient checkpointing
-    trades time for memory and is off; what it costs on a T4 was not measured. The gradients
-    are the same.
+    Args:
+        model: with its adapter (`load_model(..., lora=True)`), or with none: then all of it is
+            trained, in float32, but for what `freeze` has frozen.
+        problems: rows of `load_problems`: problems, conversations or prompts.
+        output_dir: where checkpoints, logs and samples go.
+        eval_problems: what ``.evaluate()`` takes, and ``eval_strategy="steps"`` every
+            ``eval_steps``.
+        max_length: tokens of a row; what is longer is dropped and counted, never cut.
+        packing: several documents share a row, apart from each other; False: one a row.
+        train_on_prompt: put a loss on the question as well.
+        per_device_train_batch_size: rows that pass through the model at a time.
+        gradient_accumulation_steps: so many batches make one optimiser step.
+        learning_rate: the highest; 2e-4 is QLoRA's (Dettmers et al. 2023, appendix B).
+        num_train_epochs: passes over the rows.
+        max_steps: optimiser steps; where it is given, above 0, it counts instead of epochs.
+        warmup_steps: steps until the learning rate is reached; below 1 a share of all steps.
+        lr_scheduler_type: how the learning rate falls afterwards.
+        max_grad_norm: longer gradients are cut to this norm; 0.3 is QLoRA's.
+        optim: default: that of the device the model is on (`mathsft.device.policy`).
+        gradient_checkpointing: trades time for memory; the gradients are the same. What it costs
+            on a T4 was not measured.
+        logging_steps: steps between two lines of the log.
+        save_strategy: "no", "steps" (with ``save_steps``) or "epoch"; `persist` saves by the clock.
+        report_to: see `tracker`.
+        seed: of the rows' order and of dropout.
+        callbacks: such as `persist` and `show_samples`.
 
     The logged ``loss`` is per trained token, and ``nan`` where it is not finite;
     ``tokens_per_second`` leaves padding, evaluation and saving out.
@@ -217,7 +237,11 @@ def sft_trainer(
     prepare = partial(
         sft_rows, tokenizer=tokenizer, max_length=max_length, train_on_prompt=train_on_prompt
     )
+    if not isinstance(problems, Dataset):
+        problems = list(problems)  # they are looked at twice
     train_dataset = prepare(problems, packing=packing)
+    if holds_conversations(problems):
+        stop_after_turns(model, tokenizer)
     eval_dataset = None
     if eval_problems is not None:
         eval_dataset = prepare(eval_problems, packing=packing, name="eval")

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mathsft.training.arguments import renaming_notices_off
+from mathsft.training.filling import FilledRows, FilledSampler
 from mathsft.training.finite import FiniteCheck
 from mathsft.training.resumable import ResumableTrainer
 
@@ -20,8 +22,12 @@ class ForestTrainer(ResumableTrainer):
     """The base of our trainers; a subclass gives ``summed_loss``.
 
     Logs ``num_tokens``, the tokens that passed the model since the training began, and
-    ``tokens_per_second`` since the last log: of this process, without padding, and
+    ``tokens_per_second`` since the last log: of all processes, without padding, and
     without the time of evaluating and saving.
+
+    Several processes (torchrun) train what one trains with their batches put together: no row
+    is trained twice in an epoch, and each counts once (`mathsft.training.filling`). Each
+    process draws its own dropout. A filler is one of ``num_tokens``.
 
     Stops with FloatingPointError before a loss or a gradient that is not finite gets into
     the weights.
@@ -46,6 +52,42 @@ class ForestTrainer(ResumableTrainer):
         self._seen: Tensor | int = 0  # a tensor on the device: reading it would wait for the GPU
         self._seen_total = 0
         self._since: float | None = None
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.args.world_size > 1:
+            dataset = FilledRows(dataset)
+        return super()._get_dataloader(dataset, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not isinstance(train_dataset, FilledRows):
+            return super()._get_train_sampler(train_dataset)
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy={strategy!r} in several processes: give 'random' or "
+                "'sequential', or start one process"
+            )
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return self._filled(
+            train_dataset,
+            self.args.per_device_train_batch_size,
+            seed=seed if strategy == "random" else None,
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if not isinstance(eval_dataset, FilledRows):
+            return super()._get_eval_sampler(eval_dataset)
+        return self._filled(eval_dataset, self.args.per_device_eval_batch_size)
+
+    def _filled(self, rows: FilledRows, size: int, seed: int | None = None) -> FilledSampler:
+        batch = 1 if self.args.dataloader_drop_last else size * self.args.world_size
+        return FilledSampler(rows, batch=batch, seed=seed)
+
+    def summed(self, count: Tensor | int) -> Tensor:
+        """A count of this process, summed over all of them; to be called in each."""
+        here = torch.as_tensor(count, device=self.args.device)
+        total: Tensor = self.accelerator.reduce(here, reduction="sum")
+        return total
 
     def summed_loss(self, inputs: dict[str, Tensor], *, wrapped: Any) -> Tensor:
         """The loss in nats, summed over the items of ``inputs["labels"]``: a float32 scalar."""
@@ -84,7 +126,7 @@ class ForestTrainer(ResumableTrainer):
             return super().evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.state.num_input_tokens_seen = self._seen_total + int(self._seen)
+        self.state.num_input_tokens_seen = self._seen_total + int(self.summed(self._seen))
         with self._clock_stopped():
             super()._save_checkpoint(*args, **kwargs)
 
@@ -106,7 +148,7 @@ class ForestTrainer(ResumableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds ``num_tokens`` and ``tokens_per_second`` to the logs of training."""
         if "loss" in logs and self._since is not None:
-            seen, now = int(self._seen), time.perf_counter()
+            seen, now = int(self.summed(self._seen)), time.perf_counter()
             self._seen_total += seen
             logs["num_tokens"] = self._seen_total
             logs["tokens_per_second"] = round(seen / (now - self._since), 1)

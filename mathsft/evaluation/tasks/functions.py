@@ -12,6 +12,7 @@ from mathsft.data.local_files import read_rows
 from mathsft.data.mathqa import clean_choices, official_choices
 from mathsft.data.schemas import UnusableRowError, from_mathqa
 from mathsft.data.synthetic import tiny_mathqa_rows
+from mathsft.processes import say
 
 _COLUMNS = {"Problem", "options", "correct"}
 
@@ -94,5 +95,5 @@ def _readable(splits: DatasetDict) -> DatasetDict:
                 reasons[split][str(reason)] += 1
     if found := reasons["test"]:
         told = ", ".join(f"{count} ({reason})" for reason, count in found.most_common())
-        print(f"clean reading: {found.total()} of {len(splits['test']):,} left out: {told}")
+        say(f"clean reading: {found.total()} of {len(splits['test']):,} left out: {told}")
     return DatasetDict({split: docs.select(kept[split]) for split, docs in splits.items()})

@@ -1,0 +1,196 @@
+"""What test_distributed.py has done by one process and by several, through the public functions.
+
+python -m torch.distributed.run … distributed_work.py FOLDER PROCESSES JOB…
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from mathsft import (
+    add_adapter,
+    evaluate,
+    load_model,
+    load_problems,
+    multiple_choice_trainer,
+    save_adapter,
+    save_model,
+    sft_trainer,
+    worked_answers,
+)
+
+RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+TOGETHER = 4  # rows a batch, of all processes; 13 rows leave one process without any in the last
+OBJECTIVES = ("sft", "choices")
+GSM, MATHQA = load_problems("tiny-gsm", limit=40), load_problems("tiny-mathqa", limit=40)
+
+
+def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: Any) -> Any:
+    model, tokenizer = load_model("tiny", device="cpu")
+    if more.pop("adapter", True):
+        model = add_adapter(model, r=4, lora_dropout=dropout)
+    else:
+        model.requires_grad_(True)
+    settings = {
+        "output_dir": folder / "run", "per_device_train_batch_size": TOGETHER // WORLD,
+        "learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "num_train_epochs": 2,
+        "max_length": 256, **more,
+    }  # fmt: skip
+    if objective == "sft":
+        settings["packing"] = False
+    rows, make = (GSM, sft_trainer) if objective == "sft" else (MATHQA, multiple_choice_trainer)
+    held_out = rows.select(range(20, 27))
+    made: Any = make(model, tokenizer, rows.select(range(13)), eval_problems=held_out, **settings)
+    return made
+
+
+def write(path: Path, content: Any) -> None:
+    """Each process a file of its own: the tests compare them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(f"{path.name}.{RANK}.json").write_text(json.dumps(content))
+
+
+def train(folder: Path, objective: str, steps: int) -> None:
+    where = folder / f"{objective}-{steps}"
+    trainer = trainer_of(objective, where, gradient_accumulation_steps=steps)
+    before = trainer.evaluate()
+    trainer.train()
+    write(where / "log", [before, *trainer.state.log_history, trainer.evaluate()])
+    save_adapter(trainer.model, where / "adapter")
+
+
+def train_all(folder: Path) -> None:
+    for objective in OBJECTIVES:
+        for steps in (1, 2):
+            train(folder, objective, steps)
+
+
+def stop_amid(folder: Path) -> None:
+    """Stopped in the second epoch, and gone on with by another trainer."""
+    settings: dict[str, Any] = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 1}
+    whole = trainer_of("choices", folder / "whole", **settings)
+    whole.train()
+    save_adapter(whole.model, folder / "whole" / "adapter")
+    trainer_of("choices", folder / "stopped", callbacks=[At(6, stop)], **settings).train()
+    again = trainer_of("choices", folder / "stopped", **settings)
+    again.train(resume_from_checkpoint=True)
+    save_adapter(again.model, folder / "stopped" / "adapter")
+
+
+class At(TrainerCallback):  # type: ignore[misc]
+    """Does something when a step has ended, and been saved."""
+
+    def __init__(self, step: int, what: Any) -> None:
+        self.step, self.what = step, what
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            self.what(control)
+
+
+def stop(control: Any) -> None:
+    control.should_training_stop = True
+
+
+def kill(_: Any) -> None:
+    if RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def survive(folder: Path, *callbacks: Any) -> None:
+    trainer = trainer_of(
+        "sft", folder, dropout=0.1, save_strategy="steps", save_steps=1, callbacks=[*callbacks]
+    )
+    trainer.train(resume_from_checkpoint=True)
+    save_adapter(trainer.model, folder / "adapter")
+
+
+def scores(folder: Path) -> None:
+    model, tokenizer = load_model("tiny", device="cpu")
+    for shots in (0, 2):
+        result = evaluate(
+            model, "mathqa_tiny", tokenizer=tokenizer, name="tiny", limit=11, num_fewshot=shots,
+            folder=folder / "results",
+        )  # fmt: skip
+        write(folder / f"scores-{shots}", vars(result))
+    solved = worked_answers(model, tokenizer, GSM.select(range(7)), max_new_tokens=40)
+    write(folder / "worked", solved)
+
+
+def sharded(folder: Path) -> None:
+    """Two steps with FSDP2 by accelerate's own code, which asks for an accelerator first."""
+    settings: dict[str, Any] = {"max_steps": 2, "warmup_steps": 0, "optim": "sgd"}
+    if WORLD > 1:
+        let_accelerate_shard_on_cpu()
+        settings |= {"fsdp": True, "fsdp_config": {
+            "version": 2, "fsdp_version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"],
+            "state_dict_type": "FULL_STATE_DICT", "cpu_ram_efficient_loading": False,
+        }}  # fmt: skip
+    for objective in OBJECTIVES:
+        for adapter in (True, False):
+            where = folder / f"sharded-{objective}-{'adapter' if adapter else 'full'}"
+            trainer = trainer_of(objective, where, adapter=adapter, **settings)
+            trainer.train()
+            weights = list(trainer.model.parameters())
+            write(where / "log", {
+                "steps": [
+                    [row["loss"], row["grad_norm"]]
+                    for row in trainer.state.log_history
+                    if "loss" in row
+                ],
+                "sharded": all(isinstance(weight, DTensor) for weight in weights),
+                "held": sum(getattr(w, "_local_tensor", w).numel() for w in weights),
+                "all": sum(weight.numel() for weight in weights),
+            })  # fmt: skip
+            if adapter:
+                save_adapter(trainer.model, where / "adapter")
+            else:
+                save_model(trainer.model, trainer.processing_class, where / "model")
+
+
+def let_accelerate_shard_on_cpu() -> None:
+    init = AcceleratorState.__init__
+
+    def with_plugin(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    AcceleratorState.__init__ = with_plugin
+
+
+JOBS = {
+    "train": train_all,
+    "train-one": lambda folder: train(folder, "choices", 1),
+    "stop": stop_amid,
+    "killed": lambda folder: survive(folder / "killed", At(3, kill)),
+    "again": lambda folder: survive(folder / "killed"),
+    "calm": lambda folder: survive(folder / "calm"),
+    "scores": scores,
+    "sharded": sharded,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, processes, jobs = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    assert processes == WORLD, f"{WORLD} processes were started, not {processes}"
+    for job in jobs:
+        JOBS[job](folder)
+    if WORLD > 1:
+        assert torch.distributed.get_world_size() == processes
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
