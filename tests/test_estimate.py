@@ -1,6 +1,7 @@
 """The memory that is estimated before anything is loaded is the memory that is then taken."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mathsft.models.loading import load_model
 from mathsft.models.shapes import Shapes
 from mathsft.recipes import load_recipe
 from mathsft.training.estimate import estimate_memory
+from mathsft.training.footprint import MemoryEstimate
 from mathsft.training.multiple_choice import multiple_choice_trainer
 from mathsft.training.sft import sft_trainer
 
@@ -32,10 +34,10 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured_and_estimated(
-    name: str | Path, folder: Path, *, section: str, quantize: bool, dropout: float, **settings: Any
-) -> tuple[float, float]:
+    name: str | Path, folder: Path, *, section: str, quantize: bool,
+    lora: bool | dict[str, Any], **settings: Any,
+) -> tuple[float, float]:  # fmt: skip
     """Peak GB of two optimiser steps, and what `estimate_memory` says of them."""
-    lora = {"lora_dropout": dropout}
     model, tokenizer = load_model(name, quantize=quantize, lora=lora, device="cpu")
     own = sum(p.numel() * p.element_size() for p in model.parameters())
     peak = PeakMemory()
@@ -53,10 +55,9 @@ def measured_and_estimated(
     tokens = [batch["input_ids"].numel() for batch in batches]
     trained = sum(len(batch["predictor"]) for batch in batches) / sum(tokens)
     settings["max_length"] = max(batch["input_ids"].shape[1] for batch in batches)
-    recipe = {"model": {"name": str(name), "quantize": quantize}, section: settings}
+    recipe = {"model": {"name": str(name), "quantize": quantize, "lora": lora}, section: settings}
     found = estimate_memory(
-        recipe, section, device="cpu", lora=lora, trained_share=trained,
-        question_tokens=max(tokens) // size,
+        recipe, section, device="cpu", trained_share=trained, question_tokens=max(tokens) // size
     )  # fmt: skip
     return (own + peak.bytes) / 1e9, found.total
 
@@ -83,8 +84,32 @@ def test_the_estimate_is_within_fifteen_per_cent_of_the_peak_of_real_allocations
 ) -> None:  # fmt: skip
     name = request.getfixturevalue("wide") if model == "wide" else model
     measured, estimated = measured_and_estimated(
-        name, tmp_path, section=section, quantize=quantize, dropout=dropout, max_length=length,
-        per_device_train_batch_size=batch, gradient_checkpointing=checkpointing,
+        name, tmp_path, section=section, quantize=quantize, lora={"lora_dropout": dropout},
+        max_length=length, per_device_train_batch_size=batch, gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    print(f"measured {measured:.4f} GB, estimated {estimated:.4f}: {estimated / measured:.3f}")
+    assert estimated == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "section", "batch", "length", "steps", "checkpointing"),
+    [
+        ("tiny", "sft", 8, 256, 1, False),
+        ("tiny", "sft", 8, 256, 1, True),
+        ("tiny", "multiple_choice", 32, 256, 2, False),
+        ("wide", "sft", 1, 256, 1, False),
+    ],
+)
+def test_so_is_that_of_full_fine_tuning(
+    model: str, section: str, batch: int, length: int, steps: int, checkpointing: bool,
+    request: pytest.FixtureRequest, tmp_path: Path,
+) -> None:  # fmt: skip
+    name = request.getfixturevalue("wide") if model == "wide" else model
+    measured, estimated = measured_and_estimated(
+        name, tmp_path, section=section, quantize=False, lora=False, max_length=length,
+        per_device_train_batch_size=batch, gradient_accumulation_steps=steps,
+        gradient_checkpointing=checkpointing,
     )  # fmt: skip
     print(f"measured {measured:.4f} GB, estimated {estimated:.4f}: {estimated / measured:.3f}")
     assert estimated == pytest.approx(measured, rel=0.15)
@@ -147,6 +172,10 @@ def test_what_is_not_known_is_refused_by_name() -> None:
         estimate_memory("tiny", device="L4")
     with pytest.raises(ValueError, match="unknown LoRA setting 'rank'"):
         estimate_memory("tiny", lora={"rank": 8})
+    with pytest.raises(ValueError, match="shards=0: give the number of processes"):
+        estimate_memory("tiny", shards=0)
+    with pytest.raises(ValueError, match="4-bit weights cannot be trained"):
+        estimate_memory("tiny", lora=False)  # the recipe quantises
     with pytest.raises(FileNotFoundError, match="recipe"):
         estimate_memory("t5")
     with pytest.raises(OSError, match=r"configuration 'Qwen(.|\n)*HF_HUB_OFFLINE is set"):
@@ -160,3 +189,54 @@ def test_a_cpu_is_asked_what_is_free_and_fewer_adapters_count_less() -> None:
     assert "does not fit 0.1 GB; with " in estimate_memory("tiny", memory=0.1).verdict
     fewer = estimate_memory("tiny", lora={"target_modules": ("q_proj", "v_proj")})
     assert 0 < fewer.adapters < found.adapters / 2
+
+
+Estimator = Callable[..., MemoryEstimate]
+
+
+@pytest.fixture
+def half_a_billion(monkeypatch: pytest.MonkeyPatch) -> Estimator:
+    """Estimates at the sizes of Qwen2.5-0.5B on an A100, of batches of 4 rows of 512."""
+    monkeypatch.setattr(counting, "model_config", lambda name, revision: qwen_config(layers=24))
+
+    def estimate(*, model: dict[str, Any] | None = None, **options: Any) -> MemoryEstimate:
+        return estimate_memory({"model": model or {}, "sft": {}}, device="a100", **options)
+
+    return estimate
+
+
+def test_shards_divide_what_is_stored_and_not_what_passes_the_model(
+    half_a_billion: Estimator,
+) -> None:
+    for lora in (True, False):
+        whole = half_a_billion(lora=lora)
+        shared = half_a_billion(lora=lora, shards=8)
+        for part in ("weights", "adapters", "optimizer"):
+            assert getattr(shared, part) == pytest.approx(getattr(whole, part) / 8), part
+        assert shared.logits == whole.logits
+        assert whole.gathered == 0
+        # Embedding and two of the 24 layers in half precision; a layer's gradients besides.
+        layer = (494_032_768 - 136_134_656) / 24
+        expected = 2 * (136_134_656 + 2 * layer) + 4 * layer * (not lora)
+        assert shared.gathered == pytest.approx(expected / 1e9, rel=0.01)
+        assert "gathered" in str(shared)
+        assert "gathered" not in str(whole)
+
+    packed = half_a_billion(quantize=True)
+    shared = half_a_billion(quantize=True, shards=8)
+    embedding = 2 * 136_134_656 / 1e9
+    assert shared.weights == pytest.approx(packed.weights - embedding * 7 / 8, rel=0.01)
+
+
+def test_the_recipe_says_what_is_trained_and_an_argument_wins(half_a_billion: Estimator) -> None:
+    plain = half_a_billion()
+    eight = half_a_billion(model={"lora": {"r": 8}})
+    assert eight.adapters == pytest.approx(plain.adapters / 2)
+    full = half_a_billion(model={"lora": False})
+    assert full.weights == pytest.approx(2 * plain.weights, rel=0.01)
+    assert half_a_billion(model={"lora": False}, lora=True) == plain
+    packed = half_a_billion(model={"quantize": True})
+    assert half_a_billion(quantize=True) == packed
+    assert half_a_billion(model={"quantize": True}, quantize=False) == plain
+    tight = half_a_billion(lora=False, memory=full.total - 1)
+    assert re.search(r"with lora: true it would \(\d", tight.verdict)

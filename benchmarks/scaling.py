@@ -1,0 +1,248 @@
+"""Tokens, operations, memory and time: the course's trainings, and larger models and machines.
+
+    MATHSFT_DATA_DIR=... python benchmarks/scaling.py --json | --markdown
+
+Nothing here was run on a GPU. Each figure is one of these:
+
+- measured: rows and tokens of real rows (GSM8K's train rows, MathQA's dev rows), and with
+  ``--json`` the rate of a short training of the tiny model on this CPU;
+- counted: floating-point operations (`scaling_costs`), at the published shapes of Qwen2.5;
+- estimated: MathQA's 29,837 train rows from 1,000 of its dev rows; Qwen's tokens by a
+  byte-level BPE of 8,000 words learnt from the rows, which splits text as Qwen2.5's does; memory,
+  by `estimate_memory`; hours, operations by peak rate and utilisation.
+
+Hours are given at 40 % and at 20 % of the peak of dense half-precision matrix products, 65 TFLOP/s
+on a T4 and 312 on an A100 (NVIDIA's data sheets). The utilisation is an assumption. What takes
+time besides is in no figure: unpacking 4-bit weights, talk between cards, evaluation, loading.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+from datasets import disable_progress_bars
+from scaling_costs import (
+    SAMPLE,
+    SIZES,
+    choices,
+    one_pass,
+    prices,
+    published_shapes,
+    rows_of,
+    solutions,
+)
+from scaling_tables import tables
+
+from mathsft.data.problems import load_problems
+from mathsft.models.loading import load_model
+from mathsft.recipes import load_recipe
+from mathsft.training.estimate import estimate_memory
+from mathsft.training.sft import sft_trainer
+
+UTILISATION = (0.4, 0.2)
+SPARE = 0.9  # of a card: estimates may be off, and none was held against a GPU
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cards of one kind, and the ways to train on them, best first."""
+
+    recipe: str  # whose batches are taken
+    device: str  # of `estimate_memory`
+    room: float  # GB of one card that a training can use, as there
+    peak: float  # operations a second of one card
+    cards: int
+    ways: dict[str, dict[str, Any]]
+
+
+_ONE = {"LoRA": {}, "QLoRA": {"quantize": True}, "full": {}}
+_EIGHT = {
+    "LoRA, DDP": {}, "LoRA, FSDP2": {"shards": 8}, "full, DDP": {}, "full, FSDP2": {"shards": 8},
+}  # fmt: skip
+MACHINES = {
+    "T4": Machine("t4", "t4", 15, 65e12, 1, {way: _ONE[way] for way in ("QLoRA", "full")}),
+    "A100": Machine("a100", "a100-80gb", 84, 312e12, 1, _ONE),
+    "8 × A100": Machine("a100", "a100-80gb", 84, 312e12, 8, _EIGHT),
+}
+
+
+def hours(flops: float, peak: float) -> list[float]:
+    """At the higher and at the lower utilisation."""
+    return [flops / (peak * share) / 3600 for share in UTILISATION]
+
+
+def course() -> list[dict[str, Any]]:
+    """The trainings of lessons 01 to 03 as the recipes state them."""
+    found = []
+    for profile in ("tiny", "t4", "a100"):
+        recipe, device = load_recipe(profile), "cpu" if profile == "tiny" else profile
+        size = recipe["model"]["name"].removeprefix("Qwen/Qwen2.5-")
+        for lesson, section in (("01", "sft"), ("02", "multiple_choice"), ("03", "mixing")):
+            settings = recipe[section]
+            source = recipe["train" if section == "sft" else "choices_train"]
+            batch = settings["per_device_train_batch_size"]
+            limit = settings["max_steps"] * batch if section == "mixing" else source.get("limit")
+            work = one_pass(source["source"], limit, batch, settings["max_length"])
+            passes = settings.get("num_train_epochs", 1)
+            quantize = section != "mixing" and bool(recipe["model"].get("quantize"))
+            price = prices(size, lora=True, checkpointing=False)
+            flops = passes * price.of(work)
+            memory = estimate_memory(recipe, section, device=device, quantize=quantize)
+            peak = None if profile == "tiny" else MACHINES[profile.upper()].peak
+            found.append(
+                {
+                    "recipe": profile,
+                    "lesson": lesson,
+                    "model": size,
+                    "rows": work.rows,
+                    "passes": passes,
+                    "tokens": round(work.tokens * passes),
+                    "flops": flops,
+                    "memory_gb": memory.total,
+                    "hours": peak and hours(flops, peak),
+                }
+            )
+    return found
+
+
+def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, halved: int) -> float:
+    """GB a card at the larger of two peaks, packed rows' and multiple choice's.
+
+    The recipe's batches are ``halved`` so many times, and accumulated as many times more.
+    """
+    lora = not way.startswith("full")
+    peaks = []
+    for section in ("sft", "multiple_choice"):
+        settings = load_recipe(machine.recipe)[section]
+        batch, steps = "per_device_train_batch_size", "gradient_accumulation_steps"
+        settings[batch] = max(1, settings[batch] >> halved)
+        settings[steps] = settings.get(steps, 1) << halved
+        settings["gradient_checkpointing"] = checkpointing
+        if not lora or machine.cards > 1:  # bitsandbytes' 8-bit states cannot be sharded
+            settings["optim"] = "adamw_torch_fused"
+        found = estimate_memory(
+            {"model": {"name": size}, section: settings}, section,
+            device=machine.device, lora=lora, **machine.ways[way],
+        )  # fmt: skip
+        buckets = found.optimizer / 2 if "DDP" in way else 0  # DDP's, as large as the gradients
+        peaks.append(found.total + buckets)
+    return max(peaks)
+
+
+def cheapest(size: str, machine: Machine, *, full: bool) -> dict[str, Any]:
+    """The first way that fits with a tenth to spare, and what it costs.
+
+    In the recipe's batches if possible, else with checkpointing, else also in smaller batches.
+    On one card all that is tried before another way; on several cards the other way comes first,
+    as to divide the model costs less than to pass it once more.
+    """
+    recipe = load_recipe(machine.recipe)
+    frugal = [(False, 0), *((True, halved) for halved in range(5))]
+    ways = [way for way in machine.ways if way.startswith("full") == full]
+    tried = [(way, saving) for way in ways for saving in frugal]
+    if machine.cards > 1:
+        tried = [(way, saving) for saving in frugal for way in ways]
+    for way, (checkpointing, halved) in tried:
+        gigabytes = memory_of(size, machine, way, checkpointing=checkpointing, halved=halved)
+        if gigabytes > SPARE * machine.room:
+            continue
+        rows = recipe["sft"]["per_device_train_batch_size"] >> halved
+        found = {"way": way, "checkpointing": checkpointing, "batch": max(1, rows)}
+        found["memory_gb"] = gigabytes
+        price = prices(size, lora=not full, checkpointing=checkpointing)
+        for section, source in (("sft", "gsm8k"), ("multiple_choice", "mathqa")):
+            settings = recipe[section]
+            batch = settings["per_device_train_batch_size"]
+            flops = price.of(one_pass(source, None, batch, settings["max_length"]))
+            found[f"{section}_flops"] = flops
+            found[f"{section}_hours"] = hours(flops, machine.peak * machine.cards)
+        return found
+    return {"way": None}
+
+
+def sizes() -> list[dict[str, Any]]:
+    """One pass over GSM8K and one over MathQA, for each model, machine and kind of training."""
+    return [
+        {"model": size, "machine": name, "full": full, **cheapest(size, machine, full=full)}
+        for full in (False, True)
+        for size in SIZES
+        for name, machine in MACHINES.items()
+    ]
+
+
+def data_sets() -> list[dict[str, Any]]:
+    """What is passed over: once for Qwen, as assumed, and once as the tiny model would."""
+    found = []
+    embedded = load_model("tiny", device="cpu")[1]
+    for source, pay, batch in (("gsm8k", solutions, 4), ("mathqa", choices, 8)):
+        work = one_pass(source, None, batch, 512)
+        some = rows_of(source)[0].select(range(SAMPLE))
+        tiny = pay(some, embedded, batch_size=batch, max_length=512)
+        found.append(
+            {
+                "source": source,
+                "rows": work.rows,
+                "tokens_a_row": work.tokens / work.rows,
+                "tiny_tokens_a_row": tiny.tokens / tiny.rows,
+                "trained_share": work.predictors / work.tokens,
+                "padding": 1 - work.tokens / work.positions,
+            }
+        )
+    return found
+
+
+def measured_on_this_cpu() -> dict[str, Any]:
+    """The rate of twenty steps of the tiny recipe's SFT; it says nothing about a GPU."""
+    recipe = load_recipe("tiny")
+    model, tokenizer = load_model("tiny", lora=True, device="cpu")
+    problems = load_problems("tiny-gsm", split="train", limit=400)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        settings = {**recipe["sft"], "max_steps": 20, "logging_steps": 10}
+        trainer = sft_trainer(
+            model, tokenizer, problems, output_dir=folder, disable_tqdm=True, **settings
+        )
+        trainer.train()
+    rate = [log for log in trainer.state.log_history if "tokens_per_second" in log][-1]
+    work = solutions(problems, tokenizer, batch_size=8, max_length=recipe["sft"]["max_length"])
+    flops = prices("tiny", lora=True, checkpointing=False).of(work) / work.tokens
+    return {
+        "tokens_per_second": rate["tokens_per_second"],
+        "gflop_per_second": round(rate["tokens_per_second"] * flops / 1e9, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="end with one JSON object")
+    form.add_argument("--markdown", action="store_true", help="print the tables of the document")
+    options = parser.parse_args()
+    if "MATHSFT_DATA_DIR" not in os.environ:
+        parser.error(
+            "real rows are wanted: set MATHSFT_DATA_DIR to a folder with gsm8k/ and mathqa/"
+        )
+    transformers.logging.set_verbosity_error()
+    disable_progress_bars()
+    with redirect_stdout(sys.stderr), published_shapes():
+        result: dict[str, Any] = {"data": data_sets(), "course": course(), "sizes": sizes()}
+    if options.markdown:
+        print("\n\n".join(tables(result)))
+        return
+    result["measured_on_this_cpu"] = measured_on_this_cpu()
+    result["versions"] = {m.__name__: m.__version__ for m in (torch, transformers)}
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

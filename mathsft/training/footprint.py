@@ -1,0 +1,141 @@
+"""What a training allocates, by parts, from the sizes of its model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mathsft.models.projection import LOGITS_AT_ONCE
+from mathsft.models.shapes import Shapes
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """GB (1e9 bytes) of one process by what they are for; ``verdict``: whether it fits."""
+
+    weights: float
+    adapters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    gathered: float = 0.0
+    verdict: str = ""
+
+    @property
+    def total(self) -> float:
+        """The peak: the sum of the parts, each as large as it is at that moment."""
+        return (
+            self.weights + self.adapters + self.gradients + self.optimizer
+            + self.activations + self.logits + self.gathered
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        parts = ["weights", "adapters", "gradients", "optimizer", "activations", "logits"]
+        parts += ["gathered"] * bool(self.gathered)
+        digits = 2 if self.total >= 1 else 4
+        lines = [f"{name:12}{getattr(self, name):8.{digits}f} GB" for name in parts]
+        return "\n".join([*lines, f"{'total':12}{self.total:8.{digits}f} GB: {self.verdict}"])
+
+
+def footprint(
+    shapes: Shapes,
+    *,
+    half: bool,
+    lora: bool,
+    dropout: bool,
+    shards: int,
+    question_tokens: int | None,
+    trained_share: float,
+    quantize: bool,
+    max_length: int = 512,
+    per_device_train_batch_size: int = 4,
+    gradient_accumulation_steps: int = 1,
+    gradient_checkpointing: bool = False,
+    optim: str | None = None,
+    **_: Any,
+) -> MemoryEstimate:
+    """The arithmetic of `estimate_memory`; what else a recipe's section has does not count.
+
+    For all seven projections adapted. H hidden size, I intermediate size, Q heads × head size,
+    V vocabulary, N layers, r rank; B rows of L tokens a batch, T = B L; s bytes a number: 4 on
+    a CPU (float32), 2 on a GPU (``half``).
+
+    - weights: s a parameter; in NF4 the projections take 1/2 byte, and 1/64 + 4/(64·256) for
+      the constants of their blocks of 64 (arXiv:2305.14314, section 3). Full fine-tuning: 4 a
+      parameter, as updates are lost in half precision; tied embeddings count once.
+    - adapters: 4 bytes (float32) × r (in + out) for each projection. Half precision multiplies
+      copies, of 2 bytes, of what is trained; they count as activations.
+    - gradients: 4 bytes a trained number; optimizer: AdamW's two moments, 8 bytes; in 8 bits
+      2 and 8/256. What else an update needs for a moment does not count.
+    - activations, kept for the backward pass, per layer and token:
+      two norms 2·4H, and 2Hs where they are trained; query, key and value (repeated for each
+      query head, unless there is but one of them) and the attention's output 4Qs; gate, SiLU of
+      it and up 3Is; the inputs of the projections, (2H + I)s without dropout (the attention's
+      output is there already), with dropout (5H + Q + I)(s + m), where m is a byte on a GPU and
+      4 on a CPU for the mask; 7rs between A and B; Ls of the attention mask; 4 (heads + 2).
+      Once: the final norm 4H. With ``gradient_checkpointing`` only Hs a layer, and the above of
+      one layer at a time.
+    - logits: V numbers for each trained position, at most 2²⁶ at once
+      (`mathsft.models.projection`), of 4 bytes, 6 in half precision. When they are gone the
+      backward pass through a layer needs Is a token, a dequantised matrix HIs, and
+      with checkpointing that layer's activations: the larger of the two counts.
+    - full fine-tuning projects with a trained head: two float32 arrays of its size, 8HV, its
+      gradient and a part of it, count with the logits. Unless it accumulates over several
+      batches, it has its gradients when the activations are gone, and the larger of the two
+      moments is the peak. In the later one the 8HV are there as well, first for the two
+      gradients of tied embeddings, then in AdamW's update.
+    - ``shards``: FSDP2's `fully_shard` over the layers and the rest. Weights, adapters,
+      gradients and optimiser are divided by their number; NF4 weights, as bytes, are not.
+      gathered: two layers, the one at work and the next, the embedding and the head, s
+      bytes a parameter, and in full fine-tuning a layer's gradients before they are scattered.
+    """
+    h, i, q = shapes.hidden, shapes.intermediate, shapes.query
+    s = 2 if half else 4
+    if question_tokens is None:
+        tokens, length = per_device_train_batch_size * max_length, max_length
+    else:  # questions share rows as long as they fit
+        tokens = per_device_train_batch_size * question_tokens
+        length = min(tokens, max_length)
+
+    masked = lora and dropout
+    inputs = (5 * h + q + i) * (s + (1 if half else 4)) if masked else (2 * h + i) * s
+    inputs += 7 * shapes.rank * s if lora else 2 * h * s
+    attention = 2 * q + 2 * shapes.key  # and value
+    layer = 2 * 4 * h + attention * s + 3 * i * s + inputs
+    layer += length * s + 4 * (shapes.heads + 2)
+    kept = tokens * (shapes.layers * (h * s if gradient_checkpointing else layer) + 4 * h)
+    if half and shards == 1:
+        kept += 2 * (shapes.adapted if lora else shapes.projected)
+    backward = tokens * i * s + (h * i * s if quantize else 0)
+    if gradient_checkpointing:
+        backward += tokens * layer
+    at_once = min(trained_share * tokens, max(1, LOGITS_AT_ONCE // shapes.vocabulary))
+    logits = at_once * shapes.vocabulary * (6 if half else 4)
+
+    trained = shapes.adapted if lora else shapes.projected + shapes.other
+    gradients = 4 * trained / shards
+    transient = max(logits, backward)
+    if not lora:
+        head = 2 * 4 * h * shapes.vocabulary
+        transient = max(logits + head, backward)
+        if gradient_accumulation_steps == 1:
+            if kept + transient > gradients + head:
+                gradients = 0
+            else:
+                kept, transient = 0, head
+
+    nf4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+    stored = (s if lora else 4) / shards
+    gathered = 0.0
+    if shards > 1:
+        one = shapes.projected / shapes.layers
+        gathered = s * (shapes.other + 2 * one * (not quantize)) + 4 * one * (not lora)
+    eight_bits = "8bit" in optim if optim else half
+    return MemoryEstimate(
+        weights=(shapes.other * stored + shapes.projected * (nf4 if quantize else stored)) / 1e9,
+        adapters=4 * shapes.adapted * lora / shards / 1e9,
+        gradients=gradients / 1e9,
+        optimizer=(2 + 8 / 256 if eight_bits else 8) * trained / shards / 1e9,
+        activations=kept / 1e9,
+        logits=transient / 1e9,
+        gathered=gathered / 1e9,
+    )
