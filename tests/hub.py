@@ -42,12 +42,16 @@ class LocalHub:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def python(self, code: str, *, home: Path) -> subprocess.CompletedProcess[str]:
-        """Runs ``code`` in a new process that knows no hub but this one and has an empty cache."""
+    def environment(self, *, home: Path) -> dict[str, str]:
+        """Variables of a process that knows no hub but this one and has an empty cache."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         kept |= {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
         kept |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
-        kept |= {"PYTHONPATH": str(_PROJECT), "no_proxy": "127.0.0.1", "PYTHONIOENCODING": "utf-8"}
+        return kept | {"PYTHONPATH": str(_PROJECT), "no_proxy": "127.0.0.1"}
+
+    def python(self, code: str, *, home: Path) -> subprocess.CompletedProcess[str]:
+        """Runs ``code`` in a new process with that environment."""
+        kept = self.environment(home=home) | {"PYTHONIOENCODING": "utf-8"}
         return subprocess.run(
             [sys.executable, "-c", code], env=kept, capture_output=True, text=True, timeout=300
         )

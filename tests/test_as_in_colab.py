@@ -1,8 +1,7 @@
 """Every lesson, from top to bottom, as someone with a T4 runs it: hub names and all.
 
-The t4 recipe's model and data sets come from a hub on the loopback: the embedded model under
-the name of Qwen2.5-0.5B (it is of the same kind, and small), and made-up rows in the real
-schemas. Nothing of a notebook is changed but its parameters cell, which makes it short.
+The t4 recipe's model and data sets come from a hub on the loopback (`stocked_hub`). Nothing of
+a notebook is changed but its parameters cell, which makes it short.
 """
 
 import json
@@ -11,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hub import LocalHub, local_hub  # noqa: F401  (the fixture)
-
-from mathsft.data.synthetic import tiny_gsm_rows, tiny_mathqa_rows
-from mathsft.models.sources import TINY
+from stocked_hub import stock
 
 PROJECT = Path(__file__).parent.parent
 SECRETS = {"HF_TOKEN": "hf_" + "Zq7" * 11, "WANDB_API_KEY": "7d" * 20}
@@ -47,27 +42,7 @@ LIMIT = 60
 
 @pytest.fixture
 def hub(local_hub: LocalHub) -> LocalHub:  # noqa: F811
-    model = local_hub.folder("models", "Qwen/Qwen2.5-0.5B")
-    for path in Path(TINY).iterdir():
-        if path.suffix in (".json", ".safetensors"):
-            shutil.copy(path, model)
-    gsm8k = local_hub.folder("datasets", "openai/gsm8k")
-    mathqa = local_hub.folder("datasets", "regisss/math_qa") / "data"
-    mathqa.mkdir()
-    (gsm8k / "main").mkdir()
-
-    def write(rows: list[dict[str, str]], path: Path) -> None:
-        pq.write_table(pa.Table.from_pylist(rows), path)
-
-    for split, rows in {"train": 300, "test": 60}.items():
-        write(tiny_gsm_rows(split, rows), gsm8k / "main" / f"{split}-00000-of-00001.parquet")
-    for split, rows in {"train": 600, "validation": 200, "test": 80}.items():
-        write(tiny_mathqa_rows(split, rows), mathqa / f"{split}-00000-of-00001.parquet")
-    (gsm8k / "README.md").write_text(
-        "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n"
-        "    path: main/train-*\n  - split: test\n    path: main/test-*\n---\n"
-    )
-    return local_hub
+    return stock(local_hub, ["Qwen/Qwen2.5-0.5B"])
 
 
 RUN = """

@@ -1,32 +1,38 @@
 """Recipes: every shipped file fits the functions, and mistakes name key and file."""
 
 import re
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from mathsft.device import PROFILES
-from mathsft.recipes import load_recipe
+from mathsft.recipes import load_recipe, shipped_recipes
 
-SHIPPED = [
-    p.name.removesuffix(".yaml")
-    for p in resources.files("mathsft.recipes").iterdir()
-    if p.name.endswith(".yaml")
-]
+SHIPPED = list(shipped_recipes())
+SEVERAL = {"a100-8", "cluster"}  # for several processes, which no lesson starts
 
 
-def test_every_profile_has_a_recipe_and_every_recipe_a_profile() -> None:
-    assert sorted(PROFILES) == sorted(SHIPPED)
+def test_every_profile_has_a_recipe() -> None:
+    assert {*PROFILES} == {*SHIPPED} - SEVERAL
 
 
 @pytest.mark.parametrize("profile", SHIPPED)
 def test_every_shipped_recipe_fits_the_functions_it_feeds(profile: str) -> None:
     recipe = load_recipe(profile)
     data = {"train", "test", "choices_train", "choices"}
-    assert set(recipe) == {"model", "sft", "multiple_choice", "mixing", "worked", *data}
-    for trainer in ("sft", "multiple_choice", "mixing"):
+    lessons = set() if profile in SEVERAL else {"mixing", "worked"}
+    assert set(recipe) == {"model", "sft", "multiple_choice", *lessons, *data}
+    for trainer in {"sft", "multiple_choice", "mixing"} & set(recipe):
         assert isinstance(recipe[trainer]["learning_rate"], float)
+
+
+def test_eight_cards_train_on_as_many_rows_a_step_as_one() -> None:
+    one, eight = load_recipe("a100"), load_recipe("a100-8")
+    for trainer in ("sft", "multiple_choice"):
+        rows = "per_device_train_batch_size"
+        assert 8 * eight[trainer][rows] == one[trainer][rows]
+        same = {"max_length", "learning_rate", "num_train_epochs"}
+        assert {k: eight[trainer][k] for k in same} == {k: one[trainer][k] for k in same}
 
 
 def write(tmp_path: Path, text: str) -> Path:

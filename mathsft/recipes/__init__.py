@@ -1,10 +1,17 @@
 """What differs between a laptop, a T4 and larger machines: one commented YAML file each.
 
 A recipe has sections; the keys of a section are the keyword arguments of one function:
-``model`` → ``load_model``; ``train`` and ``test`` (worked problems), ``choices_train`` and
-``choices`` (multiple choice) → ``load_problems``; ``sft`` → ``sft_trainer``;
-``multiple_choice``, and ``mixing`` (the many short runs of lesson 03) →
-``multiple_choice_trainer``; ``worked`` → ``worked_answers``.
+
+- ``model`` → ``load_model``; ``freeze`` → ``freeze``;
+- ``train`` and ``test`` (worked problems or conversations), ``choices_train`` and ``choices``
+  (multiple choice) → ``load_problems``; ``mix`` → ``mix``, with the arguments of
+  ``load_problems`` for each name in its ``datasets``; ``add_choices`` → ``add_choices``;
+- ``sft`` → ``sft_trainer``; ``multiple_choice``, and ``mixing`` (the many short runs of
+  lesson 03) → ``multiple_choice_trainer``; ``persist`` → ``persist``;
+- ``worked`` → ``worked_answers``; ``show_samples`` → ``show_samples``.
+
+Models, data sets and folders that a function is called with are no keys: whoever calls it
+gives them (``NOT_KEYS``). Neither is a token: recipes are kept with the runs.
 """
 
 import inspect
@@ -19,15 +26,24 @@ from mathsft.names import unknown_name
 
 _SECTIONS = {
     "model": ("mathsft.models.loading", "load_model"),
+    "freeze": ("mathsft.models.freezing", "freeze"),
     "train": ("mathsft.data.problems", "load_problems"),
     "test": ("mathsft.data.problems", "load_problems"),
     "choices_train": ("mathsft.data.problems", "load_problems"),
     "choices": ("mathsft.data.problems", "load_problems"),
+    "mix": ("mathsft.data.mixtures", "mix"),
+    "add_choices": ("mathsft.data.choices", "add_choices"),
     "sft": ("mathsft.training.sft", "sft_trainer"),
     "multiple_choice": ("mathsft.training.multiple_choice", "multiple_choice_trainer"),
     "mixing": ("mathsft.training.multiple_choice", "multiple_choice_trainer"),
+    "persist": ("mathsft.training.persist", "persist"),
+    "show_samples": ("mathsft.training.samples", "show_samples"),
     "worked": ("mathsft.evaluation.worked", "worked_answers"),
 }
+NOT_KEYS = {
+    "model", "tokenizer", "problems", "eval_problems", "test", "output_dir", "run_dir", "callbacks",
+    "more_arguments", "prompt", "hub_token",
+}  # fmt: skip
 
 # Where the keys go that a trainer of ours does not name itself.
 _REST = {
@@ -35,6 +51,25 @@ _REST = {
     "multiple_choice": ("transformers", "TrainingArguments"),
     "mixing": ("transformers", "TrainingArguments"),
 }
+
+
+def section_function(section: str) -> Callable[..., Any]:
+    """The function whose keyword arguments are the keys of a section."""
+    module, name = _SECTIONS[section]
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def library_arguments(section: str) -> Any:
+    """The library's class that takes a training section's further keys; None for other sections."""
+    module, name = _REST.get(section, ("", ""))
+    return getattr(import_module(module), name) if module else None
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package: their files by name."""
+    files = (Path(str(path)) for path in resources.files(__name__).iterdir())
+    return {path.stem: path for path in sorted(files) if path.suffix == ".yaml"}
 
 
 def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
@@ -54,11 +89,10 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
     import yaml
 
     name = str(profile or default_profile())
-    shipped = {p.name.removesuffix(".yaml"): p for p in resources.files(__name__).iterdir()
-               if p.name.endswith(".yaml")}  # fmt: skip
+    shipped = shipped_recipes()
     path = shipped.get(name, Path(name))
     if not path.is_file():
-        raise FileNotFoundError(unknown_name("recipe", name, sorted(shipped)) + "; or give a file")
+        raise FileNotFoundError(unknown_name("recipe", name, shipped) + "; or give a file")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -75,22 +109,35 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def _checked(arguments: dict[str, Any], *, section: str, path: str) -> dict[str, Any]:
-    module, name = _SECTIONS[section]
-    function: Callable[..., Any] = getattr(import_module(module), name)
+    function, rest = section_function(section), library_arguments(section)
     hints = get_type_hints(function)
-    parameters = inspect.signature(function).parameters
-    known = [key for key, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    if len(known) < len(parameters):  # the rest goes to the library, whose names count as well
-        rest = getattr(import_module(_REST[section][0]), _REST[section][1])
+    known = [key for key in inspect.signature(function).parameters if key not in NOT_KEYS]
+    if rest is not None:  # the library's names count as well
         hints = {**get_type_hints(rest), **hints}
-        known += [key for key in inspect.signature(rest).parameters if key not in known]
+        rest_keys = inspect.signature(rest).parameters
+        known += [key for key in rest_keys if key not in known and key not in NOT_KEYS]
     checked = {}
     for key, value in arguments.items():
         where = f"{path}: {section}.{key}"
         if key not in known:
-            raise ValueError(f"{where}: {unknown_name('key', str(key), known)} ({name})")
-        checked[key] = _value(value, hints.get(key), where)
+            raise ValueError(
+                f"{where}: {unknown_name('key', str(key), known, shown=30)} ({function.__name__})"
+            )
+        if (section, key) == ("mix", "datasets"):
+            checked[key] = _datasets(value, path)
+        else:
+            checked[key] = _value(value, hints.get(key), where)
     return checked
+
+
+def _datasets(value: Any, path: str) -> dict[str, dict[str, Any]]:
+    """The data sets of a mixture: by name, the arguments of ``load_problems``."""
+    if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+        raise ValueError(f"{path}: mix.datasets must map each name to keys of load_problems")
+    return {
+        str(name): _checked(arguments, section="train", path=f"{path}: mix.datasets.{name}")
+        for name, arguments in value.items()
+    }
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -1,0 +1,169 @@
+"""A whole training by a recipe, from the model to what is kept: what ``mathsft sft`` runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from peft import PeftModel
+from transformers import set_seed
+
+from mathsft.data.choices import add_choices
+from mathsft.data.mixtures import mix
+from mathsft.data.overlap import without_test_rows
+from mathsft.data.problems import load_problems
+from mathsft.device import policy
+from mathsft.models.adapters import save_adapter
+from mathsft.models.freezing import freeze
+from mathsft.models.loading import load_model
+from mathsft.models.saving import save_model
+from mathsft.processes import in_first, processes, say
+from mathsft.record import CONFIG, write_record
+from mathsft.settings import runs_folder
+from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.persist import persist
+from mathsft.training.samples import show_samples
+from mathsft.training.sft import sft_trainer
+
+Objective = Literal["sft", "multiple_choice"]
+Recipe = Mapping[str, Mapping[str, Any]]
+
+# Which sections hold the rows to train on and those to be tested on.
+_ROWS = {"sft": ("train", "test"), "multiple_choice": ("choices_train", "choices")}
+
+
+def train_by_recipe(
+    recipe: Recipe,
+    objective: Objective = "sft",
+    *,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+) -> Path:
+    """Train by the sections of a recipe (`mathsft.recipes`) and keep what came of it.
+
+    Args:
+        recipe: sections by name. ``model`` as for `load_model`, but with an adapter unless
+            ``lora: false`` asks for full fine-tuning, then in float32 unless ``dtype`` says
+            otherwise (AdamW's small steps are lost in half precision; the trainer multiplies
+            in half precision all the same). ``mix`` takes the place of ``train``, or of
+            ``choices_train``. Rows that ask a question of the test are left out and
+            counted, of a mixture refused.
+        objective: "sft" reads ``train``, ``test`` and ``sft``; "multiple_choice" reads
+            ``choices_train``, ``choices`` and ``multiple_choice``. The test is evaluated where
+            ``eval_strategy`` says when; ``show_samples`` adds sample answers (SFT).
+        output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … One
+            that holds a run already is refused unless ``resume``.
+        resume: go on from the newest whole checkpoint of this very run, if there is one.
+
+    Returns the folder, which then holds ``config.yaml`` and ``environment.json``
+    (`mathsft.record`), ``trainer_state.json`` with the log, checkpoints, and ``adapter``, or
+    ``model`` after full fine-tuning. In several processes call it in each.
+
+    Raises:
+        ValueError, FileNotFoundError: what the functions of the sections raise; a folder that
+            holds another run.
+    """
+    given = {name: dict(arguments) for name, arguments in recipe.items()}
+    settings = given.get(objective, {})
+    seed = int(settings.get("seed", 0))
+    state = processes(policy().device)
+    chosen: list[Any] = [None]
+
+    def begin() -> None:
+        chosen[0] = _folder(output_dir, objective, resume=resume)
+        command = objective.replace("_", "-")
+        write_record(chosen[0], given, command=command, seed=seed, processes=state.num_processes)
+
+    in_first(begin, device=policy().device)
+    if state.num_processes > 1:
+        broadcast_object_list(chosen)
+    folder: Path = chosen[0]
+    say(f"{folder}: config.yaml and environment.json say what this run is made from")
+    set_seed(seed)  # of the adapter's first weights; the trainer sets its own
+    model, tokenizer = load_model(**_model_arguments(given.get("model", {})))
+    if "freeze" in given:
+        freeze(model, **given["freeze"])
+    train, test = _rows(given, objective)
+
+    callbacks: list[Any] = []
+    if state.num_processes == 1 or settings.get("save_strategy", "no") != "no":
+        callbacks.append(persist(folder, **given.get("persist", {})))
+    evaluated = test if settings.get("eval_strategy", "no") != "no" else None
+    if "show_samples" in given:
+        if evaluated is None or objective != "sft":
+            raise ValueError(
+                "show_samples wants worked problems that are evaluated: give the section test, and "
+                "sft.eval_strategy (such as steps, with eval_steps)"
+            )
+        callbacks.append(show_samples(tokenizer, evaluated, **given["show_samples"]))
+    make: Any = sft_trainer if objective == "sft" else multiple_choice_trainer
+    trainer = make(
+        model,
+        tokenizer,
+        train,
+        eval_problems=evaluated,
+        output_dir=folder,
+        callbacks=callbacks,
+        **settings,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_state()
+    if isinstance(model, PeftModel):
+        kept = save_adapter(model, folder / "adapter")
+    else:
+        kept = save_model(model, tokenizer, folder / "model")
+    say(f"trained for {trainer.state.global_step:,} steps; saved in {kept}")
+    name = given.get("model", {}).get("name", "tiny")
+    scored = f"--model {name} --peft {kept}" if kept.name == "adapter" else f"--model {kept}"
+    task = "mathqa_tiny" if name == "tiny" else "mathqa"
+    say(f"next: mathsft evaluate {scored} --tasks {task}")
+    return folder
+
+
+def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {"lora": True, **given}
+    if not arguments["lora"] and arguments.get("dtype") is None:
+        arguments["dtype"] = "float32"
+    return arguments
+
+
+def _rows(recipe: Recipe, objective: Objective) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on, and those of the test where the recipe has one."""
+    train_section, test_section = _ROWS[objective]
+    test = load_problems(**recipe[test_section]) if test_section in recipe else None
+    if "mix" in recipe:
+        train = mixture(recipe["mix"], test)
+    elif train_section in recipe:
+        train = load_problems(**recipe[train_section])
+        if test is not None:
+            train = without_test_rows(train, test)
+    else:
+        raise ValueError(f"nothing to train on: give {train_section}.source, or mix.parts")
+    if "add_choices" in recipe:
+        train = add_choices(train, **recipe["add_choices"])
+    return train, test
+
+
+def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
+    """The mixture of a recipe's section ``mix``, held against the test."""
+    read = {name: load_problems(**how) for name, how in (section.get("datasets") or {}).items()}
+    settings = {key: value for key, value in section.items() if key != "datasets"}
+    return mix(**settings, datasets=read, test=test)
+
+
+def _folder(output_dir: str | Path | None, objective: Objective, *, resume: bool) -> Path:
+    folder = _free(objective) if output_dir is None else Path(output_dir)
+    if not resume and (folder / CONFIG).exists():
+        raise ValueError(
+            f"{folder} holds a run already: --resume true goes on with it; another --output_dir "
+            "begins a new one"
+        )
+    return folder
+
+
+def _free(objective: Objective) -> Path:
+    number = 1
+    while (folder := runs_folder() / f"{objective.replace('_', '-')}-{number}").exists():
+        number += 1
+    return folder

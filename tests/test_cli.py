@@ -1,0 +1,216 @@
+"""The command line: one line for each mistake, and the functions' own results."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from result_rows import result
+from transformers import TrainingArguments
+
+from mathsft import cli, compare, load_problems, load_recipe
+from mathsft.options import RecipeOptions, sections_of
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What is said of a command line that fails, without the line that quiet() may cause."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(argument) for argument in arguments])
+    assert stop.value.code not in (0, None)
+    return capsys.readouterr().err + (stop.value.code if isinstance(stop.value.code, str) else "")
+
+
+def options(*arguments: str) -> dict[str, dict[str, object]]:
+    """The sections that ``mathsft sft`` reads from these arguments."""
+    always, sometimes = cli._TRAINING["sft"]
+    parser = RecipeOptions("sft", "", always, sometimes)
+    return sections_of(parser, parser.parse_args(list(arguments)))
+
+
+def test_help_lists_every_command_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--help"])
+    listed = re.findall(r"^  (\S+) +(\S.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name, _ in listed] == list(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_has_help_with_its_functions_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    told = {
+        "sft": ["--sft.learning_rate", "--model.lora", "--train.source", "--freeze.patterns",
+                "shuffle all usable rows", "--sft.eval_steps", "--resume"],
+        "multiple-choice": ["--multiple_choice.temperature", "--add_choices.seed"],
+        "mix": ["--mix.parts", "--mix.datasets"],
+        "evaluate": ["--num_fewshot", "worked examples before each question"],
+        "watch": ["--timeout", "seconds without a new finished checkpoint"],
+        "estimate-memory": ["--device", "tokens of a question with all its choices"],
+    }  # fmt: skip
+    for words in told.get(command, []):
+        assert words in printed, words
+
+
+def test_overrides_win_over_later_files_and_files_over_defaults(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("sft: {learning_rate: 1e-5, num_train_epochs: 3}\nmodel: {lora: {r: 4}}\n")
+    read = options("--config", "t4", "--config", str(mine), "--sft.num_train_epochs", "5")
+    assert read["sft"]["learning_rate"] == 1e-5
+    assert read["sft"]["num_train_epochs"] == 5
+    assert read["model"]["name"] == "Qwen/Qwen2.5-0.5B"
+    assert read["model"]["lora"] == {"r": 4}
+    assert read["sft"]["gradient_accumulation_steps"] == 4  # the recipe's
+    assert read["sft"]["max_grad_norm"] == 0.3  # the function's
+
+
+def test_the_recipe_of_this_machine_is_taken_where_none_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["sft", "--print_config"])
+    assert "source: tiny-gsm" in capsys.readouterr().out
+
+
+def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["sft", "--config", "tiny", "--sft.weight_decay", "0.1", "--print_config"])
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    recipe = load_recipe(printed)
+    assert recipe["sft"]["weight_decay"] == 0.1
+    assert recipe["model"]["lora"] is True
+    # A library's defaults would override what fits this machine: use_cpu, bf16, …
+    own = {"optim", "output_dir", "learning_rate"}
+    assert not {"use_cpu", "bf16", "fp16", "adam_beta1"} & recipe["sft"].keys(), own
+    assert "persist" not in recipe
+    assert options("--config", str(printed)) == options(
+        "--config", "tiny", "--sft.weight_decay", "0.1", "--model.lora", "true"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sft", "--sft.learning_rat", "1"], ["sft.learning_rat", "'sft.learning_rate'"]),
+        (["sft", "--modle.name", "x"], ["'model.name'"]),
+        (["sft", "--sft.learning_rate", "fast"], ["sft.learning_rate", "float", "fast"]),
+        (["sft", "--train.limit", "2.5"], ["train.limit", "int", "2.5"]),
+        (["sft", "--config", "tinny"], ["'tinny'", "'tiny'"]),
+        (["sft", "--train.source", "gsm9k"], ["'gsm9k'", "'gsm8k'"]),
+        (["sft", "--sft.hub_token", "x"], ["sft.hub_token"]),
+        (["sft", "--show_samples.samples", "2"], ["show_samples", "eval_strategy"]),
+        (["evaluate", "--model", "tiny", "--task", "x"], ["'task'", "'tasks'"]),
+        (["evaluate", "--model", "tiny", "--tasks", "mathqa_tin"], ["mathqa_tin"]),
+        (["compare", "nowhere.json"], ["nowhere.json", "no such file"]),
+        (["estimate-memory", "t5"], ["'t5'", "'t4'"]),
+        (["course", "--lessons", "[01_sf]"], ["'01_sf'", "'01_sft'"]),
+        (["sfd"], ["'sfd'", "'sft'"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_nearest(
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path))
+    if arguments[0] == "sft" and "--config" not in arguments:
+        arguments = ["sft", "--config", "tiny", *arguments[1:]]
+    said = fails(capsys, *arguments)
+    for word in words:
+        assert word in said
+    assert len([line for line in said.splitlines() if "mathsft" in line]) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sft: {learning_rat: 1}", ["mine.yaml", "sft.learning_rat", "'learning_rate'"]),
+        ("sft: {learning_rate: fast}", ["mine.yaml", "sft.learning_rate", "'fast'"]),
+        ("sfd: {learning_rate: 1}", ["mine.yaml", "'sfd'", "'sft'"]),
+        ("mix: {parts: {a: 1}, datasets: {a: {sourc: b}}}", ["mix.datasets.a", "'source'"]),
+    ],
+)
+def test_a_mistake_in_a_file_names_file_and_key(
+    text: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    said = fails(capsys, "sft", "--config", tmp_path / "mine.yaml")
+    for word in words:
+        assert word in said
+
+
+def test_every_argument_of_the_library_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    always, sometimes = cli._TRAINING["multiple_choice"]
+    known = {*RecipeOptions("multiple-choice", "", always, sometimes).known}
+    fields = set(TrainingArguments.__dataclass_fields__) - {"output_dir", "hub_token"}
+    missing = {
+        name
+        for name in fields
+        if f"multiple_choice.{name}" not in known
+        and TrainingArguments.__dataclass_fields__[name].init
+    }
+    assert not missing - {"parallelism_config"}
+
+
+def test_mix_writes_rows_that_load_problems_reads_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "mix:\n  parts: {grade-school: 30, choices: 20}\n  seed: 3\n  datasets:\n"
+        "    grade-school: {source: tiny-gsm}\n    choices: {source: tiny-mathqa, limit: 100}\n"
+        "test: {source: tiny-gsm, split: test}\n"
+    )
+    cli.main(["mix", "--config", str(config), "--file", str(tmp_path / "mixed.jsonl")])
+    assert "grade-school 30 (60.0%), choices 20 (40.0%)" in capsys.readouterr().out
+    rows = load_problems(tmp_path / "mixed.jsonl")
+    assert len(rows) == 50
+    assert sum(bool(row["choices"]) for row in rows) == 20
+    said = fails(capsys, "mix", "--config", config, "--file", tmp_path / "mixed.jsonl")
+    assert "there already" in said
+
+
+def test_compare_tells_what_compare_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [result("base", [1, 0, 0, 1] * 10), result("tuned", [1, 1, 0, 1] * 10)]
+    paths = [run.save(tmp_path) for run in runs]
+    cli.main(["compare", *map(str, paths)])
+    assert str(compare(*runs)) in capsys.readouterr().out
+    cli.main(["compare", str(tmp_path), "--base", "tuned"])
+    assert "base against tuned" in capsys.readouterr().out
+    assert "'tuned'" in fails(capsys, "compare", tmp_path, "--base", "tund")
+    cli.main(["report", str(tmp_path), str(tmp_path / "page.html")])
+    assert "tuned" in (tmp_path / "page.html").read_text()
+
+
+def test_evaluate_watches_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "evaluate.yaml"
+    config.write_text("model: tiny\ntasks: mathqa_tiny\nlimit: 8\n")
+    cli.main(["evaluate", "--config", str(config), "--folder", str(tmp_path / "results")])
+    assert "mathqa_tiny: acc" in capsys.readouterr().out
+    stored = [json.loads(p.read_text()) for p in (tmp_path / "results").iterdir()]
+    assert [len(one["questions"]) for one in stored] == [8]
+    cli.main(["watch", "--folder", str(tmp_path / "none"), "--timeout", "0"])
+    cli.main(["estimate-memory", "tiny", "--section", "multiple_choice"])
+    assert "total" in capsys.readouterr().out
+
+
+def test_the_module_and_the_script_are_the_command_line() -> None:
+    script = Path(sys.executable).parent / "mathsft"
+    for start in ([sys.executable, "-m", "mathsft"], [str(script)]):
+        done = subprocess.run(
+            [*start, "describe"], capture_output=True, text=True, env=os.environ, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("device ")

@@ -1,0 +1,73 @@
+"""Every shipped recipe, through the real command line, with its model and data by hub name."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hub import LocalHub, local_hub  # noqa: F401  (the fixture)
+from stocked_hub import stock
+from torchrun import torchrun
+
+from mathsft.recipes import load_recipe, shipped_recipes
+
+NAMES = sorted({load_recipe(name)["model"]["name"] for name in shipped_recipes()} - {"tiny"})
+
+SMALL = {
+    "sft": [
+        "--train.limit=24", "--test.limit=8", "--sft.max_steps=2", "--sft.max_length=256",
+        "--sft.per_device_train_batch_size=2", "--sft.logging_steps=1",
+    ],
+    "multiple-choice": [
+        "--choices_train.limit=24", "--choices.limit=8", "--multiple_choice.max_steps=2",
+        "--multiple_choice.per_device_train_batch_size=4", "--multiple_choice.logging_steps=1",
+    ],
+}  # fmt: skip
+# Both in one process: the imports take longer than these trainings. Only sizes are changed.
+RUN = """
+from mathsft.cli import main
+
+for command, small in {small!r}.items():
+    main([command, "--config", {recipe!r}, *small])
+main(["estimate-memory", {recipe!r}])
+"""
+
+
+def check(runs: Path) -> None:
+    for command in SMALL:
+        assert (runs / f"{command}-1" / "adapter" / "adapter_model.safetensors").is_file()
+        state = json.loads((runs / f"{command}-1" / "trainer_state.json").read_text())
+        assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted({*shipped_recipes()} - {"cluster"}))
+def test_a_shipped_recipe_trains_both_ways(
+    recipe: str,
+    local_hub: LocalHub,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
+    code = RUN.format(recipe=recipe, small=SMALL)
+    done = stock(local_hub, NAMES).python(code, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "total" in done.stdout
+    check(tmp_path / "runs")
+
+
+@pytest.mark.slow
+def test_the_recipe_for_a_cluster_trains_both_ways_in_two_processes(
+    local_hub: LocalHub,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On a CPU accelerate shards nothing; that is test_distributed's part.
+    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
+    script = tmp_path / "both.py"
+    script.write_text(RUN.format(recipe="cluster", small=SMALL))
+    stock(local_hub, NAMES)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name, value in local_hub.environment(home=tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    torchrun(script)
+    check(tmp_path / "runs")
