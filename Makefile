@@ -3,7 +3,6 @@
 # make help     the rest
 
 PYTHON ?= python3
-LESSONS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -44,10 +43,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml constraints/latest.txt
 install: $(VENV)/.installed
 
 course: install
-	$(BIN)/python -m nbconvert --to html --execute --output-dir runs/course \
-		--ExecutePreprocessor.timeout=3600 $(LESSONS)
-	$(BIN)/python -m mathsft.evaluation.report $${MATHSFT_RUNS:-runs}/results runs/course/report.html
-	@echo "Done. Open these in a browser:"; ls runs/course/*.html
+	$(BIN)/mathsft course
 
 test: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab" tests

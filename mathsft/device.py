@@ -85,7 +85,7 @@ _AMPERE_REASONS = {
 
 
 def policy(capability: Capability | Literal["auto"] | None = "auto") -> Policy:
-    """The choices for a device of this CUDA compute capability.
+    """The choices for a device of this CUDA compute ``capability``, such as ``(7, 5)``.
 
     ``"auto"`` asks the current machine; ``None`` means no CUDA device, that is, a CPU.
     An Apple GPU counts as a CPU: see `reasons["device"]` there.

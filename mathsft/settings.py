@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mathsft.names import unknown_name
+from mathsft.processes import say
 
 _TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY")
 _OURS: dict[str, str] = {}  # variables as `prepare_tracking` has set them
@@ -55,8 +56,8 @@ def _colab_secrets(names: Iterable[str]) -> dict[str, str]:
 def tracker(wanted: str | None = None) -> str:
     """The word for a trainer's ``report_to``: "wandb", "tensorboard" or "none".
 
-    None means wandb where there is a key for it, else none. "tensorboard" needs no account:
-    ``%tensorboard --logdir`` with the run's folder shows the curves in the notebook.
+    ``wanted``: None means wandb where there is a key for it, else none. "tensorboard" needs no
+    account: ``%tensorboard --logdir`` with the run's folder shows the curves in the notebook.
     Raises ValueError for any other word.
     """
     if wanted is None:
@@ -77,14 +78,14 @@ def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None
         _export("WANDB_DIR", output_dir)
         if _wandb_key():
             if _export("WANDB_MODE", None):  # offline only as long as there was no key
-                print("wandb: a key was found, so curves go to that account (report_to='none': no)")
+                say("wandb: a key was found, so curves go to that account (report_to='none': no)")
         elif _export("WANDB_MODE", "offline"):
-            print(
+            say(
                 f"wandb: no key was found, so this is recorded offline, in {output_dir}/wandb; "
                 "with a key `wandb sync` and the folder offline-run-… in there uploads it"
             )
     if {"tensorboard", "all"} & set(words):
-        print(
+        say(
             f"TensorBoard: %load_ext tensorboard and %tensorboard --logdir '{output_dir}', in a "
             "cell before the training, show the curves as they grow"
         )
@@ -129,7 +130,7 @@ def runs_folder() -> Path:
 
 
 def run_dir(name: str) -> Path:
-    """The folder of one run in `runs_folder`, made if absent.
+    """The folder ``name`` of one run in `runs_folder`, made if absent.
 
     Notebooks find there what earlier lessons made.
     """

@@ -1,7 +1,11 @@
 """The package as a user meets it: quick to import, no network, every public name there."""
 
+import inspect
+import re
 import subprocess
 import sys
+
+import pytest
 
 import mathsft
 
@@ -30,3 +34,52 @@ def test_training_does_not_import_evaluation() -> None:
         "print([m for m in sys.modules if m.startswith('mathsft.evaluation')])"
     )
     assert run(code).splitlines()[-1] == "[]"
+
+
+def test_import_takes_less_than_a_third_of_a_second() -> None:
+    timed = "import time; t = time.perf_counter(); import mathsft; print(time.perf_counter() - t)"
+    assert min(float(run(timed)) for _ in range(5)) < 0.3
+
+
+def test_import_and_every_public_name_open_no_connection() -> None:
+    code = (
+        "import socket, sys\n"
+        "seen = []\n"
+        "def hook(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo'):\n"
+        "        seen.append(arguments)\n"
+        "sys.addaudithook(hook)\n"
+        "import mathsft\n"
+        "for name in mathsft.__all__:\n"
+        "    getattr(mathsft, name)\n"
+        "print(seen)\n"
+    )
+    assert run(code).splitlines()[-1] == "[]"
+
+
+# What needs no word in a docstring: it is what its name and type say, everywhere.
+PLAIN = {
+    "model", "tokenizer", "problems", "result", "results", "path", "title", "xlabel", "ylabel",
+    "colour",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", mathsft.__all__)
+def test_every_parameter_of_a_public_name_has_a_type_and_is_told(name: str) -> None:
+    from transformers import TrainingArguments
+
+    found = getattr(mathsft, name)
+    function = found.__init__ if inspect.isclass(found) else found
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not inspect.Signature.empty
+    documentation = inspect.getdoc(found) or ""
+    told = " ".join(re.findall(r"`+([^`]+)`+", documentation))
+    told += " " + " ".join(re.findall(r"^ *\**(\w+(?:, \**\w+)*):", documentation, re.MULTILINE))
+    known = PLAIN | {"self", *re.findall(r"\w+", told)}
+    if name.endswith("_trainer"):  # the rest of its keywords are those of transformers
+        known |= {*inspect.signature(TrainingArguments).parameters, "callbacks"}
+    for parameter in signature.parameters.values():
+        if parameter.name != "self":
+            assert parameter.annotation is not inspect.Parameter.empty, parameter.name
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            assert parameter.name in known, parameter.name

@@ -1,11 +1,16 @@
 """The README is true: its links lead somewhere, its commands exist, its script runs."""
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from torchrun import environment
+
+from mathsft.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,3 +47,42 @@ def test_the_scripts_run_as_printed_one_after_the_other(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "mine" / "adapter" / "adapter_model.safetensors").is_file()
     assert re.search(r"tiny \+ mine against base: [+-]\d+\.\d points", done.stdout), done.stdout
     assert (tmp_path / "report.html").is_file()
+
+
+SECTION = README.partition("## From the notebook to a script to a cluster")[2].partition("\n## ")[0]
+
+
+def test_the_commands_of_the_readme_are_those_of_the_command_line() -> None:
+    listed = SECTION.partition("lists the commands:")[2].partition(". ")[0]
+    assert re.findall(r"`([a-z-]+)`", listed) == list(COMMANDS)
+
+
+@pytest.mark.slow
+def test_the_script_and_the_processes_run_as_printed(tmp_path: Path) -> None:
+    block = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)[0]
+    script, several, slurm = block.splitlines()
+    assert slurm.startswith("sbatch mathsft/recipes/cluster.sbatch ")  # test_slurm runs it
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command, processes in ((script, 1), (several, 2)):
+        done = subprocess.run(
+            shlex.split(command),
+            cwd=tmp_path,
+            env=environment() | {"PATH": scripts, "MATHSFT_RUNS": str(tmp_path / "runs")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("saved in") == 1
+        told = (tmp_path / "runs" / f"sft-{processes}" / "environment.json").read_text()
+        assert f'"processes": {processes},' in told
+
+
+def test_the_yaml_of_the_readme_is_a_recipe(tmp_path: Path) -> None:
+    from mathsft import load_recipe
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+    (tmp_path / "printed.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "printed.yaml")
+    assert recipe["mix"]["parts"] == {"gsm8k": 3000, "chats": 1000}
+    assert recipe["sft"]["learning_rate"] == 1e-4

@@ -15,8 +15,9 @@ def accuracy_by(
 ) -> dict[str, Accuracy]:
     """Accuracy with its interval for each label, in the order of first appearance.
 
-    ``labels`` has one for each question; default: the questions' category (MathQA's are
-    general, physics, gain, geometry, probability, other). What is left empty is "none".
+    ``metric`` is "acc" or "acc_norm". ``labels`` has one for each question; default: the
+    questions' category (MathQA's are general, physics, gain, geometry, probability, other).
+    What is left empty is "none".
 
     Raises ValueError where labels and questions differ in number.
     """

@@ -48,11 +48,12 @@ class Comparison:
 
 
 def compare(a: Result, b: Result, *, metric: str = "acc", seed: int = 0) -> Comparison:
-    """How b differs from a on the same questions.
+    """How ``b`` differs from ``a`` on the same questions by ``metric``, "acc" or "acc_norm".
 
     The interval is the percentile bootstrap over questions (Efron 1979). A question adds +1, 0
     or -1 to the difference, so that a resample of n questions is one multinomial draw of the
-    three counts: the same distribution, ten thousand resamples in a millisecond.
+    three counts: the same distribution, ten thousand resamples in a millisecond, drawn
+    by ``seed``.
 
     McNemar's exact test (1947): if both were equally good, a question that only one of them
     answers would be a fair coin. Questions that both answer, or neither, tell nothing.
@@ -74,8 +75,8 @@ def compare_all(
     """All pairs of ``results``, or each against ``base``, with p corrected for their number.
 
     ``p_holm`` is Holm's (1979): with m comparisons and no true difference, at most one in
-    twenty such tables shows any p_holm below 0.05, where one in twenty single p do. Raises as
-    `compare`.
+    twenty such tables shows any p_holm below 0.05, where one in twenty single p do.
+    ``metric`` and ``seed`` are `compare`'s, as is what is raised.
     """
     from scipy.stats import binomtest
     from statsmodels.stats.multitest import multipletests

@@ -16,9 +16,10 @@ def check_tuned(
 ) -> None:
     """Raise unless the tuned model's scores differ somewhere from those of its base.
 
-    Both are what `choice_logprobs` gives for the same problems: one list of log-probabilities
-    in nats for each problem. Training moves every weight of an adapter, so at least one score
-    moves by more than nothing; scores that are all equal, to the last bit, are the base's own.
+    ``base_scores`` and ``tuned_scores`` are what `choice_logprobs` gives for the same problems:
+    one list of log-probabilities in nats for each problem. Training moves every weight of an
+    adapter, so at least one score moves by more than nothing; scores that are all equal, to the
+    last bit, are the base's own.
 
     Raises:
         ValueError: every score is equal, there is none, or the two do not hold the same number of

@@ -19,6 +19,8 @@ class Accuracy(NamedTuple):
 def wilson(correct: Sequence[bool], *, confidence: float = 0.95) -> Accuracy:
     """Accuracy with Wilson's score interval (Wilson 1927), computed by scipy.
 
+    ``correct`` says of each question whether it was right; ``confidence`` is 0 to 1.
+
     Wilson's interval stays inside [0, 1] and is right also for few questions and for
     accuracies near 0 or 1, where mean ± 1.96 standard errors is not.
 

@@ -48,7 +48,7 @@ def plot_loss(
 def plot_packing(rows: Sequence[Sequence[int]], *, max_length: int, title: str = "") -> Figure:
     """Rows of documents as bars: ``rows[r]`` lists the lengths in tokens of row r's documents.
 
-    Neighbouring documents differ in shade; what is left white is padding.
+    Neighbouring documents differ in shade; what is left white, up to ``max_length``, is padding.
     """
     figure, axes = _figure(7, 0.6 + 0.14 * len(rows))
     for y, lengths in enumerate(rows):

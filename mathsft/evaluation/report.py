@@ -1,9 +1,5 @@
-"""All results on one page: a file that opens offline, on a phone as well.
+"""All results on one page: a file that opens offline, on a phone as well."""
 
-python -m mathsft.evaluation.report runs/results report.html
-"""
-
-import argparse
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -140,16 +136,3 @@ def _p(value: float) -> str:
     if math.isnan(value):
         return ""
     return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
-
-
-def main() -> None:
-    """``python -m mathsft.evaluation.report [RESULTS [PAGE]]``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", nargs="?", default="runs/results", help="a folder of results")
-    parser.add_argument("page", nargs="?", default="report.html")
-    arguments = parser.parse_args()
-    print(report(arguments.results, arguments.page))
-
-
-if __name__ == "__main__":
-    main()

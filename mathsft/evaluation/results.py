@@ -127,7 +127,7 @@ def result_file(name: str, task: str, num_fewshot: int = 0) -> str:
 
 
 def load_results(source: str | Path | Iterable[str | Path]) -> list[Result]:
-    """The results of a folder (its files by name), of a file, or of several of these.
+    """The results of ``source``: a folder (its files by name), a file, or several of these.
 
     Other JSON files of a folder are passed over. Raises FileNotFoundError where nothing is,
     and ValueError for a file that is named and is no result, or is damaged.

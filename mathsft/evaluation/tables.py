@@ -29,6 +29,7 @@ def results_table(
     ``p_holm`` (corrected for the rows of this table), ``detectable`` (the smallest true
     difference that would show); and ``whose``.
 
+    ``metric`` is what accuracy and differences are of, "acc" or "acc_norm".
     ``reference`` adds the public experiment's numbers, marked as not ours. They are of another
     model and perhaps other questions; nothing can be paired with them.
 
@@ -99,7 +100,7 @@ def _share(result: Result, metric: str) -> float:
 def pairs_table(results: Sequence[Result], *, metric: str = "acc") -> pd.DataFrame:
     """Every pair of runs: ``a``, ``b`` and the other fields of a `Comparison`.
 
-    ``p_holm`` is corrected for all pairs. Raises as `compare`.
+    ``p_holm`` is corrected for all pairs; ``metric`` is `compare`'s, as is what is raised.
     """
     return pd.DataFrame(vars(c) for c in compare_all(results, metric=metric))
 

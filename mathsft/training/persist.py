@@ -150,9 +150,9 @@ def persist(
 def keep_folder(to: str | Path | None) -> Path | None:
     """The folder that `persist` copies to, ready to be written: for the start of a notebook.
 
-    "drive" mounts Google Drive in Colab, which asks for leave, and is the folder ``mathsft``
-    there; None stays None; a folder has to be there. Asking early spares finding the question
-    unanswered after an hour. Raises what `persist` raises.
+    ``to``: "drive" mounts Google Drive in Colab, which asks for leave, and is the folder
+    ``mathsft`` there; None stays None; a folder has to be there. Asking early spares finding the
+    question unanswered after an hour. Raises what `persist` raises.
     """
     if to is None or not str(to):
         return None
