@@ -162,22 +162,30 @@ def test_every_argument_of_the_library_is_an_option(capsys: pytest.CaptureFixtur
     assert not missing - {"parallelism_config"}
 
 
-def test_mix_writes_rows_that_load_problems_reads_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_mix_writes_rows_of_any_kinds_that_load_problems_reads_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
+    turns = [
+        {"role": "user", "content": "How many beads are 3 beads and 4 beads, taken together?"},
+        {"role": "assistant", "content": "7"},
+    ]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     config = tmp_path / "mine.yaml"
     config.write_text(
-        "mix:\n  parts: {grade-school: 30, choices: 20}\n  seed: 3\n  datasets:\n"
+        "mix:\n  parts: {grade-school: 30, choices: 19, chats: 1}\n  seed: 3\n  datasets:\n"
         "    grade-school: {source: tiny-gsm}\n    choices: {source: tiny-mathqa, limit: 100}\n"
+        f"    chats: {{source: {tmp_path / 'chats.jsonl'}}}\n"
         "test: {source: tiny-gsm, split: test}\n"
     )
-    cli.main(["mix", "--config", str(config), "--file", str(tmp_path / "mixed.jsonl")])
-    assert "grade-school 30 (60.0%), choices 20 (40.0%)" in capsys.readouterr().out
-    rows = load_problems(tmp_path / "mixed.jsonl")
+    file = tmp_path / f"mixed{suffix}"
+    cli.main(["mix", "--config", str(config), "--file", str(file)])
+    assert "grade-school 30 (60.0%), choices 19 (38.0%)" in capsys.readouterr().out
+    rows = load_problems(file)
     assert len(rows) == 50
-    assert sum(bool(row["choices"]) for row in rows) == 20
-    said = fails(capsys, "mix", "--config", config, "--file", tmp_path / "mixed.jsonl")
-    assert "there already" in said
+    assert sum(bool(row["choices"]) for row in rows) == 19
+    assert [row["messages"] for row in rows if row["question"] is None] == [turns]
+    assert "there already" in fails(capsys, "mix", "--config", config, "--file", file)
 
 
 def test_compare_tells_what_compare_tells(

@@ -32,8 +32,8 @@ from mathsft.data.chat import (
 from mathsft.data.formulas import AGREES, DISAGREES
 from mathsft.data.grade_school_math import Questions, unwrap
 from mathsft.data.mathqa import Reading
-from mathsft.data.readers import Reader, reader_for
-from mathsft.data.schemas import UnusableRowError, from_instruction, from_mathqa
+from mathsft.data.readers import reader_for
+from mathsft.data.schemas import UnusableRowError, from_instruction, from_mathqa, from_own
 from mathsft.data.sources import Origin, open_source
 from mathsft.data.tally import Tally
 from mathsft.processes import say
@@ -48,11 +48,7 @@ FEATURES = Features(
         "source": Value("string"),
     }
 )
-_FEATURES: dict[Reader, Features] = {
-    from_chat: CHAT_FEATURES,
-    from_prompt_messages: CHAT_FEATURES,
-    from_prompt_text: PROMPT_FEATURES,
-}
+_KINDS = (from_own, from_chat, from_prompt_messages, from_prompt_text)
 
 
 def load_problems(
@@ -154,6 +150,8 @@ def _read(
     origin = open_source(source, split=split, limit=limit, whole=seed is not None)
     tally = Tally(read=len(origin.rows))
     reader = reader_for(origin.rows[0][1], where=f"{origin.where}, row {origin.rows[0][0]}")
+    # A mixture that was written down has the columns of all kinds, and in each row some empty.
+    several = reader in _KINDS and None in origin.rows[0][1].values()
     mathqa = reader is from_mathqa
     if reading == "clean" and not mathqa:
         raise ValueError(
@@ -169,7 +167,8 @@ def _read(
         for place, row in origin.rows:
             try:
                 where = f"{origin.where}, row {place}"
-                yield place, reader(row, where=where, source=origin.source)
+                read = reader_for(row, where=where) if several else reader
+                yield place, read(row, where=where, source=origin.source)
             except UnusableRowError as reason:
                 tally.drop(str(reason), place)
 
@@ -187,5 +186,13 @@ def _read(
         tally.remarks.append(f"{share:.1%} of the labels that can be compared are disputed")
     if seed is not None:
         random.Random(seed).shuffle(problems)
-    features = _FEATURES.get(reader, FEATURES)
-    return Dataset.from_list(list(problems[:limit]), features=features), tally, origin
+    return _dataset(problems[:limit]), tally, origin
+
+
+def _dataset(rows: list[Any]) -> Dataset:
+    """Rows in the columns of all their kinds; None where a row's kind has no such column."""
+    kinds = (FEATURES, CHAT_FEATURES, PROMPT_FEATURES)
+    there = [kind for kind in kinds if any(kind.keys() == row.keys() for row in rows)]
+    features = Features({name: column for kind in there for name, column in kind.items()})
+    filled = [{name: row.get(name) for name in features} for row in rows]
+    return Dataset.from_list(filled, features=features)

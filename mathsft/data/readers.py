@@ -27,13 +27,16 @@ _TELLTALES: dict[str, Reader] = {
 def reader_for(row: dict[str, Any], *, where: str) -> Reader:
     """The function that reads rows of this row's schema, told by its column names.
 
+    Columns that hold nothing count where no other is known: a mixture in a file has all kinds'.
+
     Raises:
         ValueError: the columns belong to none of the known schemas.
     """
-    for column, reader in _TELLTALES.items():
-        if column in row:
-            lists = reader is from_prompt_text and isinstance(row["completion"], list)
-            return from_prompt_messages if lists else reader
+    filled = [column for column in _TELLTALES if row.get(column) is not None]
+    for column in filled or [column for column in _TELLTALES if column in row]:
+        reader = _TELLTALES[column]
+        lists = reader is from_prompt_text and isinstance(row["completion"], list)
+        return from_prompt_messages if lists else reader
     raise ValueError(
         f"{where}: columns {', '.join(map(repr, row)) or '(none)'} belong to no known schema; "
         "wanted question, answer (GSM8K), or INSTRUCTION, RESPONSE, or Problem, Rationale, "
