@@ -40,10 +40,8 @@ def _training(objective: Any) -> Callable[["Options", list[str]], None]:
         from mathsft.training.by_recipe import train_by_recipe
 
         always, sometimes = _TRAINING[objective]
-        options = RecipeOptions(options.command, options.about, always, sometimes)
+        options = RecipeOptions(options.command, options.about, always, sometimes, train_by_recipe)
         options.set_defaults({"model.lora": True})
-        options.add_function(train_by_recipe, skip={"recipe", "objective"})
-        options.unsaid(["output_dir", "resume"])  # where and whether again: not in a recipe
         parsed = options.parse_args(_with_recipe(arguments))
         place = {key: parsed[key] for key in ("output_dir", "resume") if key in parsed}
         train_by_recipe(sections_of(options, parsed), objective, **place)
@@ -57,29 +55,35 @@ def _mix(options: "Options", arguments: list[str]) -> None:
     from mathsft.options import RecipeOptions, sections_of
     from mathsft.training.by_recipe import mixture
 
-    options = RecipeOptions(options.command, options.about, ["mix"], ["test"])
-    options.add_function(write_rows, skip={"rows"})
-    options.unsaid(["file"])
-    parsed = options.parse_args(_with_recipe(arguments))
+    options = RecipeOptions(options.command, options.about, ["mix"], ["test"], write_rows)
+    parsed = options.parse_args(arguments)
     sections = sections_of(options, parsed)
-    test = load_problems(**sections["test"]) if "test" in sections else None
     if "mix" not in sections:
-        raise ValueError("mix: give mix.parts, such as --mix.parts '{gsm8k: 100, mathqa: 100}'")
+        raise ValueError("mix.parts is missing, such as --mix.parts '{gsm8k: 100, mathqa: 100}'")
+    test = load_problems(**sections["test"]) if "test" in sections else None
     print(write_rows(mixture(sections["mix"], test), parsed.get("file", "mixture.jsonl")))
 
 
+# The harness takes them for models that it loads itself; ours is loaded.
+_OF_A_NAMED_MODEL = {
+    "model_args", "device", "max_batch_size", "evaluation_tracker", "hf_config", "cache_requests",
+    "rewrite_requests_cache", "delete_requests_cache",
+}  # fmt: skip
+
+
 def _evaluate(options: "Options", arguments: list[str]) -> None:
-    from mathsft.evaluation.results import load_results
     from mathsft.evaluation.run import evaluate
     from mathsft.processes import say
 
     options.add_config()
-    options.add_function(evaluate, skip={"tokenizer", "base"})
+    options.add_argument(
+        "--model",
+        required=True,
+        help='"tiny", a folder, or a hub name, which may be a merged model',
+    )
     options.add_argument("--base", type=str | None, help="the base model's result, a file")
-    given = _given(options, arguments)
-    if base := given.pop("base"):
-        (given["base"],) = load_results(base)
-    found = evaluate(**given)
+    options.add_function(evaluate, skip={"model", "tokenizer", "base", *_OF_A_NAMED_MODEL})
+    found = evaluate(**_with_base(_given(options, arguments)))
     for result in found if isinstance(found, list) else [found]:
         say(str(result))
 
@@ -93,18 +97,22 @@ def _compare(options: "Options", arguments: list[str]) -> None:
     options.add_argument("--base", type=str, help="the run that all others are compared with")
     options.add_function(compare_all, skip={"results", "base"})
     given = _given(options, arguments)
-    name = given.pop("base")
-    for group in by_questions(load_results(given.pop("results"))):
-        names = {result.name: result for result in group}
-        if name is not None and name not in names:
-            raise ValueError(unknown_name("run", name, names))
+    name, sources = given.pop("base"), given.pop("results")
+    groups = by_questions(load_results(sources))
+    names = {result.name: result for group in groups for result in group}
+    if not names:
+        raise ValueError(f"{', '.join(sources)}: there are no results of `mathsft evaluate`")
+    if name is not None and name not in names:
+        raise ValueError(unknown_name("run", name, names))
+    for group in groups:
         print(*group, sep="\n")
-        found = compare_all(group, base=names.get(name), **given)
+        base = {result.name: result for result in group}.get(name)
+        found = compare_all(group, base=base, **given) if base or name is None else []
         for pair in found:
             holm = f"; p = {pair.p_holm:.2g} after Holm" if len(found) > 1 else ""
             print(f"{pair}{holm}")
         if not found:
-            print("nothing to compare it with: no other run answered these questions")
+            print(f"nothing to compare with: {name or 'no other run'} answered other questions")
 
 
 def _report(options: "Options", arguments: list[str]) -> None:
@@ -126,16 +134,21 @@ def _watch(options: "Options", arguments: list[str]) -> None:
     from mathsft.evaluation.watch import watch
 
     options.add_config()
-    options.add_function(watch)
-    watch(**_given(options, arguments))
+    options.add_argument("--base", type=str | None, help="the base model's result, a file")
+    options.add_function(watch, skip={"tokenizer", "base", "name", "peft", *_OF_A_NAMED_MODEL})
+    watch(**_with_base(_given(options, arguments)))
 
 
 def _estimate_memory(options: "Options", arguments: list[str]) -> None:
+    from mathsft.device import default_profile
     from mathsft.training.estimate import estimate_memory
 
     options.add_argument("recipe", nargs="?", help="a shipped recipe's name, or a file")
     options.add_function(estimate_memory, skip={"recipe"})
-    print(estimate_memory(**_given(options, arguments)))
+    given = _given(options, arguments)
+    given["recipe"] = given["recipe"] or default_profile()
+    print(f"recipe {given['recipe']}, section {given['section']}")
+    print(estimate_memory(**given))
 
 
 COMMANDS: dict[str, tuple[Callable[["Options", list[str]], None], str]] = {
@@ -174,16 +187,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, about = COMMANDS[name]
     try:
         command(Options(name, about), rest)
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
         if os.environ.get("MATHSFT_DEBUG"):
             raise
-        sys.exit(f"mathsft {name}: {error} (MATHSFT_DEBUG=1 shows where)")
+        process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
+        sys.exit(f"mathsft {name}{process}: {error} (MATHSFT_DEBUG=1 shows where)")
 
 
 def _given(options: "Options", arguments: list[str]) -> dict[str, Any]:
     parsed = options.parse_args(arguments).as_dict()
     parsed.pop("config", None)
     return parsed
+
+
+def _with_base(given: dict[str, Any]) -> dict[str, Any]:
+    """The base's result in place of its file."""
+    from mathsft.evaluation.results import load_results
+
+    if base := given.pop("base"):
+        (given["base"],) = load_results(base)
+    return given
 
 
 def _with_recipe(arguments: list[str]) -> list[str]:

@@ -21,27 +21,30 @@ _VERSIONS = (
 
 
 def write_record(
-    folder: str | Path, recipe: Mapping[str, Any], *, command: str, seed: int, processes: int = 1
+    folder: str | Path,
+    recipe: Mapping[str, Any],
+    *,
+    command: str,
+    seed: int,
+    processes: int = 1,
+    resolved: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``config.yaml``, the resolved recipe, and ``environment.json`` into a run's folder.
 
-    ``mathsft COMMAND --config FOLDER/config.yaml`` repeats the run; on a CPU with the same versions
-    and number of threads to the bit. ``environment.json`` holds the date, the seed, the number
-    of processes and threads, the hardware, the versions of Python and of what was used, and
-    the revision of mathsft (`git_revision`). No variable of the environment is written down.
+    ``mathsft COMMAND --config FOLDER/config.yaml`` repeats the run, from anywhere: paths of files
+    that are there are written in full. On a CPU, with the same versions and as many processes and
+    threads, it does so to the bit. ``environment.json`` holds the date, the ``seed``, the number
+    of ``processes`` and threads, the hardware, what the device decided (``resolved``), the
+    versions of Python and of what was used, and the revision of mathsft (`git_revision`). A
+    run that is gone on with has a list ``resumed`` of later starts there; its config stays. No
+    variable of the environment is written down.
     """
     import torch
-    import yaml
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump({**recipe}, sort_keys=False, allow_unicode=True)
-    about = f"# mathsft {command} --config {CONFIG} repeats this run\n"
-    (folder / CONFIG).write_text(about + text, encoding="utf-8")
-    environment = {
-        "command": command,
+    start = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": seed,
         "processes": processes,
         "threads": torch.get_num_threads(),
         "hardware": hardware(),
@@ -49,8 +52,52 @@ def write_record(
         "python": sys.version.split()[0],
         "versions": {package: installed_version(package) for package in _VERSIONS},
     }
-    text = json.dumps(environment, indent=1) + "\n"
-    (folder / ENVIRONMENT).write_text(text, encoding="utf-8")
+    path = folder / ENVIRONMENT
+    if (folder / CONFIG).exists() and path.exists():
+        environment = json.loads(path.read_text(encoding="utf-8"))
+        environment.setdefault("resumed", []).append(start)
+    else:
+        (folder / CONFIG).write_text(_config(recipe, command, processes), encoding="utf-8")
+        environment = {"command": command, "seed": seed, "resolved": {**(resolved or {})}, **start}
+    path.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
+
+
+def check_same(folder: str | Path, recipe: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the keys that differ, where the folder's run has another recipe."""
+    import yaml
+
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        return
+    there, now = yaml.safe_load(path.read_text(encoding="utf-8")) or {}, _absolute({**recipe})
+    differ = [
+        f"{section}.{key}"
+        for section in {**there, **now}
+        for key in {**there.get(section, {}), **now.get(section, {})}
+        if there.get(section, {}).get(key) != now.get(section, {}).get(key)
+    ]
+    if differ:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({', '.join(differ)}): go on with its own, "
+            f"--config {path}, or take another --output_dir"
+        )
+
+
+def _config(recipe: Mapping[str, Any], command: str, processes: int) -> str:
+    import yaml
+
+    start = f"torchrun --nproc_per_node {processes} -m " if processes > 1 else ""
+    about = f"# {start}mathsft {command} --config {CONFIG} repeats this run\n"
+    text = yaml.safe_dump(_absolute({**recipe}), sort_keys=False, allow_unicode=True)
+    return about + str(text)
+
+
+def _absolute(value: Any) -> Any:
+    """The recipe with the paths of files and folders that are there in full."""
+    if isinstance(value, Mapping):
+        return {key: _absolute(inner) for key, inner in value.items()}
+    looks = isinstance(value, str | Path) and any(sign in str(value) for sign in "/.\\")
+    return str(Path(value).resolve()) if looks and Path(value).exists() else value
 
 
 def git_revision() -> str | None:

@@ -1,5 +1,6 @@
 """The command line: one line for each mistake, and the functions' own results."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from transformers import TrainingArguments
 
 from mathsft import cli, compare, load_problems, load_recipe
 from mathsft.options import RecipeOptions, sections_of
+from mathsft.recipes import NOT_KEYS
+from mathsft.training.arguments import unheeded
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -87,9 +90,8 @@ def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
     recipe = load_recipe(printed)
     assert recipe["sft"]["weight_decay"] == 0.1
     assert recipe["model"]["lora"] is True
-    # A library's defaults would override what fits this machine: use_cpu, bf16, …
-    own = {"optim", "output_dir", "learning_rate"}
-    assert not {"use_cpu", "bf16", "fp16", "adam_beta1"} & recipe["sft"].keys(), own
+    # A library's defaults would override what fits this machine.
+    assert not {"use_cpu", "bf16", "fp16", "adam_beta1"} & recipe["sft"].keys()
     assert "persist" not in recipe
     assert options("--config", str(printed)) == options(
         "--config", "tiny", "--sft.weight_decay", "0.1", "--model.lora", "true"
@@ -106,6 +108,12 @@ def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
         (["sft", "--config", "tinny"], ["'tinny'", "'tiny'"]),
         (["sft", "--train.source", "gsm9k"], ["'gsm9k'", "'gsm8k'"]),
         (["sft", "--sft.hub_token", "x"], ["sft.hub_token"]),
+        (["sft", "--sft.loss_type", "dft"], ["sft.loss_type would change nothing", "likelihood"]),
+        (["sft", "--freeze.but", "*norm*"], ["freeze.patterns is missing"]),
+        (["sft", "--resume", "true"], ["--output_dir"]),
+        (["mix"], ["mix.parts is missing"]),
+        (["mix", "--mix.total", "5"], ["mix.parts is missing"]),
+        (["describe", "--foo", "1"], ["'foo'"]),
         (["sft", "--show_samples.samples", "2"], ["show_samples", "eval_strategy"]),
         (["evaluate", "--model", "tiny", "--task", "x"], ["'task'", "'tasks'"]),
         (["evaluate", "--model", "tiny", "--tasks", "mathqa_tin"], ["mathqa_tin"]),
@@ -138,6 +146,10 @@ def test_a_mistake_is_one_line_that_names_the_nearest(
         ("sft: {learning_rate: fast}", ["mine.yaml", "sft.learning_rate", "'fast'"]),
         ("sfd: {learning_rate: 1}", ["mine.yaml", "'sfd'", "'sft'"]),
         ("mix: {parts: {a: 1}, datasets: {a: {sourc: b}}}", ["mix.datasets.a", "'source'"]),
+        ("train: {source: tiny-gsm}\ntest: {limit: 3}", ["test.source is missing"]),
+        ("sft: {save_strategy: no}", ["mine.yaml", "sft.save_strategy", "quotes"]),
+        ("model: {revision: 2024-05-05}", ["mine.yaml", "model.revision", "quotes"]),
+        ("sft: {completion_only_loss: false}", ["mine.yaml", "would change nothing"]),
     ],
 )
 def test_a_mistake_in_a_file_names_file_and_key(
@@ -149,17 +161,12 @@ def test_a_mistake_in_a_file_names_file_and_key(
         assert word in said
 
 
-def test_every_argument_of_the_library_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_argument_of_the_library_that_is_heeded_is_an_option() -> None:
     always, sometimes = cli._TRAINING["multiple_choice"]
     known = {*RecipeOptions("multiple-choice", "", always, sometimes).known}
-    fields = set(TrainingArguments.__dataclass_fields__) - {"output_dir", "hub_token"}
-    missing = {
-        name
-        for name in fields
-        if f"multiple_choice.{name}" not in known
-        and TrainingArguments.__dataclass_fields__[name].init
-    }
-    assert not missing - {"parallelism_config"}
+    arguments = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    missing = {name for name in arguments if f"multiple_choice.{name}" not in known}
+    assert missing == (NOT_KEYS | {*unheeded(TrainingArguments)}) & arguments
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -197,6 +204,8 @@ def test_compare_tells_what_compare_tells(
     assert str(compare(*runs)) in capsys.readouterr().out
     cli.main(["compare", str(tmp_path), "--base", "tuned"])
     assert "base against tuned" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    assert "no results" in fails(capsys, "compare", tmp_path / "empty")
     assert "'tuned'" in fails(capsys, "compare", tmp_path, "--base", "tund")
     cli.main(["report", str(tmp_path), str(tmp_path / "page.html")])
     assert "tuned" in (tmp_path / "page.html").read_text()

@@ -1,9 +1,12 @@
 """Every shipped recipe, through the real command line, with its model and data by hub name."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 from hub import LocalHub, local_hub  # noqa: F401  (the fixture)
 from stocked_hub import stock
 from torchrun import torchrun
@@ -53,6 +56,41 @@ def test_a_shipped_recipe_trains_both_ways(
     assert done.returncode == 0, done.stderr[-3000:]
     assert "total" in done.stdout
     check(tmp_path / "runs")
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@pytest.mark.slow
+def test_the_mixture_that_the_readme_prints_is_trained(
+    local_hub: LocalHub,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (printed,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "printed.yaml").write_text(textwrap.dedent(printed))
+    (tmp_path / "my").mkdir()
+    asks = {"role": "user", "content": "How many?"}
+    lines = [{"messages": [asks, {"role": "assistant", "content": f"{n}"}]} for n in (2, 3, 12)]
+    (tmp_path / "my" / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "chat.jinja").write_text(TEMPLATE)
+    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sft", "--config", "printed.yaml", "--model.chat_template_path", "chat.jinja"]
+    arguments += ["--mix.parts", "{gsm8k: 30, chats: 3}", "--test.limit", "4", "--sft.max_steps"]
+    arguments += ["2", "--sft.eval_steps", "1", "--show_samples.max_new_tokens", "8"]
+    code = f"from mathsft.cli import main; main({arguments!r})"
+    done = stock(local_hub, NAMES).python(code, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "train: 33 documents" in done.stdout
+    assert "step 2, sample 3" in done.stdout
+    recorded = yaml.safe_load((tmp_path / "runs" / "sft-1" / "config.yaml").read_text())
+    chats = recorded["mix"]["datasets"]["chats"]["source"]
+    assert chats == str(tmp_path / "my" / "chats.jsonl"), "written in full"
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ def test_a_run_folder_says_what_the_run_was_made_from(runs: Path) -> None:
     assert environment["threads"] == torch.get_num_threads()
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["revision"] == git_revision()
+    assert environment["resolved"]["dtype"] == "float32"
+    assert environment["resolved"]["optim"] == "adamw_torch"
     log = json.loads((runs / "sft-1" / "trainer_state.json").read_text())
     assert log["global_step"] == 4
 
@@ -101,6 +103,17 @@ def test_a_folder_that_holds_a_run_is_not_written_over(
     mathsft("sft", *SHORT, "--output_dir", runs / "mine", "--resume", "true")
     assert "training had ended" in capsys.readouterr().out
     assert equal(before, adapter(runs / "mine"))
+    environment = json.loads((runs / "mine" / "environment.json").read_text())
+    assert [start["processes"] for start in environment["resumed"]] == [1]
+    with pytest.raises(SystemExit, match=r"other settings \(sft.seed\)"):
+        mathsft("sft", *SHORT, "--output_dir", runs / "mine", "--resume", "true", "--sft.seed", "2")
+
+
+def test_a_mistake_leaves_no_folder_behind(runs: Path) -> None:
+    for mistake in (["--train.source", "nowhere.jsonl"], ["--sft.optim", "adamv"]):
+        with pytest.raises(SystemExit):
+            mathsft("sft", *SHORT, *mistake)
+    assert not runs.exists()
 
 
 @pytest.mark.parametrize(

@@ -58,14 +58,17 @@ def evaluate(
         tasks: a task's name or several: the harness's own, such as ``mathqa``, or one of ours:
             ``mathqa_tiny`` (generated rows, offline), ``mathqa_file`` (the rows of ``file``),
             and ``mathqa_clean``, ``mathqa_file_clean`` (choices as a person reads them).
+        tokenizer: a loaded model's; that of a model given by name is loaded with it.
         name: what tables call this run; default: the model's and the adapter's names.
-        peft, quantize: an adapter to put on a model given by name (`load_adapter`), and
-            whether to load that model in 4 bits.
+        peft: an adapter to put on a model given by name, a folder or a hub name (`load_adapter`).
+        quantize: load a model given by name in 4 bits.
         num_fewshot: worked examples before each question; default: the task's own, or none.
         limit: only the first so many questions; results of other limits are not comparable.
-        batch_size: see `ForestLM`.
+        batch_size: how many of the longest requests' tokens pass at a time; "auto": as many as
+            the device takes well (`ForestLM`).
         seed: which few-shot examples are drawn (1234 is the harness's own default).
-        file, examples: for ``mathqa_file``: MathQA rows to ask, and for few-shot prompts.
+        file: MathQA rows to ask, for ``mathqa_file``.
+        examples: MathQA rows that few-shot prompts are made of; default: ``file``.
         base: the base model's result on the same questions: a tuned model that scores exactly
             as its base is an error.
         folder: where to save each result (`Result.save`).
@@ -91,7 +94,13 @@ def evaluate(
     # HFLM switches to evaluation mode for good.
     mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
     with mode, shared_out(), quiet_harness() as stderr:
-        loaded = manager.load(names)
+        try:
+            loaded = manager.load(names)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"the rows of {', '.join(names)} could not be had: {error}. Without a network: "
+                "mathqa_tiny, or mathqa_file with a file of MathQA's rows"
+            ) from error
         if isinstance(tasks, str) and len(loaded["tasks"]) != 1:
             raise ValueError(f"{tasks} is a group of tasks: give [{tasks!r}], for several results")
         if base is not None and base.task not in loaded["tasks"]:

@@ -16,6 +16,7 @@ gives them (``NOT_KEYS``). Neither is a token: recipes are kept with the runs.
 
 import inspect
 from collections.abc import Callable
+from datetime import date
 from importlib import import_module, resources
 from pathlib import Path
 from types import UnionType
@@ -42,7 +43,7 @@ _SECTIONS = {
 }
 NOT_KEYS = {
     "model", "tokenizer", "problems", "eval_problems", "test", "output_dir", "run_dir", "callbacks",
-    "more_arguments", "prompt", "hub_token",
+    "more_arguments", "prompt", "hub_token", "parallelism_config",
 }  # fmt: skip
 
 # Where the keys go that a trainer of ours does not name itself.
@@ -66,6 +67,14 @@ def library_arguments(section: str) -> Any:
     return getattr(import_module(module), name) if module else None
 
 
+def no_keys(section: str) -> dict[str, str]:
+    """Arguments of that class that our trainers do not heed, and what to say of each."""
+    from mathsft.training.arguments import unheeded
+
+    library = library_arguments(section)
+    return {} if library is None else unheeded(library)
+
+
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package: their files by name."""
     files = (Path(str(path)) for path in resources.files(__name__).iterdir())
@@ -76,8 +85,9 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
     """The sections of a recipe, each a dict of keyword arguments, checked against its function.
 
     Args:
-        profile: a shipped recipe's name, or the path of a YAML file; None takes the one
-            for this machine (`mathsft.device.default_profile`).
+        profile: a shipped recipe's name, a YAML file, or a run's folder with its
+            ``config.yaml``; None takes the recipe for this machine
+            (`mathsft.device.default_profile`).
 
     Raises:
         FileNotFoundError: no such recipe; the message lists those that ship.
@@ -91,8 +101,10 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
     name = str(profile or default_profile())
     shipped = shipped_recipes()
     path = shipped.get(name, Path(name))
+    if path.is_dir():
+        path = path / "config.yaml"  # a run's folder
     if not path.is_file():
-        raise FileNotFoundError(unknown_name("recipe", name, shipped) + "; or give a file")
+        raise FileNotFoundError(unknown_name("recipe or file", name, shipped))
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -111,14 +123,17 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
 def _checked(arguments: dict[str, Any], *, section: str, path: str) -> dict[str, Any]:
     function, rest = section_function(section), library_arguments(section)
     hints = get_type_hints(function)
-    known = [key for key in inspect.signature(function).parameters if key not in NOT_KEYS]
+    known = list(inspect.signature(function).parameters)
     if rest is not None:  # the library's names count as well
         hints = {**get_type_hints(rest), **hints}
-        rest_keys = inspect.signature(rest).parameters
-        known += [key for key in rest_keys if key not in known and key not in NOT_KEYS]
+        known += [key for key in inspect.signature(rest).parameters if key not in known]
+    refused = no_keys(section)
+    known = [key for key in known if key not in NOT_KEYS and key not in refused]
     checked = {}
     for key, value in arguments.items():
         where = f"{path}: {section}.{key}"
+        if key in refused:
+            raise ValueError(f"{where} would change nothing: {refused[key]}")
         if key not in known:
             raise ValueError(
                 f"{where}: {unknown_name('key', str(key), known, shown=30)} ({function.__name__})"
@@ -146,6 +161,13 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         return {key: _number_or_text(inner) for key, inner in value.items()}
     union = get_origin(hint) in (Union, UnionType)
     kinds = set(get_args(hint)) if union else {hint}
+    if str in kinds and isinstance(value, date | int | float) and not kinds & {bool, int, float}:
+        if where.endswith(".fsdp"):  # annotated as a text by transformers, which wants true
+            return value
+        raise ValueError(
+            f"{where}: a text is wanted, found {value} (YAML reads no as false, and a date or a "
+            "number as such): put it in quotes"
+        )
     if str in kinds or isinstance(value, bool) or not isinstance(value, str | float):
         return value
     if not kinds & {int, float}:

@@ -1,17 +1,64 @@
 """What the trainers are given alike, whatever they train."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from mathsft.device import policy
 from mathsft.models.adapters import has_adapter
 from mathsft.models.isolation import check_isolation
 from mathsft.models.quantization import check_trainable
 from mathsft.settings import prepare_tracking
+
+# Settings of transformers' that our trainers' loss or loop never reads, and what to take instead.
+_UNHEEDED = {
+    "label_smoothing_factor": "the loss is the exact log-likelihood",
+    "resume_from_checkpoint": "it goes to train(), or on the command line --resume true",
+    "do_train": "the trainer trains by train()",
+    "do_eval": "eval_strategy says when there is evaluation",
+    "do_predict": "packed rows give no predictions",
+}
+# And of TRL's own: rows come to it tokenized, packed and masked.
+_TRL_HEEDS = {"activation_offloading"}
+_TRL_INSTEAD = {
+    "completion_only_loss": "train_on_prompt",
+    "assistant_only_loss": "rows with messages are trained on assistant turns alone",
+    "chat_template_path": "load_model(..., chat_template_path=…)",
+    "eos_token": "the tokenizer's own, or the chat template's",
+    "pad_token": "the tokenizer's own",
+    "model_init_kwargs": "the arguments of load_model",
+    "eval_packing": "packing",
+    "loss_type": "the loss is the negative log-likelihood",
+}
+
+
+def unheeded(library: Any) -> dict[str, str]:
+    """Arguments of `TrainingArguments`, or of TRL's `SFTConfig`, that would change nothing here.
+
+    By name, what is to be said of each. They are no options and no keys of a recipe.
+    """
+    base = {field.name for field in fields(TrainingArguments)}
+    own = [field.name for field in fields(library) if field.name not in base]
+    ours = {"max_length", "packing"}  # of the same name and meaning
+    trls = {
+        name: _TRL_INSTEAD.get(name, "the rows are tokenized and packed before TRL gets them")
+        for name in own
+        if name not in _TRL_HEEDS | ours
+    }
+    return {**_UNHEEDED, **trls}
+
+
+def refuse_unheeded(given: Iterable[str], library: Any) -> None:
+    """Raise ValueError for an argument that would be taken and change nothing."""
+    known = unheeded(library)
+    for name in given:
+        if name in known:
+            raise ValueError(f"{name} would change nothing here: {known[name]}")
 
 
 def training_arguments(
@@ -48,6 +95,8 @@ def training_arguments(
     if optim is not None:
         device["optim"] = optim
     prepare_tracking(named.get("report_to", "none"), named["output_dir"])
+    if named.pop("activation_checkpointing", None):  # transformers' newer name for it
+        named["gradient_checkpointing"] = True
     return {
         "per_device_train_batch_size": per_device_train_batch_size,
         "per_device_eval_batch_size": per_device_train_batch_size,

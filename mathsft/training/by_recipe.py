@@ -1,6 +1,8 @@
 """A whole training by a recipe, from the model to what is kept: what ``mathsft sft`` runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +21,11 @@ from mathsft.models.freezing import freeze
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
 from mathsft.processes import in_first, processes, say
-from mathsft.record import CONFIG, write_record
+from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import runs_folder
 from mathsft.training.multiple_choice import multiple_choice_trainer
 from mathsft.training.persist import persist
+from mathsft.training.runs import rows_hash
 from mathsft.training.samples import show_samples
 from mathsft.training.sft import sft_trainer
 
@@ -54,7 +57,8 @@ def train_by_recipe(
             ``eval_strategy`` says when; ``show_samples`` adds sample answers (SFT).
         output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … One
             that holds a run already is refused unless ``resume``.
-        resume: go on from the newest whole checkpoint of this very run, if there is one.
+        resume: go on from the newest whole checkpoint of the run in ``output_dir``; where that
+            holds none yet, it begins.
 
     Returns the folder, which then holds ``config.yaml`` and ``environment.json``
     (`mathsft.record`), ``trainer_state.json`` with the log, checkpoints, and ``adapter``, or
@@ -62,24 +66,14 @@ def train_by_recipe(
 
     Raises:
         ValueError, FileNotFoundError: what the functions of the sections raise; a folder that
-            holds another run.
+            holds another run. Nothing is written before all of it could be made.
     """
     given = {name: dict(arguments) for name, arguments in recipe.items()}
     settings = given.get(objective, {})
     seed = int(settings.get("seed", 0))
-    state = processes(policy().device)
-    chosen: list[Any] = [None]
-
-    def begin() -> None:
-        chosen[0] = _folder(output_dir, objective, resume=resume)
-        command = objective.replace("_", "-")
-        write_record(chosen[0], given, command=command, seed=seed, processes=state.num_processes)
-
-    in_first(begin, device=policy().device)
-    if state.num_processes > 1:
-        broadcast_object_list(chosen)
-    folder: Path = chosen[0]
-    say(f"{folder}: config.yaml and environment.json say what this run is made from")
+    device = "cpu" if given.get("model", {}).get("device") == "cpu" else policy().device
+    state = processes(device)
+    folder = _agreed(lambda: _folder(output_dir, objective, given, resume=resume), device=device)
     set_seed(seed)  # of the adapter's first weights; the trainer sets its own
     model, tokenizer = load_model(**_model_arguments(given.get("model", {})))
     if "freeze" in given:
@@ -105,8 +99,20 @@ def train_by_recipe(
         eval_problems=evaluated,
         output_dir=folder,
         callbacks=callbacks,
-        **settings,
+        **deepcopy(settings),  # transformers writes into fsdp_config
     )
+    # Not before all of it could be made: a mistake must not leave the folder of a run.
+    record = partial(
+        write_record,
+        folder,
+        given,
+        command=objective.replace("_", "-"),
+        seed=seed,
+        processes=state.num_processes,
+        resolved=_resolved(trainer),
+    )
+    in_first(record, device=device)
+    say(f"{folder}: config.yaml and environment.json say what this run is made from")
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_state()
     if isinstance(model, PeftModel):
@@ -152,14 +158,50 @@ def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
     return mix(**settings, datasets=read, test=test)
 
 
-def _folder(output_dir: str | Path | None, objective: Objective, *, resume: bool) -> Path:
+def _agreed(choose: Callable[[], Path], *, device: str) -> Path:
+    """What process 0 chooses, or the error that it raises, in every process."""
+    chosen: list[Any] = [None]
+
+    def first() -> None:
+        chosen[0] = choose()
+
+    in_first(first, device=device)
+    if processes(device).num_processes > 1:
+        broadcast_object_list(chosen)
+    folder: Path = chosen[0]
+    return folder
+
+
+def _folder(
+    output_dir: str | Path | None, objective: Objective, recipe: Recipe, *, resume: bool
+) -> Path:
+    if output_dir is None and resume:
+        raise ValueError("which run is to be gone on with? --resume true wants --output_dir")
     folder = _free(objective) if output_dir is None else Path(output_dir)
-    if not resume and (folder / CONFIG).exists():
+    if resume:
+        check_same(folder, recipe)
+    elif (folder / CONFIG).exists():
         raise ValueError(
             f"{folder} holds a run already: --resume true goes on with it; another --output_dir "
             "begins a new one"
         )
     return folder
+
+
+def _resolved(trainer: Any) -> dict[str, Any]:
+    """What was left to the device and the hub, as it came out."""
+    config, arguments = trainer.model.config, trainer.args
+    return {
+        "dtype": str(trainer.model.dtype).removeprefix("torch."),
+        "attn_implementation": config._attn_implementation,
+        "model_commit": getattr(config, "_commit_hash", None),
+        "optim": str(getattr(arguments.optim, "value", arguments.optim)),
+        "bf16": bool(arguments.bf16),
+        "fp16": bool(arguments.fp16),
+        "weight_decay": arguments.weight_decay,
+        "training_rows": len(trainer.train_dataset),
+        "training_rows_sha256": rows_hash(trainer.train_dataset),
+    }
 
 
 def _free(objective: Objective) -> Path:

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from mathsft.models.forest import IGNORE
 from mathsft.models.likelihood import option_logprobs, pad_token
 from mathsft.training.arguments import (
+    refuse_unheeded,
     renaming_notices_off,
     training_arguments,
 )
@@ -147,8 +148,11 @@ def multiple_choice_trainer(
             ``eval_steps``.
         max_length: tokens of a row, which several questions share; a longer question is dropped
             and counted.
-        normalization, temperature: see `choice_scores`. The plain objective is the default,
-            because the harness's ``acc`` compares summed log-probabilities.
+        normalization: divide a choice's log-probability by its number of "tokens", or of
+            "characters" as the harness's ``acc_norm`` does. "none", because its ``acc`` compares
+            sums (`choice_scores`).
+        temperature: of the softmax over choices; above 1 a question that is right by a wide
+            margin goes on being trained.
         per_device_train_batch_size: questions that pass through the model at a time.
         gradient_accumulation_steps: so many batches make one optimiser step.
         learning_rate: the highest; 2e-4 is QLoRA's (Dettmers et al. 2023, appendix B).
@@ -169,13 +173,15 @@ def multiple_choice_trainer(
     The same seed and data give the same adapters bit for bit on a CPU.
 
     Raises ValueError where the model has nothing to train, where no question is left, for
-    a temperature of 0 or less or an unknown normalization, or where the attention
-    implementation cannot be told the mask.
+    a temperature of 0 or less or an unknown normalization, where the attention
+    implementation cannot be told the mask, or for an argument of the library that would change
+    nothing (`mathsft.training.arguments.unheeded`).
     """
     if normalization not in ("none", "tokens", "characters"):
         raise ValueError(f"normalization={normalization!r}: give 'none', 'tokens' or 'characters'")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: give a number above 0")
+    refuse_unheeded(more_arguments, TrainingArguments)
     settings = training_arguments(
         model,
         optim=optim,

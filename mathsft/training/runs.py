@@ -52,7 +52,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
             key: value if isinstance(value, int | float | list | None) else str(value)
             for key, value in settings.items()
         },
-        "data": _data_hash(trainer.train_dataset),
+        "data": rows_hash(trainer.train_dataset),
         "start": start_hash(trainer.model),
         "base": identity,
     }
@@ -75,7 +75,8 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return found
 
 
-def _data_hash(rows: Any) -> str:
+def rows_hash(rows: Any) -> str:
+    """SHA-256 of a data set's rows in their order."""
     digest = hashlib.sha256()
     for batch in rows.data.table.combine_chunks().to_batches():
         digest.update(memoryview(batch.serialize()))
