@@ -12,7 +12,7 @@ from typing import Any
 def say(line: str) -> None:
     """Print a line once: in process 0 (``RANK``), which a single process is as well."""
     if os.environ.get("RANK", "0") == "0":
-        print(line)
+        print(line, flush=True)  # a job that is cut off loses what is in the buffer
 
 
 def processes(device: str) -> Any:

@@ -83,7 +83,19 @@ def stop_amid(folder: Path) -> None:
     trainer_of("choices", folder / "stopped", callbacks=[At(6, stop)], **settings).train()
     again = trainer_of("choices", folder / "stopped", **settings)
     again.train(resume_from_checkpoint=True)
+    again.train(resume_from_checkpoint=True)  # had ended, as all processes have to find
     save_adapter(again.model, folder / "stopped" / "adapter")
+
+
+def diverge(folder: Path) -> None:
+    """A loss that is not finite in one process alone."""
+    trainer = trainer_of("sft", folder / "diverged", max_steps=1)
+    if RANK == 1:
+        trainer._finite.add(torch.tensor(torch.nan))
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        write(folder / "diverged", str(error))
 
 
 class At(TrainerCallback):  # type: ignore[misc]
@@ -173,6 +185,7 @@ JOBS = {
     "train": train_all,
     "train-one": lambda folder: train(folder, "choices", 1),
     "stop": stop_amid,
+    "diverge": diverge,
     "killed": lambda folder: survive(folder / "killed", At(3, kill)),
     "again": lambda folder: survive(folder / "killed"),
     "calm": lambda folder: survive(folder / "calm"),

@@ -18,6 +18,8 @@ from mathsft.models.adapters import (
     merge_adapter,
     save_adapter,
 )
+from mathsft.models.loading import load_model
+from mathsft.models.saving import save_model
 
 WEIGHTS = "adapter_model.safetensors"
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -300,6 +302,20 @@ def test_trained_weights_outside_of_the_adapter_are_not_lost_silently(
     model.get_base_model().model.norm.weight.requires_grad_(True)
     with pytest.raises(ValueError, match=r"1 trained weights.*norm\.weight"):
         save_adapter(model, tmp_path / "adapter")
+
+
+def test_weights_that_deepspeed_holds_are_not_saved_as_empty_ones(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    full, tokenizer = load_model(small_model_dir, device="cpu")
+    adapted = trained(base(small_model_dir))
+    for model in (full, adapted):
+        next(model.parameters()).ds_id = 0  # as ZeRO-3 marks a parameter
+    with pytest.raises(ValueError, match=r"ZeRO-3 has the weights.*trainer\.save_model"):
+        save_adapter(adapted, tmp_path / "new")
+    with pytest.raises(ValueError, match=r"ZeRO-3 has the weights.*trainer\.save_model"):
+        save_model(full, tokenizer, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_model_without_adapter_can_neither_be_saved_nor_merged(

@@ -26,6 +26,7 @@ from mathsft.data.mixtures import mix
 from mathsft.data.problems import read_problems
 from mathsft.models.forest import IGNORE
 from mathsft.models.sources import TINY
+from mathsft.training.conversations import holds_conversations
 from mathsft.training.sft import sft_trainer
 from mathsft.training.tokens import tokenize_problems
 
@@ -81,6 +82,33 @@ def test_a_prompt_and_its_completion_are_read_word_for_word_without_a_template(p
     found = document({"prompt": "2 + 3 = ", "completion": " 5\n"}, plain)
     assert plain.decode(found["input_ids"]) == "2 + 3 =  5\n<|endoftext|>"
     assert trained_parts(found, plain) == [" 5\n<|endoftext|>"]
+
+
+def test_a_stop_token_that_a_completion_ends_with_is_not_doubled(plain: Any) -> None:
+    row = {"prompt": "2 + 3 = ", "completion": " 5"}
+    assert document({**row, "completion": " 5<|endoftext|>"}, plain) == document(row, plain)
+
+
+def test_problems_and_prompts_that_hold_a_control_token_are_dropped_and_counted(plain: Any) -> None:
+    problem = read_problems("tiny-gsm", limit=1)[0][0]
+    text = {"prompt": "2 + 3 =", "completion": " 5"}
+    bad = [
+        {**problem, "question": "What is <|endoftext|>?"},
+        {**problem, "solution": "One.<|endoftext|>Two."},
+        {**text, "prompt": "<|endoftext|>2 + 3 ="},
+        {**text, "completion": " 5<|endoftext|><|endoftext|>"},
+    ]
+    documents, dropped = tokenize_problems([*bad, problem, text], plain)
+    assert len(documents) == 2
+    assert dropped == {"that hold a control token of the tokenizer": 4}
+
+
+def test_a_mixture_of_which_only_problems_are_left_holds_no_conversation() -> None:
+    columns = {"messages": [None, sums(1)[0]["messages"]], "question": ["1 + 1?", None]}
+    mixture = Dataset.from_dict(columns)
+    assert holds_conversations(mixture)
+    assert not holds_conversations(mixture.select([0]))
+    assert not holds_conversations(mixture.remove_columns("messages"))
 
 
 def test_rows_of_all_kinds_keep_their_order_and_their_own_tokens(tokenizer: Any) -> None:

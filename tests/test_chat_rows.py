@@ -124,6 +124,18 @@ def test_readings_and_choices_are_refused_for_them(tmp_path: Path) -> None:
         add_choices(rows)
 
 
+def test_a_column_of_nothing_is_no_mixture(tmp_path: Path) -> None:
+    chats = [{**CHAT, "system": None}, {**CHAT, "messages": None, "question": "1 + 1?"}]
+    with pytest.raises(ValueError, match="no usable row"):
+        read_problems(jsonl(tmp_path / "c.jsonl", chats[1]))
+    rows, dropped = read_problems(jsonl(tmp_path / "d.jsonl", *chats))
+    assert (rows.features, len(rows)) == (CHAT_FEATURES, 1)
+    assert sum(dropped.values()) == 1
+    row = {"question": "1 + 1?", "solution": None, "answer": "1 + 1 = 2\n#### 2"}
+    with pytest.raises(ValueError, match="'choices' is missing"):
+        read_problems(jsonl(tmp_path / "g.jsonl", row))
+
+
 def test_problems_chats_and_prompts_mix_and_a_mixture_mixes_again(tmp_path: Path) -> None:
     sets = {
         "sums": read_problems("tiny-gsm", limit=30)[0],

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import distributed_work
 import pytest
 import torch
 from namespaces import two_hosts
@@ -16,7 +17,7 @@ from torchrun import command, environment, torchrun
 
 from mathsft.evaluation.results import load_results
 from mathsft.evaluation.tables import results_table
-from mathsft.models.adapters import load_adapter
+from mathsft.models.adapters import load_adapter, save_adapter
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
 from mathsft.training.checkpoints import checkpoint_problem
@@ -44,7 +45,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes make of it; `printed` holds their output."""
     folder = tmp_path_factory.mktemp("two")
-    printed = torchrun(WORK, folder, 2, "train", "scores", "stop", *SHARD)
+    printed = torchrun(WORK, folder, 2, "train", "scores", "stop", "diverge", *SHARD)
     (folder / "printed").write_text(printed)
     return folder
 
@@ -75,6 +76,24 @@ def test_two_processes_train_the_adapter_of_one_though_rows_do_not_divide(
 
 
 @pytest.mark.slow
+def test_with_dropout_two_processes_do_not_train_the_adapter_of_one(
+    two: Path, tmp_path: Path
+) -> None:
+    trainer = distributed_work.trainer_of("choices", tmp_path, dropout=0.1)  # as in `stop_amid`
+    trainer.train()
+    save_adapter(trainer.model, tmp_path / "adapter")
+    assert difference(adapter(tmp_path), adapter(two / "whole")) > 1e-4
+
+
+def test_fewer_processes_than_were_asked_for_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["distributed_work.py", str(tmp_path), "2"])
+    with pytest.raises(AssertionError, match="1 processes were started, not 2"):
+        distributed_work.main()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_logs_and_held_out_losses_are_those_of_all_processes(
@@ -98,14 +117,21 @@ def test_logs_and_held_out_losses_are_those_of_all_processes(
 def test_lines_are_printed_once(two: Path) -> None:
     printed = (two / "printed").read_text()
     assert printed.count("tiny-gsm/train: 40 rows read") == 1
-    trainings = 4 + 3 + 4 * len(SHARD)
+    trainings = 4 + 3 + 1 + 4 * len(SHARD)
     assert printed.count("\ntrain: 13 ") == trainings
     assert printed.count("training goes on after step 6 of 8") == 1
+    assert printed.count("training had ended: its weights and its log are loaded, step 8 of 8") == 1
 
 
 @pytest.mark.slow
 def test_stopped_amid_an_epoch_two_processes_go_on_to_the_bit(two: Path) -> None:
     assert adapter(two / "stopped").read_bytes() == adapter(two / "whole").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(two: Path) -> None:
+    for rank in (0, 1):
+        assert read(two / "diverged", rank).startswith("optimiser step 1: the loss is not finite")
 
 
 @pytest.mark.slow

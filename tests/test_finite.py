@@ -94,7 +94,7 @@ def test_float16_may_overflow_while_its_scale_comes_down_but_not_for_ever(
     model.register_parameter("weight", weight)
     scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
     check = FiniteCheck(SimpleNamespace(model=model, accelerator=SimpleNamespace(scaler=scaler)))
-    args = SimpleNamespace(learning_rate=1e-3, fp16=True)
+    args = SimpleNamespace(learning_rate=1e-3, fp16=True, world_size=1)
 
     def step(gradient: float, loss: float = 1.0) -> None:
         weight.grad = torch.full((2,), gradient)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from harness_tasks import assert_same_samples, passes_counted, samples_of, task_over
 from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
 from model_files import qwen_config, trained
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2ForCausalLM
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen2ForCausalLM
 from mathsft.evaluation import harness
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.quiet import quiet_harness
+from mathsft.evaluation.sharing import shared_out
 from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 
@@ -277,3 +279,8 @@ def test_what_goes_with_a_name_is_refused_for_a_loaded_model(tiny: Any, tmp_path
         ForestLM(tiny[0])
     with pytest.raises(ValueError, match="unknown model argument 'load_in_4bit'"):
         ForestLM("tiny", load_in_4bit=True)
+
+
+def test_several_processes_write_no_common_cache_of_requests() -> None:
+    with shared_out(), pytest.raises(ValueError, match="cache_requests in 2 processes"):
+        Task.build_all_requests(None, rank=0, world_size=2, cache_requests=True)

@@ -83,6 +83,14 @@ def test_a_head_that_is_not_plain_gives_the_same_through_the_model(small_model_d
     torch.testing.assert_close(option_logprobs(model, batch), plain, rtol=0, atol=1e-5)
 
 
+def test_a_head_whose_weight_deepspeed_holds_is_asked_for_its_logits(small_model_dir, batch):
+    model = adapted(small_model_dir).eval()
+    plain = option_logprobs(model, batch)
+    model.get_output_embeddings().weight.ds_id = 0  # as ZeRO-3 marks a parameter
+    assert not has_plain_head(model)
+    torch.testing.assert_close(option_logprobs(model, batch), plain, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_each_position_that_predicts_a_scored_token_is_projected_once_and_no_other(
     small_model_dir, batch, plain, monkeypatch

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from chat_rows import sums, with_template
+from chat_rows import TEMPLATE, chat, sums, with_template
 from small_training import PROBLEMS
 
 from mathsft.data.problems import read_problems
@@ -79,6 +79,33 @@ def test_a_chat_is_answered_from_before_its_last_turn_and_a_prompt_as_it_is(
     assert (chat["question"], chat["wanted"]) == ("Sure?", "Yes.")
     assert (prompt["question"], prompt["wanted"]) == (long["prompt"], long["completion"])
     assert long["prompt"][:300] + " …\n" in capsys.readouterr().out
+
+
+def test_conversations_that_the_template_refuses_are_passed_over_and_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refusing = (
+        "{% if messages | length > 2 %}{{ raise_exception('Two turns at most') }}{% endif %}"
+        + TEMPLATE
+    )
+    tokenizer = with_template(load_model("tiny", device="cpu")[1], refusing)
+    rows = [*sums(2), chat("Hi"), chat("2 + 3?", "5."), chat("3 + 3?", "6.")]
+    shown = show_samples(tokenizer, rows, samples=1)
+    assert [sample["question"] for sample in shown._samples] == ["2 + 3?"]
+    said = "2 that the chat template refuses (Two turns at most), 1 without an assistant turn"
+    assert f"rows passed over: {said}\n" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"no problem to answer .* 2 that the chat template"):
+        show_samples(tokenizer, sums(2))
+
+
+def test_a_model_that_names_no_stop_ends_at_the_tokenizers() -> None:
+    model, tokenizer = load_model("tiny", device="cpu")
+    written = []
+    for stop in (model.generation_config.eos_token_id, None):
+        model.generation_config.eos_token_id = stop
+        shown = show_samples(tokenizer, WORKED, samples=1, max_new_tokens=60)
+        written.append(shown._write(model, shown._samples[0]["input_ids"]))
+    assert written[0] == written[1]
 
 
 def test_nothing_to_show_is_an_error(tmp_path: Path) -> None:

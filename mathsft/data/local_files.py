@@ -52,10 +52,13 @@ def read_rows(path: Path) -> list[Row]:
 def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
     """Write a data set to ``file`` (``.jsonl`` or ``.parquet``), where `read_rows` finds it again.
 
+    Args:
+        file: a path that is not there yet; folders on the way to it are made.
+
     Raises ValueError for another suffix, and FileExistsError where the file is there already.
     """
     path = Path(file)
-    writers = {".jsonl": partial(rows.to_json, force_ascii=False), ".parquet": rows.to_parquet}
+    writers = {".jsonl": partial(_write_lines, rows), ".parquet": rows.to_parquet}
     if path.suffix.lower() not in writers:
         raise ValueError(f"{path}: give a name that ends with {' or '.join(writers)}")
     if path.exists():
@@ -63,6 +66,13 @@ def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writers[path.suffix.lower()](path)
     return path
+
+
+def _write_lines(rows: Any, path: Path) -> None:
+    """Not ``to_json``: by way of pandas it makes -1.0 of -1 in a column that has empty places."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _text(path: Path) -> str:

@@ -22,18 +22,12 @@ from typing import Any, get_args
 
 from datasets import Dataset, Features, List, Value
 
-from mathsft.data.chat import (
-    CHAT_FEATURES,
-    PROMPT_FEATURES,
-    from_chat,
-    from_prompt_messages,
-    from_prompt_text,
-)
+from mathsft.data.chat import CHAT_FEATURES, PROMPT_FEATURES
 from mathsft.data.formulas import AGREES, DISAGREES
 from mathsft.data.grade_school_math import Questions, unwrap
 from mathsft.data.mathqa import Reading
 from mathsft.data.readers import reader_for
-from mathsft.data.schemas import UnusableRowError, from_instruction, from_mathqa, from_own
+from mathsft.data.schemas import UnusableRowError, from_instruction, from_mathqa
 from mathsft.data.sources import Origin, open_source
 from mathsft.data.tally import Tally
 from mathsft.processes import say
@@ -48,7 +42,7 @@ FEATURES = Features(
         "source": Value("string"),
     }
 )
-_KINDS = (from_own, from_chat, from_prompt_messages, from_prompt_text)
+_KINDS = (FEATURES, CHAT_FEATURES, PROMPT_FEATURES)
 
 
 def load_problems(
@@ -149,9 +143,10 @@ def _read(
         raise ValueError(f"limit={limit}: give 1 or more, or None for all rows")
     origin = open_source(source, split=split, limit=limit, whole=seed is not None)
     tally = Tally(read=len(origin.rows))
-    reader = reader_for(origin.rows[0][1], where=f"{origin.where}, row {origin.rows[0][0]}")
-    # A mixture that was written down has the columns of all kinds, and in each row some empty.
-    several = reader in _KINDS and None in origin.rows[0][1].values()
+    place, row = origin.rows[0]
+    # A mixture that was written to a file has all columns of several kinds, some of them empty.
+    mixed = sum(kind.keys() <= row.keys() for kind in _KINDS) > 1
+    reader = reader_for(row, where=f"{origin.where}, row {place}", mixed=mixed)
     mathqa = reader is from_mathqa
     if reading == "clean" and not mathqa:
         raise ValueError(
@@ -167,7 +162,7 @@ def _read(
         for place, row in origin.rows:
             try:
                 where = f"{origin.where}, row {place}"
-                read = reader_for(row, where=where) if several else reader
+                read = reader_for(row, where=where, mixed=True) if mixed else reader
                 yield place, read(row, where=where, source=origin.source)
             except UnusableRowError as reason:
                 tally.drop(str(reason), place)
@@ -191,8 +186,7 @@ def _read(
 
 def _dataset(rows: list[Any]) -> Dataset:
     """Rows in the columns of all their kinds; None where a row's kind has no such column."""
-    kinds = (FEATURES, CHAT_FEATURES, PROMPT_FEATURES)
-    there = [kind for kind in kinds if any(kind.keys() == row.keys() for row in rows)]
+    there = [kind for kind in _KINDS if any(kind.keys() == row.keys() for row in rows)]
     features = Features({name: column for kind in there for name, column in kind.items()})
     filled = [{name: row.get(name) for name in features} for row in rows]
     return Dataset.from_list(filled, features=features)

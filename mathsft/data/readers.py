@@ -24,16 +24,19 @@ _TELLTALES: dict[str, Reader] = {
 }
 
 
-def reader_for(row: dict[str, Any], *, where: str) -> Reader:
+def reader_for(row: dict[str, Any], *, where: str, mixed: bool = False) -> Reader:
     """The function that reads rows of this row's schema, told by its column names.
 
-    Columns that hold nothing count where no other is known: a mixture in a file has all kinds'.
+    ``mixed`` is for a mixture that was written to a file, which has the columns of several kinds:
+    there one that holds nothing says nothing, unless all do.
 
     Raises:
         ValueError: the columns belong to none of the known schemas.
     """
-    filled = [column for column in _TELLTALES if row.get(column) is not None]
-    for column in filled or [column for column in _TELLTALES if column in row]:
+    known = [column for column in _TELLTALES if column in row]
+    if mixed:
+        known = [column for column in known if row[column] is not None] or known
+    for column in known:
         reader = _TELLTALES[column]
         lists = reader is from_prompt_text and isinstance(row["completion"], list)
         return from_prompt_messages if lists else reader

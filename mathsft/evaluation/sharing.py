@@ -17,11 +17,16 @@ def shared_out() -> Iterator[None]:
     which takes little, and keeps its own.
 
     Raises ValueError where there are fewer questions than processes: one without a question
-    would leave the others waiting.
+    would leave the others waiting; for ``cache_requests``, whose file all would write at once.
     """
     build = Task.build_all_requests
 
     def build_own(task: Any, *, rank: int = 0, world_size: int = 1, **arguments: Any) -> None:
+        if world_size > 1 and arguments.get("cache_requests"):
+            raise ValueError(
+                f"cache_requests in {world_size} processes: all would write one file at once. "
+                "Leave it out: the requests take little to make"
+            )
         build(task, rank=0, world_size=1, **arguments)
         asked = {instance.doc_id for instance in task.instances}
         if len(asked) < world_size:

@@ -29,7 +29,7 @@ from mathsft.models.adapter_checks import (
 )
 from mathsft.models.folders import ADAPTER_WEIGHTS, holds_adapter, holds_model, replaced_folder
 from mathsft.models.identity import IDENTITY_FILE, base_identity
-from mathsft.models.sharding import is_sharded, local, whole
+from mathsft.models.sharding import check_not_emptied, is_sharded, local, whole
 from mathsft.processes import in_first
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -98,9 +98,11 @@ def save_adapter(model: PeftModel, folder: str | Path) -> Path:
 
     Raises ValueError if the folder holds a full model or files of another kind, if the
     model was wrapped twice or has several adapters, if weights outside of the adapter were
-    trained (they would be lost), or if the file does not give back what is in memory.
+    trained (they would be lost), if DeepSpeed's ZeRO-3 has sharded the weights, or if the file
+    does not give back what is in memory.
     """
     folder = Path(folder)
+    check_not_emptied(model)
     state = adapter_state(model)
     if any(key.startswith(DOUBLY_WRAPPED) for key in state):
         raise ValueError(

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mathsft.models.adapter_checks import check_saved_model
 from mathsft.models.adapters import has_adapter
 from mathsft.models.folders import holds_adapter, replaced_folder
-from mathsft.models.sharding import whole_state
+from mathsft.models.sharding import check_not_emptied, whole_state
 from mathsft.processes import in_first
 
 
@@ -20,8 +20,9 @@ def save_model(
     written is read back and compared. A model that is there already is replaced. The weights
     keep their dtype. In several processes it is called in each, as `save_adapter` is.
 
-    Raises ValueError for a model with an adapter or 4-bit weights, if the folder holds an
-    adapter or files of another kind, or if a file does not give back what is in memory.
+    Raises ValueError for a model with an adapter, 4-bit weights, or weights that DeepSpeed's
+    ZeRO-3 has sharded, if the folder holds an adapter or files of another kind, or if a file
+    does not give back what is in memory.
     """
     folder = Path(folder)
     if has_adapter(model):
@@ -39,6 +40,7 @@ def save_model(
             f"{folder} holds an adapter: a loader could add it to these weights. Choose a folder "
             "of its own"
         )
+    check_not_emptied(model)
     state = whole_state(model)
 
     def write() -> None:

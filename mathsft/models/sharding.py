@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -20,6 +21,17 @@ def check_not_sharded(model: nn.Module) -> None:
         )
 
 
+def check_not_emptied(model: nn.Module) -> None:
+    """Raise ValueError where DeepSpeed's ZeRO-3 has taken the weights out of the model."""
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise ValueError(
+            "DeepSpeed's ZeRO-3 has the weights, and the model's own are empty outside of a pass: "
+            "nothing was written. Call trainer.save_model (with stage3_gather_16bit_weights_on_"
+            "model_save in DeepSpeed's configuration), or run DeepSpeed's zero_to_fp32.py on a "
+            "checkpoint, or train with FSDP2, whose shards are gathered here"
+        )
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or where it is sharded all of it, gathered: to be called in each process.
 
@@ -31,10 +43,20 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict, gathered where it is sharded; tied weights stay one tensor."""
+    """The model's state dict; tied weights stay one tensor. To be called in each process.
+
+    What is sharded is gathered tensor by tensor, since a device may not hold it all, and kept in
+    the main memory of process 0; in the others it is left out.
+    """
     state = model.state_dict(keep_vars=True)
-    once = {id(tensor): whole(tensor.detach()) for tensor in state.values()}
-    return {name: once[id(tensor)] for name, tensor in state.items()}
+    kept: dict[int, Tensor] = {}
+    for key, tensor in {id(tensor): tensor for tensor in state.values()}.items():
+        found = whole(tensor.detach())
+        if not is_sharded(tensor):
+            kept[key] = found
+        elif torch.distributed.get_rank() == 0:
+            kept[key] = found.cpu()
+    return {name: kept[id(tensor)] for name, tensor in state.items() if id(tensor) in kept}
 
 
 def local(tensor: Tensor) -> Tensor:

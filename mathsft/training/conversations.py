@@ -52,8 +52,8 @@ class Closing:
         if not found:
             raise ValueError(f"the chat template leaves the assistant's text out: {whole!r:.200}")
         special = _specials(tokenizer)
-        control = re.compile("|".join(map(re.escape, special)))
-        stop = control.search(text) if special else None
+        control = control_tokens(tokenizer)
+        stop = control.search(text)
         if stop is None:
             raise ValueError(
                 f"the chat template closes a turn with {text!r}, in which the tokenizer knows no "
@@ -92,8 +92,7 @@ def pieces(
     stop: then there is no one text in which each turn is as a model would write it. (Qwen3's own
     template does so, in conversations of several turns: give one that keeps every turn as it was.)
     """
-    if any(closing.control.search(message["content"]) for message in messages):
-        raise UnusableRowError("that hold a control token of the tokenizer")
+    refuse_control((message["content"] for message in messages), closing.control)
     found: list[Piece] = []
     done = ""  # what is rendered up to the last turn's stop
     for index, message in enumerate(messages):
@@ -139,7 +138,9 @@ def render(messages: Messages, tokenizer: Any, *, reply: bool = True) -> str:
 def holds_conversations(problems: Iterable[Mapping[str, Any]]) -> bool:
     """Whether a row is a conversation."""
     if isinstance(problems, Dataset):
-        return "messages" in problems.column_names
+        if "messages" not in problems.column_names:
+            return False
+        problems = problems.select_columns("messages")  # None in a problem of a mixture
     return any(row.get("messages") is not None for row in problems)
 
 
@@ -157,6 +158,17 @@ def stop_after_turns(model: Any, tokenizer: Any) -> None:
     if token not in stops:
         config.eos_token_id = [*stops, token]
         say(f"generation now ends at {stop!r} too, as turns do in the chat template")
+
+
+def control_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Finds the texts that the tokenizer turns into control tokens; nothing where it has none."""
+    return re.compile("|".join(map(re.escape, _specials(tokenizer))) or "(?!)")
+
+
+def refuse_control(texts: Iterable[str], control: re.Pattern[str]) -> None:
+    """Raise UnusableRowError where a text holds a control token: it would be read as one."""
+    if any(map(control.search, texts)):
+        raise UnusableRowError("that hold a control token of the tokenizer")
 
 
 def _specials(tokenizer: Any) -> list[str]:

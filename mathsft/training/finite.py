@@ -12,7 +12,8 @@ from mathsft.models.sharding import whole
 class FiniteCheck(TrainerCallback):
     """Looks at each optimiser step's losses and gradients just before the step is taken.
 
-    One number is read from the device for it each step. Under float16 the loss is scaled
+    Several processes look at what any of them has found, so that all stop or none: one small
+    sum each step. One number is read from the device for it. Under float16 the loss is scaled
     up, and gradients that overflow are usual until the scale has come down; GradScaler
     leaves such steps out and halves the scale. At a scale of 1 that cannot help any more.
     """
@@ -33,12 +34,15 @@ class FiniteCheck(TrainerCallback):
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         norm = whole(norm)
-        if (loss.to(norm.device) + norm).isfinite():
+        finite = torch.stack([loss.to(norm.device).isfinite(), norm.isfinite()])
+        if args.world_size > 1:
+            finite = self._trainer.summed((~finite).int()) == 0
+        if finite.all():
             return
         scaler = self._trainer.accelerator.scaler
-        if loss.isfinite() and scaler is not None and scaler.get_scale() > 1:
+        if finite[0] and scaler is not None and scaler.get_scale() > 1:
             return
-        what = "gradient" if loss.isfinite() else "loss"
+        what = "gradient" if finite[0] else "loss"
         raise FloatingPointError(_advice(what, state.global_step, args))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from mathsft.processes import say
 from mathsft.settings import runs_folder
 from mathsft.training.checkpoints import RUN, copy_checkpoint, rotate, set_aside
 
@@ -79,7 +80,7 @@ class Persistence(TrainerCallback):
             self._missed = None
         except (OSError, ValueError) as error:
             self._missed = checkpoint
-            print(
+            say(
                 f"{checkpoint.name} was not copied to {self.root}: {error}. Training goes on; "
                 f"what was copied before is still good, and {checkpoint} is here"
             )
@@ -92,7 +93,7 @@ class Persistence(TrainerCallback):
                 newest.parent, keep=self.keep, newest=newest, protect=state.best_model_checkpoint
             )
         except OSError as error:
-            print(f"an older checkpoint in {newest.parent} could not be removed: {error}")
+            say(f"an older checkpoint in {newest.parent} could not be removed: {error}")
 
 
 def _tidy(folder: Path) -> None:

@@ -61,22 +61,30 @@ class ResumableTrainer(Trainer):
         self._run = run_identity(self)
         found = self._resume_point(resume_from_checkpoint)
         model: Any = self.model
+        done = False
         try:
             if found and self._had_ended(found):
-                return TrainOutput(self.state.global_step, float("nan"), {})
-            return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
+                output = TrainOutput(self.state.global_step, float("nan"), {})
+            else:
+                output = super().train(str(found) if found else None, trial, ignore_keys_for_eval)
+            done = True
         finally:  # which weights there were before and after, for who trains on
-            setattr(model, _MARK, (self._run["start"], start_hash(model)))
+            # Shards are hashed by all processes together: one that failed alone would wait.
+            if done or self.args.world_size == 1:
+                setattr(model, _MARK, (self._run["start"], start_hash(model)))
+        return output
 
     def _resume_point(self, given: str | Path | bool | None) -> Path | None:
         """The checkpoint to go on from, with a printed line; None to begin."""
         if not given:
             return None
         if given is True:
-            chosen = [self._newest() if self.args.process_index == 0 else None]
-            if self.args.world_size > 1:  # one looks, so that all take the same
-                broadcast_object_list(chosen)
-            return chosen[0]
+            # One looks, so that all take the same, and as a run of the same beginning.
+            first = self.args.process_index == 0
+            found, self._run["start"] = self._as_first(
+                (self._newest(), self._run["start"]) if first else None
+            )
+            return found
         if problem := checkpoint_problem(Path(given)):
             raise ValueError(f"{given} is not a whole checkpoint: {problem}")
         if (Path(given) / RUN).is_file():
@@ -111,7 +119,7 @@ class ResumableTrainer(Trainer):
         same = path.is_file() and not run_differences(
             json.loads(path.read_text(encoding="utf-8")), self._run
         )
-        if not same or state.global_step < state.max_steps:
+        if not self._as_first(same and state.global_step >= state.max_steps):
             say(f"training goes on after {steps}")
             return False
         say(
@@ -129,6 +137,13 @@ class ResumableTrainer(Trainer):
             state.best_model_checkpoint = str(best)
             self._load_best_model()
         return True
+
+    def _as_first(self, decided: Any) -> Any:
+        """What process 0 has decided; to be called in each."""
+        shared = [decided]
+        if self.args.world_size > 1:
+            broadcast_object_list(shared)
+        return shared[0]
 
     @property
     def _folder(self) -> Path:

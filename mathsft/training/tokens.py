@@ -7,7 +7,13 @@ from typing import Any
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.forest import IGNORE
-from mathsft.training.conversations import Closing, Piece, pieces
+from mathsft.training.conversations import (
+    Closing,
+    Piece,
+    control_tokens,
+    pieces,
+    refuse_control,
+)
 
 
 def tokenize_problems(
@@ -20,9 +26,10 @@ def tokenize_problems(
     """The documents of problems, conversations or prompts, as ``{"input_ids", "labels"}``.
 
     A problem becomes prompt + worked solution + stop token; a prompt with its completion
-    likewise, word for word. A conversation is written by the tokenizer's chat template
-    (`mathsft.training.conversations`); its assistant turns are trained, from ``trained_from``
-    on, each to the stop token that closes it and no further.
+    likewise, word for word (a stop token that it ends with is not doubled). A conversation is
+    written by the tokenizer's chat template (`mathsft.training.conversations`); its assistant
+    turns are trained, from ``trained_from`` on, each to the stop token that closes it and no
+    further.
 
     The prompt and the completion are tokenized separately and then joined: that is the
     boundary a model meets when it continues a tokenized prompt, and the labels then
@@ -36,19 +43,23 @@ def tokenize_problems(
     comparing with the padding token, which in many tokenizers is the stop token.
 
     Returns the documents and the dropped rows counted by reason. A document of
-    more than ``max_length`` tokens is dropped whole: cutting it would cut its answer.
+    more than ``max_length`` tokens is dropped whole: cutting it would cut its answer. So is a
+    row whose text holds a control token of the tokenizer: it would be read as one.
     Raises ValueError where the tokenizer has no stop token; for conversations where it has no
     chat template, or one that closes a turn without a special token.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: a model tuned without one never stops")
     dropped: Counter[str] = Counter()
+    control = control_tokens(tokenizer)
     closing: Closing | None = None
     cut: list[list[Piece]] = []  # a conversation's, or a prompt and its completion
     for row in problems:
         try:
             if row.get("messages") is None:
-                cut.append(_completed(row))
+                parts = _completed(row, stop=tokenizer.eos_token)
+                refuse_control((part.text for part in parts), control)
+                cut.append(parts)
                 continue
             closing = closing or Closing.of(tokenizer)
             first = row.get("trained_from") or 0
@@ -79,10 +90,11 @@ def tokenize_problems(
     return documents, dropped
 
 
-def _completed(row: Mapping[str, Any]) -> list[Piece]:
-    """A problem, or a prompt, with what is to be written after it."""
+def _completed(row: Mapping[str, Any], *, stop: str) -> list[Piece]:
+    """A problem, or a prompt, with what is to be written after it, up to the stop token."""
     if row.get("prompt") is not None:
-        return [Piece(row["prompt"]), Piece(row["completion"], trained=True)]
+        completion = row["completion"].removesuffix(stop)
+        return [Piece(row["prompt"]), Piece(completion, trained=True)]
     if not row["solution"].strip():
         raise UnusableRowError("no worked solution")
     completion = sft_completion(row["solution"], row["answer"])
