@@ -43,7 +43,8 @@ from trl import SFTConfig, SFTTrainer
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import TokenForest
-from mathsft.training.sft import packed_rows, sft_trainer
+from mathsft.training.documents import packed_rows
+from mathsft.training.sft import sft_trainer
 from mathsft.training.tokens import tokenize_problems
 
 MAX_LENGTH = 512

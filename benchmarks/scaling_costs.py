@@ -28,7 +28,7 @@ from mathsft.models import projection, shapes
 from mathsft.models.adapters import add_adapter
 from mathsft.models.likelihood import option_logprobs
 from mathsft.models.loading import load_model
-from mathsft.training import questions, sft
+from mathsft.training import documents, questions
 
 MATHQA_TRAIN, SAMPLE = 29_837, 1000  # rows it has, and rows of dev that stand for them
 # The published config.json of Qwen/Qwen2.5-...: hidden, layers, heads, key-value heads,
@@ -123,7 +123,9 @@ def backward(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
 def one_row(length: int, trained: int) -> dict[str, torch.Tensor]:
     """A batch of one document that takes ``length`` positions, ``trained`` of them predicting."""
     labels = [-100] * (length + 1 - trained) + [1] * trained
-    return sft.collate([{"input_ids": [[1] * (length + 1)], "labels": [labels]}], pad_token_id=0)
+    return documents.collate(
+        [{"input_ids": [[1] * (length + 1)], "labels": [labels]}], pad_token_id=0
+    )
 
 
 @cache
@@ -157,7 +159,7 @@ def _counted(size: str, layers: int, lora: bool, checkpointing: bool) -> list[fl
 def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) -> Work:
     """One pass over worked problems, packed and batched as `sft_trainer` does it."""
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = sft.sft_rows(problems, tokenizer, max_length=max_length)
+        rows = documents.sft_rows(problems, tokenizer, max_length=max_length)
     lengths = [sum(len(ids) - 1 for ids in row) for row in rows["input_ids"]]
     batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
     labels = [labels[1:] for row in rows["labels"] for labels in row]

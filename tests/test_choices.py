@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.data.answers import same_answer
-from mathsft.data.choices import Law, add_choices, grade_school_law, make_choices, tiny_law
+from mathsft.data.choices import add_choices, make_choices
+from mathsft.data.laws import Law, grade_school_law, tiny_law
 from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
 from mathsft.data.slips import read_steps, slips

@@ -240,3 +240,26 @@ def test_the_recipe_says_what_is_trained_and_an_argument_wins(half_a_billion: Es
     assert half_a_billion(model={"quantize": True}, quantize=False) == plain
     tight = half_a_billion(lora=False, memory=full.total - 1)
     assert re.search(r"with lora: true it would \(\d", tight.verdict)
+
+
+def test_checkpointing_counts_by_its_newer_name_as_by_its_older(
+    half_a_billion: Estimator,
+) -> None:
+    named = [
+        estimate_memory({"model": {}, "sft": {f"{kind}_checkpointing": True}}, device="a100")
+        for kind in ("gradient", "activation")
+    ]
+    assert named[0] == named[1]
+    assert named[0].activations < half_a_billion().activations / 2
+    recipe = {"model": {}, "sft": {"activation_checkpointing": True}}
+    tight = estimate_memory(recipe, device="a100", memory=named[0].total - 1)
+    assert "gradient_checkpointing" not in tight.verdict  # it has it already
+
+
+def test_a_recipe_that_shards_is_told_to_give_the_number_of_shards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(counting, "model_config", lambda name, revision: qwen_config(layers=24))
+    whole, shared = estimate_memory("cluster"), estimate_memory("cluster", shards=16)
+    assert whole.verdict.startswith("fits 84.0 GB; the recipe shards the model (fsdp): give shards")
+    assert shared.verdict == "fits 84.0 GB"

@@ -17,10 +17,11 @@ from mathsft.models.freezing import freeze
 from mathsft.models.likelihood import encode_choices, option_logprobs
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
+from mathsft.training.documents import collate, sft_rows
 from mathsft.training.multiple_choice import choice_scores, multiple_choice_trainer
 from mathsft.training.questions import collate as collate_questions
 from mathsft.training.questions import multiple_choice_rows
-from mathsft.training.sft import collate, sft_rows, sft_trainer
+from mathsft.training.sft import sft_trainer
 from mathsft.training.tokens import tokenize_problems
 
 WORKED = read_problems("tiny-gsm", limit=12)[0]

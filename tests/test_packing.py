@@ -15,7 +15,7 @@ from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.likelihood import option_logprobs
 from mathsft.models.packing import even_rows, pack
-from mathsft.training.sft import packed_rows
+from mathsft.training.documents import packed_rows
 
 
 def best_fit_decreasing_by_scan(lengths: Sequence[int], max_length: int) -> list[int]:

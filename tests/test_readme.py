@@ -76,13 +76,3 @@ def test_the_script_and_the_processes_run_as_printed(tmp_path: Path) -> None:
         assert done.stdout.count("saved in") == 1
         told = (tmp_path / "runs" / f"sft-{processes}" / "environment.json").read_text()
         assert f'"processes": {processes},' in told
-
-
-def test_the_yaml_of_the_readme_is_a_recipe(tmp_path: Path) -> None:
-    from mathsft import load_recipe
-
-    (text,) = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
-    (tmp_path / "printed.yaml").write_text(text)
-    recipe = load_recipe(tmp_path / "printed.yaml")
-    assert recipe["mix"]["parts"] == {"gsm8k": 3000, "chats": 1000}
-    assert recipe["sft"]["learning_rate"] == 1e-4

@@ -44,8 +44,8 @@ def test_priced_operations_are_those_counted_on_a_real_training_pass(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if objective == "sft":
         problems = read_problems("tiny-gsm", limit=12)[0]
-        rows = costs.sft.sft_rows(problems, tokenizer, max_length=256)
-        batch = costs.sft.collate(list(rows), pad_token_id=0)
+        rows = costs.documents.sft_rows(problems, tokenizer, max_length=256)
+        batch = costs.documents.collate(list(rows), pad_token_id=0)
         work = costs.solutions(problems, tokenizer, batch_size=12, max_length=256)
     else:
         problems = read_problems("tiny-mathqa", limit=12)[0]

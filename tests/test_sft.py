@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.likelihood import option_logprobs
-from mathsft.training.sft import collate, sft_rows, sft_trainer
+from mathsft.training.documents import collate, sft_rows
+from mathsft.training.sft import sft_trainer
 from mathsft.training.tokens import tokenize_problems
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
-from mathsft.training.sft import sft_rows, sft_trainer
+from mathsft.training.documents import sft_rows
+from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.sft import sft_trainer
 
 
 @pytest.fixture
@@ -81,6 +83,17 @@ def test_counters_start_anew_and_stand_still_while_evaluating(loaded, problems, 
 def test_predictions_are_refused_with_a_reason(loaded, problems, tmp_path) -> None:
     with pytest.raises(NotImplementedError, match="no predictions"):
         trainer(loaded, problems, tmp_path).predict(problems)
+
+
+def test_several_devices_in_one_process_are_refused(
+    loaded, problems, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda arguments: 2))
+    with pytest.raises(ValueError, match="torchrun"):  # by TRL, where it does so itself
+        trainer(loaded, problems, tmp_path)
+    questions = load_problems("tiny-mathqa", split="train", limit=2)
+    with pytest.raises(ValueError, match=r"2 devices in one process: .* torchrun"):
+        multiple_choice_trainer(*loaded, questions, output_dir=tmp_path)
 
 
 def test_the_fill_is_shown_for_packed_rows_only(loaded, problems, capsys) -> None:

@@ -18,23 +18,20 @@ the choices only, boosted trees take the right one of GSM8K in 21.3 % instead of
 """
 
 import hashlib
-import math
 import random
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 
 from datasets import Dataset
 
+from mathsft.data.laws import Law, grade_school_law, kind_of, tiny_law
 from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
 from mathsft.data.slips import read_steps, slips
 from mathsft.data.tally import Tally
 from mathsft.processes import say
-
-Law = Callable[[int, int], float]
 
 _PLAIN = re.compile(
     r"(?P<before>-?[$€£]?)(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<decimals>\d+))?(?P<after>%?)"
@@ -45,45 +42,6 @@ _ENOUGH = 14  # a kind of number has a group of its own in a cell where it has s
 _WIDEST = 400  # numbers in a cell: beyond, it is cut, so that large answers have near distractors
 _SLIP = 2.0  # how much a slip's result is favoured. More is more instructive and more telling:
 # on GSM8K the classifier of the tests is about 1.3 points above chance at 2, and 2.5 at 3
-
-
-def _kind(lead: int) -> int:
-    """Which small numbers divide ``lead``: 5, or the common divisor with 12."""
-    return 5 if lead % 5 == 0 else math.gcd(lead, 12)
-
-
-def grade_school_law(lead: int, zeros: int) -> float:
-    """How often ``lead * 10**zeros`` answers a GSM8K problem, up to a constant factor.
-
-    A power law in size. Numbers with small factors are more frequent, and the more so the
-    larger they are (24 hardly more than 23, but 240 far more than 239). The constants are one
-    maximum-likelihood fit to the 7,473 train answers.
-    """
-    middle, power = ((16.8, 2.25), (5.4, 2.09), (3.8, 1.97), (2.15, 1.69))[min(zeros, 3)]
-    rest = lead
-    for prime in (2, 3, 5):
-        while rest % prime == 0:
-            rest //= prime
-    liked = 0.72 * (lead % 5 == 0) + 0.27 * (lead % 3 == 0) + 0.32 * (rest in (1, 7))
-    liked += 0.32 * (lead % 2 == 0) + 0.25 * (lead % 4 == 0)
-    liked *= min(4.0, max(0.0, 1 + 0.47 * math.log(lead / 20)))  # 4: beyond, no rows to fit
-    if lead == 1 and not zeros:
-        liked -= 1.34
-    return math.exp(liked) * (1 + lead / middle) ** -power
-
-
-def tiny_law(lead: int, zeros: int) -> float:
-    """The same for ``tiny-gsm``, whose results reach up to 150; a fit to 60,000 of its rows."""
-    size = lead * 10**zeros / 100
-    if size > 1.5:
-        return 0.0
-    kind = _kind(lead)
-    two, four, three, five = kind % 2 == 0, kind % 4 == 0, kind % 3 == 0, kind == 5
-    slope, steep = (0.24, 1.0) if zeros else (0.47, 2.2)
-    liked = slope * size * (two + four + three + five)
-    if not zeros:
-        liked += -0.27 * two + 0.04 * four - 0.11 * three - 0.19 * five
-    return math.exp(liked - steep * size - size**2 / 2)
 
 
 def _cell(lead: int, zeros: int, shift: float) -> tuple[int, int]:
@@ -106,7 +64,7 @@ def _groups(low: int, high: int) -> dict[int, tuple[int, ...]]:
     kinds: dict[int, list[int]] = {}
     for lead in range(low, high):
         if lead % 10:
-            kinds.setdefault(_kind(lead), []).append(lead)
+            kinds.setdefault(kind_of(lead), []).append(lead)
     groups = [members for members in kinds.values() if len(members) >= _ENOUGH]
     rest = sorted(lead for members in kinds.values() if len(members) < _ENOUGH for lead in members)
     if len(rest) >= _ENOUGH or not groups:

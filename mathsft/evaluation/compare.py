@@ -76,7 +76,13 @@ def compare_all(
 
     ``p_holm`` is Holm's (1979): with m comparisons and no true difference, at most one in
     twenty such tables shows any p_holm below 0.05, where one in twenty single p do.
-    ``metric`` and ``seed`` are `compare`'s, as is what is raised.
+
+    Args:
+        base: one of ``results``, with which each other one is compared; default: all pairs.
+        metric: what counts as right, "acc" or "acc_norm".
+        seed: of the resamples that the intervals come from.
+
+    Raises what `compare` raises.
     """
     from scipy.stats import binomtest
     from statsmodels.stats.multitest import multipletests

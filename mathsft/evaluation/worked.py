@@ -32,9 +32,12 @@ def worked_answers(
     worked text: a base model that does not know the line is not punished for that.
 
     Greedy decoding: no luck in the comparison. Prompts are padded on the left and
-    batched by length, ``batch_size`` at a time; ``max_new_tokens`` bounds a solution that does
-    not stop. ``prompt`` makes the prompt from the question; the default is the format that
-    training uses.
+    batched by length.
+
+    Args:
+        max_new_tokens: tokens after which a solution that does not stop is cut.
+        batch_size: prompts that are answered at a time.
+        prompt: makes the prompt from the question; the default is the format that training uses.
 
     In several processes (torchrun) call it in each: each solves its share of the problems, and
     all return the whole list.

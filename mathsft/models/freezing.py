@@ -19,6 +19,10 @@ def freeze(model: Any, patterns: str | Iterable[str], *, but: str | Iterable[str
     A tied weight (the embedding that is the output head too) has two names. It is frozen
     where one of them matches ``patterns`` and neither matches ``but``; the line says so.
 
+    Args:
+        patterns: one or several, for names of weights that are not to be trained.
+        but: one or several, for names that are left as they are all the same.
+
     Raises ValueError for a pattern that matches no parameter, and where nothing would be left
     to train; the model is then as it was.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from mathsft.models.adapters import PROJECTIONS
-from mathsft.models.loading import model_config
+from mathsft.models.pretrained import model_config
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ _CARDS: dict[str, tuple[tuple[int, int] | None, float | None]] = {
     "a100": ((8, 0), 42.0),
     "a100-80gb": ((8, 0), 84.0),
 }
-_DEVICES = {"tiny": "cpu", "t4": "t4", "a100": "a100", "a100-8": "a100"}  # of the shipped recipes
+_DEVICES = {  # of the shipped recipes
+    "tiny": "cpu", "t4": "t4", "a100": "a100", "a100-8": "a100", "cluster": "a100-80gb",
+}  # fmt: skip
 
 
 def estimate_memory(
@@ -50,7 +52,8 @@ def estimate_memory(
             False for full fine-tuning of float32 weights (``load_model(..., dtype="float32")``),
             with autocast on a GPU; default: the recipe's model section, else True.
         shards: processes that FSDP2 divides the model over. The estimate is of one of them,
-            on a card of its own. 1: the whole model in every process, as DDP has it.
+            on a card of its own. 1: the whole model in every process, as DDP has it; the verdict
+            says so where the recipe has ``fsdp``.
         question_tokens: tokens of a question with all its choices in the forest. MathQA's have
             about 60 on average, and the peak is the longest batch's: of 551 batches of eight
             one had 1.67 times the average.
@@ -82,7 +85,9 @@ def estimate_memory(
         )
     if shards < 1:
         raise ValueError(f"shards={shards}: give the number of processes, 1 or more")
-    model = recipe["model"]
+    model, settings = recipe["model"], dict(recipe[section])
+    if settings.pop("activation_checkpointing", None):  # transformers' newer name for it
+        settings["gradient_checkpointing"] = True
     quantize = bool(model.get("quantize")) if quantize is None else quantize
     lora = model.get("lora", True) if lora is None else lora
     if quantize and lora is False:
@@ -106,7 +111,7 @@ def estimate_memory(
             dropout=adapter["lora_dropout"] > 0,
             question_tokens=None if section == "sft" else question_tokens,
             trained_share=trained_share or (0.6 if section == "sft" else 0.2),
-            **{"quantize": quantize, "lora": lora is not False, **recipe[section], **changes},
+            **{"quantize": quantize, "lora": lora is not False, **settings, **changes},
         )
 
     kind = device.upper() if device in ("t4", "a100") and not memory else None
@@ -114,7 +119,10 @@ def estimate_memory(
         f"{'an' if kind == 'A100' else 'a'} {kind} ({room:.0f} GB)" if kind else f"{room:.1f} GB"
     )
     smaller = "" if quantize else "quantize" if lora is not False else "lora"
-    return replace(size(), verdict=_verdict(size, recipe[section], smaller, room, where))
+    verdict = _verdict(size, settings, smaller, room, where)
+    if settings.get("fsdp") and shards == 1:
+        verdict += "; the recipe shards the model (fsdp): give shards, the number of processes"
+    return replace(size(), verdict=verdict)
 
 
 def _verdict(size: Any, settings: Mapping[str, Any], smaller: str, room: float, where: str) -> str:

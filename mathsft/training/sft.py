@@ -1,12 +1,12 @@
 """Supervised fine-tuning on worked solutions: TRL's SFTTrainer, fed with packed rows.
 
 TRL keeps what it is good at (loop, accumulation, mixed precision, checkpoints,
-trackers). Three things are ours: which documents share a row (here), who sees whom in it
-(`mathsft.models.forest`), and the loss, which projects only trained tokens onto the
-vocabulary (`mathsft.models.likelihood`).
+trackers). Three things are ours: which documents share a row (`mathsft.training.documents`),
+who sees whom in it (`mathsft.models.forest`), and the loss, which projects only trained
+tokens onto the vocabulary (`mathsft.models.likelihood`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,14 @@ from peft import PeftModel
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
-from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.likelihood import option_logprobs, pad_token
-from mathsft.models.packing import pack
-from mathsft.processes import say
 from mathsft.training.arguments import (
-    reasons,
+    refuse_unheeded,
     renaming_notices_off,
     training_arguments,
 )
 from mathsft.training.conversations import holds_conversations, stop_after_turns
-from mathsft.training.tokens import tokenize_problems
+from mathsft.training.documents import collate, sft_rows, trained_tokens
 from mathsft.training.trainer import ForestTrainer
 
 
@@ -70,7 +67,7 @@ class PackedSFTTrainer(ForestTrainer, SFTTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        self._trained_per_row = _trained_tokens(rows["labels"]) / len(rows)
+        self._trained_per_row = trained_tokens(rows["labels"]) / len(rows)
         return super().get_eval_dataloader(eval_dataset)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -78,74 +75,6 @@ class PackedSFTTrainer(ForestTrainer, SFTTrainer):
             "packed rows give a loss and no predictions: evaluate(rows) gives the loss, "
             "choice_logprobs and worked_answers the rest"
         )
-
-
-def _trained_tokens(rows: Iterable[Sequence[Sequence[int]]]) -> int:
-    """How many tokens carry a loss; the first of a document has nothing to be predicted from."""
-    return sum(label != IGNORE for row in rows for labels in row for label in labels[1:])
-
-
-def collate(rows: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, Tensor]:
-    """A batch from rows of `sft_rows`: the forest's tensors, and the trained tokens as labels."""
-    documents = [
-        {"input_ids": input_ids, "labels": labels}
-        for row in rows
-        for input_ids, labels in zip(row["input_ids"], row["labels"], strict=True)
-    ]
-    numbers = iter(range(len(documents)))
-    planted = [[next(numbers) for _ in row["input_ids"]] for row in rows]
-    batch = TokenForest(documents, rows=planted, share=False).tensors(pad_token_id=pad_token_id)
-    return {**batch, "labels": batch["token"][batch["scored"]]}
-
-
-def sft_rows(
-    problems: Iterable[Mapping[str, Any]],
-    tokenizer: Any,
-    *,
-    max_length: int = 512,
-    packing: bool = True,
-    train_on_prompt: bool = False,
-    name: str = "train",
-) -> Dataset:
-    """Rows to train on, with one printed line: rows, fill, trained share, drops by reason.
-
-    Columns ``input_ids, labels``: for each row the lists of its documents' tokens. Documents
-    are packed over the whole data set; with ``packing=False`` each has its own row.
-    The fill, the share of a row that is not padding, is shown for packed rows.
-
-    Raises ValueError where no problem is left, saying why.
-    """
-    documents, dropped = tokenize_problems(
-        problems, tokenizer, max_length=max_length, train_on_prompt=train_on_prompt
-    )
-    if not documents:
-        raise ValueError(f"{name}: nothing to train on; dropped: {reasons(dropped)}")
-    tokens = sum(len(document["input_ids"]) for document in documents)
-    trained = _trained_tokens([[document["labels"] for document in documents]])
-    layout = f"one a row of at most {max_length}"  # padded to the longest of a batch only
-    rows = [[index] for index in range(len(documents))]
-    if packing:
-        rows, fill = packed_rows(documents, max_length=max_length)
-        layout = f"in {len(rows):,} rows of {max_length} ({fill:.1%} full)"
-    say(
-        f"{name}: {len(documents):,} documents of {tokens:,} tokens {layout}, "
-        f"{trained / tokens:.1%} of tokens trained; dropped: {reasons(dropped)}"
-    )
-    return Dataset.from_list(
-        [{key: [documents[i][key] for i in row] for key in ("input_ids", "labels")} for row in rows]
-    )
-
-
-def packed_rows(
-    documents: Sequence[Mapping[str, Sequence[int]]], *, max_length: int
-) -> tuple[list[list[int]], float]:
-    """Which documents share a row, and the share of all rows that is not padding, 0 to 1.
-
-    A document takes one token less than it has: its last one is only predicted.
-    """
-    lengths = [len(document["input_ids"]) - 1 for document in documents]
-    rows = pack(lengths, max_length=max_length)
-    return rows, sum(lengths) / (max_length * len(rows))
 
 
 def sft_trainer(
@@ -208,9 +137,11 @@ def sft_trainer(
     ``tokens_per_second`` leaves padding, evaluation and saving out.
     The same seed and data give the same adapters bit for bit on a CPU.
 
-    Raises ValueError where the model has nothing to train, where no problem fits, or where
-    the attention implementation is not known to keep documents apart.
+    Raises ValueError where the model has nothing to train, where no problem fits, where the
+    attention implementation is not known to keep documents apart, or for an argument of the
+    library that would change nothing (`mathsft.training.arguments.unheeded`).
     """
+    refuse_unheeded(more_arguments, SFTConfig)
     settings = training_arguments(
         model,
         optim=optim,

@@ -1,0 +1,153 @@
+"""transformers' `from_pretrained`: safetensors only, no code from the hub, errors that say more.
+
+Its report of missing and unexpected weights is read instead of logged.
+"""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from mathsft.models.sources import checked_source
+
+
+def load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies with the weights, with a padding token.
+
+    Raises OSError where there is none, ValueError where it is damaged or knows no end.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except OSError as error:
+        raise _unreachable(source, "tokenizer", error) from error
+    # Where the files of the tokenizer are absent, transformers makes an empty one in silence.
+    if not tokenizer("a 1", add_special_tokens=False)["input_ids"]:
+        raise ValueError(
+            f"{source}: the tokenizer turns text into nothing; its files (tokenizer.json) are "
+            "absent or damaged. Save it beside the model with tokenizer.save_pretrained"
+        )
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"{source}: the tokenizer has neither a padding nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> PreTrainedModel:
+    """The model, every weight of it from the files and none left over.
+
+    Raises OSError where there is none, ValueError where its files are damaged or do not fit.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"{source}: a weight file is damaged or cut short ({error}): download it again"
+        ) from error
+    except OSError as error:
+        raise _unreachable(source, "model", error) from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise _other_shapes(source, str(error).split("\n")[0]) from error
+    model, report = loaded
+    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if wrong:
+        found = "; ".join(
+            f"{len(names)} {kind.replace('_', ' ')} ({', '.join(names[:3])}"
+            f"{', …' if len(names) > 3 else ''})"
+            for kind, names in wrong.items()
+        )
+        raise ValueError(
+            f"{source}: the weights do not fit the model: {found}. Missing weights would be "
+            "random; save the model again, or take the config.json that belongs to it"
+        )
+    _check_shapes(source, model)
+    return model
+
+
+def model_config(name: str | Path = "tiny", revision: str | None = None) -> PreTrainedConfig:
+    """The model's configuration alone: its config.json, and nothing of its weights.
+
+    Raises FileNotFoundError and OSError as `load_model` does.
+    """
+    from transformers import AutoConfig
+
+    source = checked_source(name, revision)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except OSError as error:
+        raise _unreachable(source, "configuration", error) from error
+    return config
+
+
+def refuse_hub_adapter(source: str, revision: str | None) -> None:
+    """transformers would load the adapter's base, put the adapter on it, and not say so."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    try:
+        found = find_adapter_config_file(source, revision=revision)
+    except OSError as error:
+        raise _unreachable(source, "model", error) from error
+    if found is not None:
+        raise ValueError(
+            f"{source} is an adapter, not a model: load its base, then "
+            f"model = load_adapter(model, {source!r})"
+        )
+
+
+def _check_shapes(source: str, model: PreTrainedModel) -> None:
+    """Shapes against the architecture: with 4-bit weights transformers does not compare them."""
+    with torch.device("meta"):
+        empty = type(model)(copy.deepcopy(model.config))
+    wanted = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
+    for name, parameter in model.named_parameters():
+        shape = tuple(getattr(parameter, "quant_state", parameter).shape)
+        if shape != wanted[name]:
+            raise _other_shapes(source, f"{name} is {shape}, {wanted[name]} wanted")
+
+
+def _other_shapes(source: str, detail: str) -> ValueError:
+    return ValueError(
+        f"{source}: the weights have other shapes than config.json says, so the two files "
+        f"belong to different models: {detail}"
+    )
+
+
+def _unreachable(source: str, part: str, error: OSError) -> OSError:
+    """An OSError of the same kind that says what to do."""
+    first_line = str(error).strip().split("\n")[0]
+    if Path(source).is_dir():
+        return FileNotFoundError(f"{source}: no usable {part} in this folder: {first_line}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "TRUE", "YES", "ON"}
+    advice = (
+        "HF_HUB_OFFLINE is set: unset it"
+        if offline
+        else "check the spelling and the connection; a gated model wants HF_TOKEN and its "
+        "licence accepted"
+    )
+    return OSError(
+        f"the {part} {source!r} could not be loaded: {first_line}\n"
+        f"What helps: {advice}; or download it once on a machine with a connection "
+        f"(hf download {source}) and give the folder; or take name='tiny', which needs no network"
+    )
