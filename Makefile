@@ -14,8 +14,16 @@ TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIV
 # Two processes of one thread each: faster than one of two, and PyTorch's threads do not compete.
 IN_TWO := -n 2 --dist worksteal
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
-# Notebooks begin with an empty folder of runs: what an earlier test left must not be gone on from.
-FRESH := rm -rf runs/test && MATHSFT_RUNS=$(CURDIR)/runs/test
+# Lessons and solutions at the same time, one after another each. Both begin with an empty folder
+# of runs: what an earlier test left must not be gone on from.
+define NOTEBOOKS
+rm -rf runs/test
+$(TESTING) OMP_NUM_THREADS=1 MATHSFT_RUNS=$(CURDIR)/runs/test/solutions \
+	$(1)/python -m pytest $(NBVAL) -p no:cacheprovider notebooks/solutions & solutions=$$!; \
+$(TESTING) OMP_NUM_THREADS=1 MATHSFT_RUNS=$(CURDIR)/runs/test/lessons \
+	$(1)/python -m pytest $(NBVAL) --ignore notebooks/solutions notebooks; \
+lessons=$$?; wait $$solutions && exit $$lessons
+endef
 
 .PHONY: help install course test test-colab test-gpu bench format check
 
@@ -47,11 +55,11 @@ course: install
 
 test: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab" tests
-	$(FRESH) $(TESTING) $(BIN)/python -m pytest $(NBVAL) notebooks
+	$(call NOTEBOOKS,$(BIN))
 
 test-colab: .venv-colab/.installed
 	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) tests
-	$(FRESH) $(TESTING) .venv-colab/bin/python -m pytest $(NBVAL) notebooks
+	$(call NOTEBOOKS,.venv-colab/bin)
 
 test-gpu: install
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python -m pytest -s tests/gpu
@@ -62,6 +70,7 @@ bench: install
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5 --sampler first_n
+	$(BIN)/python benchmarks/scaling.py --json
 
 format: install
 	$(BIN)/ruff format .
