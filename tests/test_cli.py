@@ -116,7 +116,6 @@ def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
         (["describe", "--foo", "1"], ["'foo'"]),
         (["sft", "--show_samples.samples", "2"], ["show_samples", "eval_strategy"]),
         (["evaluate", "--model", "tiny", "--task", "x"], ["'task'", "'tasks'"]),
-        (["evaluate", "--model", "tiny", "--tasks", "mathqa_tin"], ["mathqa_tin"]),
         (["compare", "nowhere.json"], ["nowhere.json", "no such file"]),
         (["estimate-memory", "t5"], ["'t5'", "'t4'"]),
         (["course", "--lessons", "[01_sf]"], ["'01_sf'", "'01_sft'"]),

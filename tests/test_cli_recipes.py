@@ -25,13 +25,16 @@ SMALL = {
         "--multiple_choice.per_device_train_batch_size=4", "--multiple_choice.logging_steps=1",
     ],
 }  # fmt: skip
-# Both in one process: the imports take longer than these trainings. Only sizes are changed.
+# All in one process: the imports take longer than these trainings. Only sizes are changed.
 RUN = """
+import os
 from mathsft.cli import main
 
-for command, small in {small!r}.items():
-    main([command, "--config", {recipe!r}, *small])
-main(["estimate-memory", {recipe!r}])
+for recipe in {recipes!r}:
+    os.environ["MATHSFT_RUNS"] = os.path.join({runs!r}, recipe)
+    for command, small in {small!r}.items():
+        main([command, "--config", recipe, *small])
+    main(["estimate-memory", recipe])
 """
 
 
@@ -43,19 +46,14 @@ def check(runs: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", sorted({*shipped_recipes()} - {"cluster"}))
-def test_a_shipped_recipe_trains_both_ways(
-    recipe: str,
-    local_hub: LocalHub,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
-    code = RUN.format(recipe=recipe, small=SMALL)
+def test_every_shipped_recipe_trains_both_ways(local_hub: LocalHub, tmp_path: Path) -> None:  # noqa: F811
+    recipes = sorted({*shipped_recipes()} - {"cluster"})
+    code = RUN.format(recipes=recipes, runs=str(tmp_path), small=SMALL)
     done = stock(local_hub, NAMES).python(code, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "total" in done.stdout
-    check(tmp_path / "runs")
+    assert done.stdout.count("total") == len(recipes)
+    for recipe in recipes:
+        check(tmp_path / recipe)
 
 
 TEMPLATE = (
@@ -100,12 +98,11 @@ def test_the_recipe_for_a_cluster_trains_both_ways_in_two_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # On a CPU accelerate shards nothing; that is test_distributed's part.
-    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
     script = tmp_path / "both.py"
-    script.write_text(RUN.format(recipe="cluster", small=SMALL))
+    script.write_text(RUN.format(recipes=["cluster"], runs=str(tmp_path), small=SMALL))
     stock(local_hub, NAMES)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name, value in local_hub.environment(home=tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     torchrun(script)
-    check(tmp_path / "runs")
+    check(tmp_path / "cluster")

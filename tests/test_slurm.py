@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def test_a_job_on_two_machines_goes_back_into_the_queue_and_on_from_its_checkpoi
         # Slurm stops what it has put back into the queue: all of it, sessions of its own included.
         started = psutil.Process(job.pid).children(recursive=True)
         for process in [*started, job]:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(started)
         job.wait()
     queued = Path(cluster["SCONTROL_LOG"]).read_text()
