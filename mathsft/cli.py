@@ -64,15 +64,8 @@ def _mix(options: "Options", arguments: list[str]) -> None:
     print(write_rows(mixture(sections["mix"], test), parsed.get("file", "mixture.jsonl")))
 
 
-# The harness takes them for models that it loads itself; ours is loaded.
-_OF_A_NAMED_MODEL = {
-    "model_args", "device", "max_batch_size", "evaluation_tracker", "hf_config", "cache_requests",
-    "rewrite_requests_cache", "delete_requests_cache",
-}  # fmt: skip
-
-
 def _evaluate(options: "Options", arguments: list[str]) -> None:
-    from mathsft.evaluation.run import evaluate
+    from mathsft.evaluation.run import UNHEEDED, evaluate
     from mathsft.processes import say
 
     options.add_config()
@@ -82,7 +75,7 @@ def _evaluate(options: "Options", arguments: list[str]) -> None:
         help='"tiny", a folder, or a hub name, which may be a merged model',
     )
     options.add_argument("--base", type=str | None, help="the base model's result, a file")
-    options.add_function(evaluate, skip={"model", "tokenizer", "base", *_OF_A_NAMED_MODEL})
+    options.add_function(evaluate, skip={"model", "tokenizer", "base", *UNHEEDED})
     found = evaluate(**_with_base(_given(options, arguments)))
     for result in found if isinstance(found, list) else [found]:
         say(str(result))
@@ -131,11 +124,12 @@ def _report(options: "Options", arguments: list[str]) -> None:
 
 
 def _watch(options: "Options", arguments: list[str]) -> None:
+    from mathsft.evaluation.run import UNHEEDED
     from mathsft.evaluation.watch import watch
 
     options.add_config()
     options.add_argument("--base", type=str | None, help="the base model's result, a file")
-    options.add_function(watch, skip={"tokenizer", "base", "name", "peft", *_OF_A_NAMED_MODEL})
+    options.add_function(watch, skip={"tokenizer", "base", "name", "peft", *UNHEEDED})
     watch(**_with_base(_given(options, arguments)))
 
 

@@ -6,7 +6,9 @@ among themselves. Process 0 speaks and writes for all.
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def say(line: str) -> None:
@@ -26,23 +28,25 @@ def processes(device: str) -> Any:
     return PartialState(cpu=device == "cpu")
 
 
-def in_first(work: Callable[[], Any], *, device: str) -> None:
-    """Let process 0 do the work while the others wait; what it raises is raised in all.
+def in_first(work: Callable[[], T], *, device: str) -> T:
+    """What the work gives in process 0, in every process; what it raises there is raised in all.
 
-    To be called in every process: those that wait for one that never comes wait half an hour.
+    The others wait. To be called in every process: those that wait for one that never comes
+    wait half an hour.
     """
     from accelerate.utils import broadcast_object_list
 
     state = processes(device)
-    failed: list[Exception | None] = [None]
+    if state.num_processes == 1:
+        return work()
+    outcome: list[Any] = [None, None]
     if state.is_main_process:
         try:
-            work()
+            outcome[0] = work()
         except Exception as error:
-            if state.num_processes == 1:
-                raise
-            failed = [error]
-    if state.num_processes > 1:
-        broadcast_object_list(failed)
-    if failed[0] is not None:
-        raise failed[0]
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    given: T = outcome[0]
+    return given

@@ -266,3 +266,8 @@ def test_a_wrong_argument_says_what_to_give(
     monkeypatch.delenv("MATHSFT_MATHQA", raising=False)
     with pytest.raises((ValueError, OSError), match=message):
         evaluate("tiny", **arguments)
+
+
+def test_an_argument_for_models_that_the_harness_loads_is_refused() -> None:
+    with pytest.raises(ValueError, match="device would change nothing"):
+        evaluate("tiny", "mathqa_tiny", device="cpu", limit=2)

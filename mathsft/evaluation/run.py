@@ -27,6 +27,8 @@ from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
 from mathsft.processes import in_first
 
+# Arguments of the harness for a model that it loads itself; ours is loaded when it gets it.
+UNHEEDED = {"model_args", "device", "max_batch_size", "evaluation_tracker", "hf_config"}
 _FOUND = ("samples", "results", "n-shot")  # what is kept of the harness's results
 _VERSIONS = ("mathsft", "lm_eval", "torch", "transformers", "peft", "bitsandbytes", "datasets")
 
@@ -85,10 +87,13 @@ def evaluate(
         such as ``["mmlu"]``).
 
     Raises:
-        ValueError: an unknown task, or a group by its bare name; an adapter that changes
+        ValueError: an unknown task, or a group by its bare name; an argument for models that the
+            harness loads (``device``, ``model_args``, …); an adapter that changes
             nothing, or scores equal to ``base``'s; a score that is not finite; whatever
             `load_model` and `load_adapter` raise.
     """
+    for key in UNHEEDED.intersection(arguments):
+        raise ValueError(f"{key} would change nothing: the harness gets a model that is loaded")
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     manager = task_manager(names, file=file, examples=examples)
     # HFLM switches to evaluation mode for good.

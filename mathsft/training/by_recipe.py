@@ -1,12 +1,11 @@
 """A whole training by a recipe, from the model to what is kept: what ``mathsft sft`` runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from transformers import set_seed
@@ -73,7 +72,8 @@ def train_by_recipe(
     seed = int(settings.get("seed", 0))
     device = "cpu" if given.get("model", {}).get("device") == "cpu" else policy().device
     state = processes(device)
-    folder = _agreed(lambda: _folder(output_dir, objective, given, resume=resume), device=device)
+    choose = partial(_folder, output_dir, objective, given, resume=resume)
+    folder = in_first(choose, device=device)
     set_seed(seed)  # of the adapter's first weights; the trainer sets its own
     model, tokenizer = load_model(**_model_arguments(given.get("model", {})))
     if "freeze" in given:
@@ -156,20 +156,6 @@ def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
     read = {name: load_problems(**how) for name, how in (section.get("datasets") or {}).items()}
     settings = {key: value for key, value in section.items() if key != "datasets"}
     return mix(**settings, datasets=read, test=test)
-
-
-def _agreed(choose: Callable[[], Path], *, device: str) -> Path:
-    """What process 0 chooses, or the error that it raises, in every process."""
-    chosen: list[Any] = [None]
-
-    def first() -> None:
-        chosen[0] = choose()
-
-    in_first(first, device=device)
-    if processes(device).num_processes > 1:
-        broadcast_object_list(chosen)
-    folder: Path = chosen[0]
-    return folder
 
 
 def _folder(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
@@ -16,7 +15,7 @@ from transformers.trainer_utils import TrainOutput
 
 from mathsft.models.adapter_checks import adapter_state, check_equal
 from mathsft.models.folders import ADAPTER_WEIGHTS
-from mathsft.processes import say
+from mathsft.processes import in_first, say
 from mathsft.training.checkpoints import (
     RUN,
     STATE,
@@ -80,9 +79,8 @@ class ResumableTrainer(Trainer):
             return None
         if given is True:
             # One looks, so that all take the same, and as a run of the same beginning.
-            first = self.args.process_index == 0
-            found, self._run["start"] = self._as_first(
-                (self._newest(), self._run["start"]) if first else None
+            found, self._run["start"] = in_first(
+                lambda: (self._newest(), self._run["start"]), device=self.args.device.type
             )
             return found
         if problem := checkpoint_problem(Path(given)):
@@ -119,7 +117,8 @@ class ResumableTrainer(Trainer):
         same = path.is_file() and not run_differences(
             json.loads(path.read_text(encoding="utf-8")), self._run
         )
-        if not self._as_first(same and state.global_step >= state.max_steps):
+        ended = same and state.global_step >= state.max_steps
+        if not in_first(lambda: ended, device=self.args.device.type):
             say(f"training goes on after {steps}")
             return False
         say(
@@ -137,13 +136,6 @@ class ResumableTrainer(Trainer):
             state.best_model_checkpoint = str(best)
             self._load_best_model()
         return True
-
-    def _as_first(self, decided: Any) -> Any:
-        """What process 0 has decided; to be called in each."""
-        shared = [decided]
-        if self.args.world_size > 1:
-            broadcast_object_list(shared)
-        return shared[0]
 
     @property
     def _folder(self) -> Path:
