@@ -26,7 +26,7 @@ answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size
 
 
 @given(answers)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_difference_is_gained_less_lost_and_p_is_mcnemar_s(
     pairs: list[tuple[bool, bool]],
 ) -> None:

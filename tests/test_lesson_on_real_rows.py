@@ -62,10 +62,10 @@ def run(name: str, folder: Path, variables: dict[str, str], *, shorter: str = ""
 def test_a_lesson_runs_on_gsm8k_rows(
     data_dir: Path, tmp_path: Path, name: str, folder: str
 ) -> None:
-    printed = run(name, tmp_path, first_rows(data_dir, tmp_path, 120))
-    assert "some.jsonl: 120 rows read, 120 kept" in printed
+    printed = run(name, tmp_path, first_rows(data_dir, tmp_path, 80))
+    assert "some.jsonl: 80 rows read, 80 kept" in printed
     assert "in both: 0" in printed
-    assert "(n = 24)" in printed  # a fifth is held out
+    assert "(n = 16)" in printed  # a fifth is held out
     adapter = tmp_path / "runs" / folder / "adapter"
     assert (adapter / "adapter_model.safetensors").is_file()
 
@@ -77,7 +77,7 @@ def test_lesson_three_mixes_real_rows_under_either_objective(
 ) -> None:
     variables = first_rows(data_dir, tmp_path, 120)
     variables["MATHSFT_OBJECTIVE"] = objective
-    shorter = 'recipe["mixing"]["max_steps"] = 48'
+    shorter = 'recipe["mixing"]["max_steps"] = 8'
     printed = run("03_mathqa_mixing.ipynb", tmp_path, variables, shorter=shorter)
     assert "mathqa.json: 240 rows read, 239 kept" in printed
     assert "some.jsonl: 120 rows read, 120 kept" in printed
@@ -94,10 +94,10 @@ def test_lesson_three_mixes_real_rows_under_either_objective(
 def test_lesson_four_evaluates_real_rows_and_makes_what_it_does_not_find(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    variables = first_rows(data_dir, tmp_path, 60)
+    variables = first_rows(data_dir, tmp_path, 30)
     printed = run("04_evaluation.ipynb", tmp_path, variables)
     assert "found: none" in printed
-    assert "(n = 23)" in printed  # a fifth of the rows
+    assert "(n = 12)" in printed  # a fifth of the rows
     assert "mathqa_file_clean" in printed
     results = {path.name for path in (tmp_path / "runs" / "results").glob("*.json")}
     assert {f"{name}.mathqa_file.json" for name in ("base", "sft", "mathqa")} <= results

@@ -112,16 +112,16 @@ def test_a_checkpoint_that_is_finished_while_watching_is_evaluated(training: Pat
     state.unlink()
 
     def finish() -> None:
-        time.sleep(12)
+        time.sleep(5)
         state.write_text(text)
 
     writer = threading.Thread(target=finish)
     writer.start()
     began = time.monotonic()
-    found = watch(training, **{**ARGUMENTS, "timeout": 15, "poll": 0.5})
+    found = watch(training, **{**ARGUMENTS, "timeout": 10, "poll": 0.5})
     writer.join()
     assert [r.name for r in found][-1] == "checkpoint-10"
-    assert 15 <= time.monotonic() - began < 90
+    assert 10 <= time.monotonic() - began < 90
 
 
 def test_a_folder_without_checkpoints_is_watched_until_the_time_is_over(tmp_path: Path) -> None:
