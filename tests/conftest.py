@@ -94,3 +94,13 @@ def written(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def training(written: Path, tmp_path: Path) -> Path:
     """A copy of it to spoil."""
     return Path(shutil.copytree(written, tmp_path / "training"))
+
+
+@pytest.fixture
+def adapter(small_model_dir: Path, tmp_path: Path) -> Path:
+    """The folder of an adapter of the small model, as training leaves it."""
+    from model_files import base, trained
+
+    from mathsft.models.adapters import save_adapter
+
+    return save_adapter(trained(base(small_model_dir)), tmp_path / "adapter")
