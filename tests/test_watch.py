@@ -145,6 +145,39 @@ def test_a_checkpoint_that_disappears_is_passed_over_and_said(
     assert "checkpoint-2 was removed while it was evaluated" in capsys.readouterr().out
 
 
+def with_shots(folder: Path, monkeypatch: pytest.MonkeyPatch, shots: int) -> dict[str, Any]:
+    """Arguments for a task whose file says how many examples it has."""
+    tasks = Path(shutil.copytree(TASKS, folder / "tasks"))
+    text = f"include: mathqa_tiny.yaml\ntask: mathqa_shots\nnum_fewshot: {shots}\n"
+    (tasks / "mathqa_shots.yaml").write_text(text)
+    monkeypatch.setattr("mathsft.evaluation.tasks.TASKS", tasks)
+    return {**ARGUMENTS, "tasks": "mathqa_shots"}
+
+
+def test_a_task_with_examples_of_its_own_is_evaluated_once(
+    training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = with_shots(tmp_path, monkeypatch, 1)
+    first = watch(training, **arguments)
+    assert [r.num_fewshot for r in first] == [1, 1, 1]
+    monkeypatch.setattr(watching, "evaluate", lambda *_, **__: pytest.fail("evaluated twice"))
+    assert watch(training, **arguments) == first
+    assert watch(training, **arguments, num_fewshot=1) == first
+
+
+def test_examples_that_a_task_does_not_heed_are_refused_and_not_waited_for(
+    training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"num_fewshot=2: mathqa_shots always has 0 examples"):
+        watch(training, **with_shots(tmp_path, monkeypatch, 0), num_fewshot=2)
+
+
+def test_several_processes_are_refused(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="without torchrun"):
+        watch(training, **ARGUMENTS)
+
+
 def test_a_task_that_goes_by_another_name_is_refused_and_not_evaluated_for_ever(
     training: Path,
 ) -> None:

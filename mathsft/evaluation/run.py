@@ -41,6 +41,7 @@ def evaluate(
     name: str | None = None,
     peft: str | Path | None = None,
     quantize: bool = False,
+    revision: str | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
     batch_size: int | str = "auto",
@@ -64,6 +65,7 @@ def evaluate(
         name: what tables call this run; default: the model's and the adapter's names.
         peft: an adapter to put on a model given by name, a folder or a hub name (`load_adapter`).
         quantize: load a model given by name in 4 bits.
+        revision: branch, tag or commit of a model that comes from the hub.
         num_fewshot: worked examples before each question; default: the task's own, or none.
         limit: only the first so many questions; results of other limits are not comparable.
         batch_size: how many of the longest requests' tokens pass at a time; "auto": as many as
@@ -73,7 +75,7 @@ def evaluate(
         examples: MathQA rows that few-shot prompts are made of; default: ``file``.
         base: the base model's result on the same questions: a tuned model that scores exactly
             as its base is an error.
-        folder: where to save each result (`Result.save`).
+        folder: where to save each result (`Result.save`); default: nowhere.
         use_cache: the harness's cache of answers: a path, to which the weights' hashes and the
             harness's suffix are added.
         arguments: further ones of the harness's `simple_evaluate`, such as
@@ -116,6 +118,7 @@ def evaluate(
             peft=peft,
             batch_size=batch_size,
             quantize=quantize,
+            revision=revision,
             progress_to=stderr,
         )
         if isinstance(lm.model, PeftModel):

@@ -1,5 +1,6 @@
 """Evaluate checkpoints as a training writes them."""
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ def watch(
     What was evaluated is known by its file in ``results`` alone: after a restart nothing is
     evaluated twice, and nothing is skipped. For other arguments, or another training in the
     same folder, give another ``results``. A checkpoint that the trainer removes in the
-    meantime (``save_total_limit``) is passed over with a line that says so.
+    meantime (``save_total_limit``) is passed over with a line that says so. It is for one
+    process, beside the training.
 
     Args:
         folder: the trainer's ``output_dir``; it need not exist yet.
@@ -48,13 +50,18 @@ def watch(
         arguments: further ones of `evaluate`, such as ``quantize`` or ``limit``.
 
     Returns the results of all checkpoints evaluated, now or before, by step. Raises what
-    `evaluate` raises: a checkpoint that cannot be evaluated is no reason to go on silently.
+    `evaluate` raises: a checkpoint that cannot be evaluated is no reason to go on silently;
+    and ValueError in several processes, for a task by another name than its own, and for
+    ``num_fewshot`` where the task does not heed it.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("watch evaluates in one process: start it without torchrun")
+    shots = arguments.get("num_fewshot")
     folder = Path(folder)
     results = folder / "results" if results is None else Path(results)
     seen = time.monotonic()
     while True:
-        pending = _unevaluated(folder, results, tasks, int(arguments.get("num_fewshot") or 0))
+        pending = _unevaluated(folder, results, tasks, shots)
         ready = [checkpoint for checkpoint in pending if _problem(checkpoint) is None]
         for checkpoint in ready:
             adapter = {"model": model, "peft": checkpoint}
@@ -66,11 +73,17 @@ def watch(
             except (OSError, ValueError):
                 if _problem(checkpoint) is None:
                     raise
-                print(f"{checkpoint.name} was removed while it was evaluated")
+                how = "changed" if checkpoint.is_dir() else "removed"
+                print(f"{checkpoint.name} was {how} while it was evaluated")
                 continue
             print(found)
             if found.task != tasks:  # it would be looked for, and evaluated, for ever
                 raise ValueError(f"tasks={tasks!r}: give the task's own name, {found.task!r}")
+            if shots not in (None, found.num_fewshot):
+                raise ValueError(
+                    f"num_fewshot={shots}: {tasks} always has {found.num_fewshot} examples, as its "
+                    "file says; leave it out"
+                )
             seen = time.monotonic()
         if not ready:
             if time.monotonic() - seen >= timeout:
@@ -79,13 +92,24 @@ def watch(
     for checkpoint in pending:
         print(f"{checkpoint.name} was not evaluated: {_problem(checkpoint)}")
     stored = load_results(results) if results.is_dir() else []
-    ours = [r for r in stored if r.task == tasks and r.name.startswith("checkpoint-")]
+    ours = [
+        r
+        for r in stored
+        if r.task == tasks and r.name.startswith("checkpoint-") and shots in (None, r.num_fewshot)
+    ]
     return sorted(ours, key=lambda result: by_number(result.name))
 
 
-def _unevaluated(folder: Path, results: Path, task: str, shots: int) -> list[Path]:
+def _unevaluated(folder: Path, results: Path, task: str, shots: int | None) -> list[Path]:
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
-    missing = [
-        path for path in checkpoints if not (results / result_file(path.name, task, shots)).exists()
-    ]
+    missing = [path for path in checkpoints if not _evaluated(results, path.name, task, shots)]
     return sorted(missing, key=lambda path: by_number(path.name))
+
+
+def _evaluated(results: Path, name: str, task: str, shots: int | None) -> bool:
+    if shots is not None:
+        return (results / result_file(name, task, shots)).exists()
+    # Nobody said how many examples, and the task may have a number of its own.
+    plain = result_file(name, task)
+    few = plain.removesuffix(".json") + ".*-shot.json"
+    return (results / plain).exists() or any(results.glob(few))
