@@ -6,33 +6,40 @@ among themselves. Process 0 speaks and writes for all.
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
 
-def say(line: str) -> None:
+def say(line: str, *, to: TextIO | None = None) -> None:
     """Print a line once: in process 0 (``RANK``), which a single process is as well."""
     if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)  # a job that is cut off loses what is in the buffer
+        print(line, file=to, flush=True)  # a job that is cut off loses what is in the buffer
 
 
-def processes(device: str) -> Any:
+def processes(device: str, *, timeout: float | None = None, backend: str | None = None) -> Any:
     """accelerate's `PartialState`, with ``num_processes`` and ``process_index``.
 
-    The first call makes the processes known to each other. ``device`` is the type of the
-    device that the model is on: CPUs talk over gloo, also where there are GPUs besides.
+    The first call makes the processes known to each other, and it alone heeds ``timeout`` (how
+    many seconds they wait for one another; default: transformers' ``ddp_timeout``, half an hour)
+    and ``backend``. ``device`` is the type of the device that the model is on: CPUs talk over
+    gloo, also where there are GPUs besides.
     """
     from accelerate import PartialState
 
-    return PartialState(cpu=device == "cpu")
+    # torch's own default is ten minutes for NCCL, and loading a large model may take longer.
+    how: dict[str, Any] = {"timeout": timedelta(seconds=timeout or 1800)}
+    if backend is not None:
+        how["backend"] = backend
+    return PartialState(cpu=device == "cpu", **how)
 
 
 def in_first(work: Callable[[], T], *, device: str) -> T:
     """What the work gives in process 0, in every process; what it raises there is raised in all.
 
     The others wait. To be called in every process: those that wait for one that never comes
-    wait half an hour.
+    wait half an hour (`processes`).
     """
     from accelerate.utils import broadcast_object_list
 

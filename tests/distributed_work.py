@@ -22,6 +22,7 @@ from mathsft import (
     load_model,
     load_problems,
     multiple_choice_trainer,
+    persist,
     save_adapter,
     save_model,
     sft_trainer,
@@ -96,6 +97,13 @@ def diverge(folder: Path) -> None:
         trainer.train()
     except FloatingPointError as error:
         write(folder / "diverged", str(error))
+
+
+def save_by_clock(folder: Path) -> None:
+    """A checkpoint is due by the first process's clock, and by that of no other."""
+    run = folder / "clock" / "run"
+    saving = persist(run, minutes=0 if RANK == 0 else 60, keep=9)
+    trainer_of("sft", folder / "clock", max_steps=3, callbacks=[saving]).train()
 
 
 class At(TrainerCallback):  # type: ignore[misc]
@@ -186,6 +194,7 @@ JOBS = {
     "train-one": lambda folder: train(folder, "choices", 1),
     "stop": stop_amid,
     "diverge": diverge,
+    "clock": save_by_clock,
     "killed": lambda folder: survive(folder / "killed", At(3, kill)),
     "again": lambda folder: survive(folder / "killed"),
     "calm": lambda folder: survive(folder / "calm"),

@@ -37,6 +37,13 @@ for recipe in {recipes!r}:
     main(["estimate-memory", recipe])
 """
 
+PATIENCE = """
+import torch
+
+gloo = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+print("waits", gloo.options._timeout)
+"""
+
 
 def check(runs: Path) -> None:
     for command in SMALL:
@@ -99,10 +106,11 @@ def test_the_recipe_for_a_cluster_trains_both_ways_in_two_processes(
 ) -> None:
     # On a CPU accelerate shards nothing; that is test_distributed's part.
     script = tmp_path / "both.py"
-    script.write_text(RUN.format(recipes=["cluster"], runs=str(tmp_path), small=SMALL))
+    small = {**SMALL, "sft": [*SMALL["sft"], "--sft.ddp_timeout=600"]}
+    script.write_text(RUN.format(recipes=["cluster"], runs=str(tmp_path), small=small) + PATIENCE)
     stock(local_hub, NAMES)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name, value in local_hub.environment(home=tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    torchrun(script)
+    assert torchrun(script).count("waits 0:10:00") == 2
     check(tmp_path / "cluster")

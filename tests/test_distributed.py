@@ -45,7 +45,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes make of it; `printed` holds their output."""
     folder = tmp_path_factory.mktemp("two")
-    printed = torchrun(WORK, folder, 2, "train", "scores", "stop", "diverge", *SHARD)
+    printed = torchrun(WORK, folder, 2, "train", "scores", "stop", "diverge", "clock", *SHARD)
     (folder / "printed").write_text(printed)
     return folder
 
@@ -117,7 +117,7 @@ def test_logs_and_held_out_losses_are_those_of_all_processes(
 def test_lines_are_printed_once(two: Path) -> None:
     printed = (two / "printed").read_text()
     assert printed.count("tiny-gsm/train: 40 rows read") == 1
-    trainings = 4 + 3 + 1 + 4 * len(SHARD)
+    trainings = 4 + 3 + 1 + 1 + 4 * len(SHARD)
     assert sum(line.startswith("train: 13 ") for line in printed.splitlines()) == trainings
     assert printed.count("training goes on after step 6 of 8") == 1
     assert printed.count("training had ended: its weights and its log are loaded, step 8 of 8") == 1
@@ -132,6 +132,13 @@ def test_stopped_amid_an_epoch_two_processes_go_on_to_the_bit(two: Path) -> None
 def test_a_loss_that_is_not_finite_in_one_process_stops_all(two: Path) -> None:
     for rank in (0, 1):
         assert read(two / "diverged", rank).startswith("optimiser step 1: the loss is not finite")
+
+
+@pytest.mark.slow
+def test_the_first_process_s_clock_says_when_all_save(two: Path) -> None:
+    saved = {path.name: path for path in (two / "clock" / "run").glob("checkpoint-*")}
+    assert saved.keys() == {f"checkpoint-{step}" for step in (1, 2, 3)}
+    assert [checkpoint_problem(path) for path in saved.values()] == [None] * 3
 
 
 @pytest.mark.slow

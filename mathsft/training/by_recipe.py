@@ -71,7 +71,8 @@ def train_by_recipe(
     settings = given.get(objective, {})
     seed = int(settings.get("seed", 0))
     device = "cpu" if given.get("model", {}).get("device") == "cpu" else policy().device
-    state = processes(device)
+    timeout, backend = settings.get("ddp_timeout"), settings.get("ddp_backend")
+    state = processes(device, timeout=timeout, backend=backend)
     choose = partial(_folder, output_dir, objective, given, resume=resume)
     folder = in_first(choose, device=device)
     set_seed(seed)  # of the adapter's first weights; the trainer sets its own
@@ -80,9 +81,8 @@ def train_by_recipe(
         freeze(model, **given["freeze"])
     train, test = _rows(given, objective)
 
-    callbacks: list[Any] = []
-    if state.num_processes == 1 or settings.get("save_strategy", "no") != "no":
-        callbacks.append(persist(folder, **given.get("persist", {})))
+    saving = persist(folder, **given.get("persist", {}))
+    callbacks: list[Any] = [saving]
     evaluated = test if settings.get("eval_strategy", "no") != "no" else None
     if "show_samples" in given:
         if evaluated is None or objective != "sft":
@@ -101,6 +101,7 @@ def train_by_recipe(
         callbacks=callbacks,
         **deepcopy(settings),  # transformers writes into fsdp_config
     )
+    saving.check(trainer.args)
     # Not before all of it could be made: a mistake must not leave the folder of a run.
     record = partial(
         write_record,
@@ -120,10 +121,13 @@ def train_by_recipe(
     else:
         kept = save_model(model, tokenizer, folder / "model")
     say(f"trained for {trainer.state.global_step:,} steps; saved in {kept}")
-    name = given.get("model", {}).get("name", "tiny")
-    scored = f"--model {name} --peft {kept}" if kept.name == "adapter" else f"--model {kept}"
+    model_given = given.get("model", {})
+    name, revision = model_given.get("name", "tiny"), model_given.get("revision")
+    base = f"--model {name}" + (f" --revision {revision}" if revision else "")
+    scored = f"{base} --peft {kept}" if kept.name == "adapter" else f"--model {kept}"
     task = "mathqa_tiny" if name == "tiny" else "mathqa"
-    say(f"next: mathsft evaluate {scored} --tasks {task}")
+    results = runs_folder() / "results"
+    say(f"next: mathsft evaluate {scored} --tasks {task} --folder {results}")
     return folder
 
 

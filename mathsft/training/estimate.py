@@ -85,7 +85,7 @@ def estimate_memory(
         )
     if shards < 1:
         raise ValueError(f"shards={shards}: give the number of processes, 1 or more")
-    model, settings = recipe["model"], dict(recipe[section])
+    model, settings = recipe.get("model", {}), dict(recipe[section])
     if settings.pop("activation_checkpointing", None):  # transformers' newer name for it
         settings["gradient_checkpointing"] = True
     quantize = bool(model.get("quantize")) if quantize is None else quantize

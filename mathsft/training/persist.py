@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mathsft.processes import say
+from mathsft.processes import in_first, say
 from mathsft.settings import runs_folder
 from mathsft.training.checkpoints import RUN, copy_checkpoint, rotate, set_aside
 
@@ -31,7 +31,8 @@ class Persistence(TrainerCallback):
         self._saved_at = time.monotonic()
         self._missed: Path | None = None  # finished here, not yet copied
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def check(self, args: Any) -> None:
+        """Raise ValueError where a training with these arguments would save nothing of use."""
         if Path(args.output_dir).resolve() != self.folder.resolve():
             raise ValueError(
                 f"persist({str(self.folder)!r}) would wait for checkpoints in vain: the trainer "
@@ -39,11 +40,9 @@ class Persistence(TrainerCallback):
             )
         if args.save_only_model:
             raise ValueError("save_only_model=True leaves nothing to go on from: leave it out")
-        if args.world_size > 1 and args.save_strategy == "no":
-            raise ValueError(
-                "several processes have several clocks: say when to save, by "
-                "save_strategy='steps' and save_steps"
-            )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.check(args)
         self._saved_at = time.monotonic()
         if state.is_world_process_zero:
             for folder in filter(None, (self.folder, self.mirror)):
@@ -51,8 +50,9 @@ class Persistence(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = time.monotonic() - self._saved_at >= 60 * self.minutes
-        # Several processes have several clocks: there save_steps decides for all of them.
-        if (due and args.world_size == 1) or state.global_step >= state.max_steps:
+        # Several processes have several clocks, and all have to save: the first one's is theirs.
+        due = in_first(lambda: due, device=args.device.type)
+        if due or state.global_step >= state.max_steps:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -130,7 +130,8 @@ def persist(
             user's Google Drive in Colab, which is mounted if need be and asks for leave.
             None copies nothing; a disconnect that takes the machine takes the checkpoints.
         minutes: a checkpoint is saved when so many have passed since the last one, and at
-            the end; also whenever ``save_strategy`` says so. In several processes only that.
+            the end; also whenever ``save_strategy`` says so. In several processes the first
+            one's clock counts.
         keep: so many of the newest of a run are kept in each place; older ones are removed
             once a newer one is there and verified.
 
