@@ -23,7 +23,7 @@ _TRAINING = {
 def _describe(options: "Options", arguments: list[str]) -> None:
     from mathsft.device import describe
 
-    options.parse_args(arguments)
+    options.parse(arguments)
     describe()
 
 
@@ -42,7 +42,7 @@ def _training(objective: Any) -> Callable[["Options", list[str]], None]:
         always, sometimes = _TRAINING[objective]
         options = RecipeOptions(options.command, options.about, always, sometimes, train_by_recipe)
         options.set_defaults({"model.lora": True})
-        parsed = options.parse_args(_with_recipe(arguments))
+        parsed = options.parse(_with_recipe(arguments))
         place = {key: parsed[key] for key in ("output_dir", "resume") if key in parsed}
         train_by_recipe(sections_of(options, parsed), objective, **place)
 
@@ -56,7 +56,7 @@ def _mix(options: "Options", arguments: list[str]) -> None:
     from mathsft.training.by_recipe import mixture
 
     options = RecipeOptions(options.command, options.about, ["mix"], ["test"], write_rows)
-    parsed = options.parse_args(arguments)
+    parsed = options.parse(arguments)
     sections = sections_of(options, parsed)
     if "mix" not in sections:
         raise ValueError("mix.parts is missing, such as --mix.parts '{gsm8k: 100, mathqa: 100}'")
@@ -104,8 +104,10 @@ def _compare(options: "Options", arguments: list[str]) -> None:
         for pair in found:
             holm = f"; p = {pair.p_holm:.2g} after Holm" if len(found) > 1 else ""
             print(f"{pair}{holm}")
-        if not found:
-            print(f"nothing to compare with: {name or 'no other run'} answered other questions")
+        if not found and base is None and name is not None:
+            print(f"not compared: {name} answered other questions")
+        elif not found:
+            print("not compared: no other run answered these questions")
 
 
 def _report(options: "Options", arguments: list[str]) -> None:
@@ -140,8 +142,7 @@ def _estimate_memory(options: "Options", arguments: list[str]) -> None:
     options.add_argument("recipe", nargs="?", help="a shipped recipe's name, or a file")
     options.add_function(estimate_memory, skip={"recipe"})
     given = _given(options, arguments)
-    given["recipe"] = given["recipe"] or default_profile()
-    print(f"recipe {given['recipe']}, section {given['section']}")
+    print(f"recipe {given['recipe'] or default_profile()}, section {given['section']}")
     print(estimate_memory(**given))
 
 
@@ -189,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _given(options: "Options", arguments: list[str]) -> dict[str, Any]:
-    parsed = options.parse_args(arguments).as_dict()
+    parsed = options.parse(arguments).as_dict()
     parsed.pop("config", None)
     return parsed
 
@@ -199,7 +200,10 @@ def _with_base(given: dict[str, Any]) -> dict[str, Any]:
     from mathsft.evaluation.results import load_results
 
     if base := given.pop("base"):
-        (given["base"],) = load_results(base)
+        found = load_results(base)
+        if len(found) != 1:
+            raise ValueError(f"--base {base}: one result's file is wanted; found {len(found)}")
+        given["base"] = found[0]
     return given
 
 

@@ -44,7 +44,9 @@ def course(
         command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute"]
         command += ["--output-dir", str(output_dir), str(there[name])]
         command += [f"--ExecutePreprocessor.timeout={timeout}"]
-        if subprocess.run(command, check=False).returncode:
+        # Kernels start beside the notebook; runs go where they are looked for below.
+        places = os.environ | {"MATHSFT_RUNS": str(runs_folder().resolve())}
+        if subprocess.run(command, env=places, check=False).returncode:
             raise RuntimeError(f"{name} stopped; its traceback is above")
         pages.append(output_dir / f"{name}.html")
     results = runs_folder() / "results"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Capability = tuple[int, int]
 BF16_FROM: Capability = (8, 0)  # Ampere; the first cards that multiply bfloat16 in hardware
-PROFILES = ("tiny", "t4", "a100")  # the recipes that ship
+PROFILES = ("tiny", "t4", "a100")  # the recipes that the lessons run by
 _PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "lm_eval"
 )  # fmt: skip

@@ -7,11 +7,13 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from mathsft.names import unknown_name
+from mathsft.processes import say
 from mathsft.recipes import (
     NOT_KEYS,
     library_arguments,
@@ -39,6 +41,10 @@ class Options(ArgumentParser):
     def add_config(self) -> None:
         """``--config FILE``: the options of this command in YAML; those on the line win."""
         self.add_argument("--config", action=ActionConfigFile, help="options in a YAML file")
+
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """`parse_args`, with the configs in front: an option on the line wins wherever it is."""
+        return self.parse_args(configs_first(arguments))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line, without the list of all options (``--help`` has it); exit status 2."""
@@ -78,7 +84,7 @@ class _RecipeFile(ActionConfigFile):
         used = {name: keys for name, keys in recipe.items() if name in parser.sections}
         idle = sorted(recipe.keys() - used.keys())
         if idle and values not in shipped_recipes():  # a recipe of ours is for every command
-            sys.stderr.write(f"{values}: not read by {parser.prog}: {', '.join(idle)}\n")
+            say(f"{values}: not read by {parser.prog}: {', '.join(idle)}", to=sys.stderr)
         self.apply_config(parser, cfg, self.dest, json.dumps(used))
 
 
@@ -105,7 +111,8 @@ class RecipeOptions(Options):
             "--config",
             action=_RecipeFile,
             help=f"a shipped recipe's name ({', '.join(shipped_recipes())}), a YAML file or a "
-            "run's folder; may be given several times, the later wins; default: this machine's",
+            "run's folder; may be given several times, the later wins"
+            + ("; default: this machine's" if "model" in always else ""),
         )
         if function is not None:
             names = inspect.signature(function).parameters
@@ -194,6 +201,19 @@ def sections_of(options: RecipeOptions, parsed: Any) -> dict[str, dict[str, Any]
                 raise ValueError(f"{section}.{name} is missing: give --{section}.{name}")
         found[section] = keys
     return found
+
+
+def configs_first(arguments: Sequence[str]) -> list[str]:
+    """A command line with ``--config FILE`` before all else, in the order given."""
+    configs: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            configs += [argument, *islice(left, 1)]
+        else:
+            (configs if argument.startswith("--config=") else others).append(argument)
+    return configs + others
 
 
 def config_given(arguments: list[str]) -> bool:

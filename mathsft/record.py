@@ -86,17 +86,20 @@ def check_same(folder: str | Path, recipe: Mapping[str, Any]) -> None:
 def _config(recipe: Mapping[str, Any], command: str, processes: int) -> str:
     import yaml
 
-    start = f"torchrun --nproc_per_node {processes} -m " if processes > 1 else ""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    machines = f"--nnodes {processes // here} " if processes > here else ""
+    start = f"torchrun {machines}--nproc_per_node {here} -m " if processes > 1 else ""
     about = f"# {start}mathsft {command} --config {CONFIG} repeats this run\n"
     text = yaml.safe_dump(_absolute({**recipe}), sort_keys=False, allow_unicode=True)
     return about + str(text)
 
 
-def _absolute(value: Any) -> Any:
+def _absolute(value: Any, key: str = "") -> Any:
     """The recipe with the paths of files and folders that are there in full."""
-    if isinstance(value, Mapping):
-        return {key: _absolute(inner) for key, inner in value.items()}
+    if isinstance(value, Mapping):  # a mixture has files for keys
+        return {_absolute(name): _absolute(inner, name) for name, inner in value.items()}
     looks = isinstance(value, str | Path) and any(sign in str(value) for sign in "/.\\")
+    looks = looks or (key == "name" and value != "tiny")  # a model's folder
     return str(Path(value).resolve()) if looks and Path(value).exists() else value
 
 

@@ -37,6 +37,11 @@ def test_messages_and_prompts_are_read_from_every_format_and_read_again(
     path = tmp_path / f"mine{suffix}"
     for given, features, wanted in (
         (CHAT, CHAT_FEATURES, {**CHAT, "trained_from": 0, "source": path.name}),
+        (
+            {**CHAT, "trained_from": None},
+            CHAT_FEATURES,
+            {**CHAT, "trained_from": 0, "source": path.name},
+        ),
         (split(CHAT), CHAT_FEATURES, {**CHAT, "trained_from": 2, "source": path.name}),
         ({**TEXT, "source": "book"}, PROMPT_FEATURES, {**TEXT, "source": "book"}),
     ):

@@ -30,7 +30,7 @@ def options(*arguments: str) -> dict[str, dict[str, object]]:
     """The sections that ``mathsft sft`` reads from these arguments."""
     always, sometimes = cli._TRAINING["sft"]
     parser = RecipeOptions("sft", "", always, sometimes)
-    return sections_of(parser, parser.parse_args(list(arguments)))
+    return sections_of(parser, parser.parse(arguments))
 
 
 def test_help_lists_every_command_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +64,9 @@ def test_overrides_win_over_later_files_and_files_over_defaults(tmp_path: Path) 
     mine = tmp_path / "mine.yaml"
     mine.write_text("sft: {learning_rate: 1e-5, num_train_epochs: 3}\nmodel: {lora: {r: 4}}\n")
     read = options("--config", "t4", "--config", str(mine), "--sft.num_train_epochs", "5")
+    # Wherever they stand.
+    line = ("--sft.num_train_epochs", "5", "--config=t4", "--config", str(mine))
+    assert options(*line) == read
     assert read["sft"]["learning_rate"] == 1e-5
     assert read["sft"]["num_train_epochs"] == 5
     assert read["model"]["name"] == "Qwen/Qwen2.5-0.5B"
@@ -117,6 +120,8 @@ def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
         (["sft", "--show_samples.samples", "2"], ["show_samples", "eval_strategy"]),
         (["evaluate", "--model", "tiny", "--task", "x"], ["'task'", "'tasks'"]),
         (["compare", "nowhere.json"], ["nowhere.json", "no such file"]),
+        (["evaluate", "--model", "tiny", "--base", "."], ["--base .", "found 0"]),
+        (["sft", "--sft.save_only_model", "true"], ["nothing to go on from"]),
         (["estimate-memory", "t5"], ["'t5'", "'t4'"]),
         (["course", "--lessons", "[01_sf]"], ["'01_sf'", "'01_sft'"]),
         (["sfd"], ["'sfd'", "'sft'"]),
@@ -148,6 +153,9 @@ def test_a_mistake_is_one_line_that_names_the_nearest(
         ("train: {source: tiny-gsm}\ntest: {limit: 3}", ["test.source is missing"]),
         ("sft: {save_strategy: no}", ["mine.yaml", "sft.save_strategy", "quotes"]),
         ("model: {revision: 2024-05-05}", ["mine.yaml", "model.revision", "quotes"]),
+        ("train: {source: tiny-gsm, limit: true}", ["mine.yaml", "train.limit", "number", "True"]),
+        ("sft: {learning_rate: [1]}", ["mine.yaml", "sft.learning_rate", "number", "[1]"]),
+        ("model: {quantize: 3}", ["mine.yaml", "model.quantize", "true or false", "3"]),
         ("sft: {completion_only_loss: false}", ["mine.yaml", "would change nothing"]),
     ],
 )
@@ -203,6 +211,11 @@ def test_compare_tells_what_compare_tells(
     assert str(compare(*runs)) in capsys.readouterr().out
     cli.main(["compare", str(tmp_path), "--base", "tuned"])
     assert "base against tuned" in capsys.readouterr().out
+    cli.main(["compare", str(paths[0])])
+    assert "no other run answered these questions" in capsys.readouterr().out
+    apart = result("apart", [1, 0, 0], ids=["x", "y", "z"]).save(tmp_path / "apart")
+    cli.main(["compare", *map(str, paths), str(apart), "--base", "base"])
+    assert "not compared: base answered other questions" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
     assert "no results" in fails(capsys, "compare", tmp_path / "empty")
     assert "'tuned'" in fails(capsys, "compare", tmp_path, "--base", "tund")
@@ -219,6 +232,9 @@ def test_evaluate_watches_and_estimates(tmp_path: Path, capsys: pytest.CaptureFi
     assert [len(one["questions"]) for one in stored] == [8]
     cli.main(["watch", "--folder", str(tmp_path / "none"), "--timeout", "0"])
     cli.main(["estimate-memory", "tiny", "--section", "multiple_choice"])
+    assert "total" in capsys.readouterr().out
+    config.write_text("sft: {per_device_train_batch_size: 2}\n")  # the model is tiny, as in sft
+    cli.main(["estimate-memory", str(config)])
     assert "total" in capsys.readouterr().out
 
 

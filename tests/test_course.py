@@ -15,11 +15,15 @@ def lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two lessons of one cell each in place of the real ones, which nbval runs."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    for name, cell in {"01_good": "print(6 * 7)", "02_bad": "1 / 0"}.items():
+    for name, cell in {
+        "01_good": "import os; print(6 * 7, os.environ['MATHSFT_RUNS'])",
+        "02_bad": "1 / 0",
+    }.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
         nbformat.write(notebook, folder / f"{name}.ipynb")
     monkeypatch.setattr(mathsft.course, "_NOTEBOOKS", folder)
-    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("MATHSFT_RUNS", raising=False)
+    monkeypatch.chdir(tmp_path)
     return folder
 
 
@@ -28,7 +32,7 @@ def test_a_course_makes_a_page_a_lesson_and_a_report(lessons: Path, tmp_path: Pa
     before = (lessons / "01_good.ipynb").read_text()
     pages = course(["01_good"], output_dir=tmp_path / "pages")
     assert [page.name for page in pages] == ["01_good.html", "report.html"]
-    assert "42" in pages[0].read_text()
+    assert f"42 {tmp_path / 'runs'}" in pages[0].read_text()  # not beside the notebooks
     assert "base" in pages[1].read_text()
     assert (lessons / "01_good.ipynb").read_text() == before
 

@@ -58,7 +58,9 @@ class PromptRow(TypedDict):
 def from_chat(row: dict[str, Any], *, where: str, source: str) -> Conversation:
     """``messages``: all assistant turns are trained, or those from ``trained_from`` on."""
     messages = _messages(row, "messages", where=where)
-    trained_from = row.get("trained_from", 0)
+    trained_from = row.get("trained_from")
+    if trained_from is None:  # absent, or null where other rows of a file have one
+        trained_from = 0
     if not isinstance(trained_from, int) or trained_from < 0:
         raise ValueError(
             f"{where}, column 'trained_from': expected the index of a message, found "

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from datetime import date
 from importlib import import_module, resources
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mathsft.device import default_profile
@@ -161,6 +161,12 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         return {key: _number_or_text(inner) for key, inner in value.items()}
     union = get_origin(hint) in (Union, UnionType)
     kinds = set(get_args(hint)) if union else {hint}
+    plain = kinds - {NoneType}
+    if plain and plain <= {int, float, bool} and not isinstance(value, str | None):
+        fits = isinstance(value, bool) if plain == {bool} else isinstance(value, int | float)
+        if not fits or (isinstance(value, bool) and bool not in plain):
+            wanted = "true or false" if plain == {bool} else "a number"
+            raise ValueError(f"{where}: {wanted} is wanted, found {value!r}")
     if str in kinds and isinstance(value, date | int | float) and not kinds & {bool, int, float}:
         if where.endswith(".fsdp"):  # annotated as a text by transformers, which wants true
             return value
