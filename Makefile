@@ -28,7 +28,7 @@ endef
 .PHONY: help install course test test-colab test-gpu bench format check
 
 help:
-	@echo "make course      install, then run every lesson (results in runs/course)"
+	@echo "make course      install, then run every lesson (pages and a report in runs/course)"
 	@echo "make test        tests and notebooks on the newest stack"
 	@echo "make test-colab  the same on Colab's versions, and what only Colab does (needs a registry)"
 	@echo "make test-gpu    what needs a CUDA device: exactness, memory, speed in half precision"

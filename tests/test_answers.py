@@ -21,6 +21,7 @@ from mathsft.data.answers import (
     ("text", "answer"),
     [
         ("She has 1,200", "1200"),
+        ("He has 3 boxes of 400 = 1,200", "1200"),
         ("It costs $48.", "48"),
         ("It costs $48.50.", "48.5"),
         ("That is .25 of it", "0.25"),

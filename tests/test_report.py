@@ -33,6 +33,7 @@ def test_a_table_holds_each_run_s_accuracy_and_difference_to_the_base(runs: list
         assert row["difference"] == pytest.approx(found.difference)
         assert (row["low"], row["high"]) == pytest.approx(run.accuracy()[1:3])
         assert row["p"] == pytest.approx(found.p)
+        assert (row["n"], row["chance"]) == (len(run.questions), pytest.approx(run.chance))
         assert row["p_holm"] >= row["p"]
     assert math.isnan(table.loc["base", "difference"])
     assert set(table["whose"]) == {"ours"}
