@@ -17,6 +17,7 @@ gives them (``NOT_KEYS``). Neither is a token: recipes are kept with the runs.
 import inspect
 from collections.abc import Callable
 from datetime import date
+from enum import Enum
 from importlib import import_module, resources
 from pathlib import Path
 from types import NoneType, UnionType
@@ -161,6 +162,11 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         return {key: _number_or_text(inner) for key, inner in value.items()}
     union = get_origin(hint) in (Union, UnionType)
     kinds = set(get_args(hint)) if union else {hint}
+    for kind in kinds:  # such as IntervalStrategy | str, of which no other text will do
+        if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(value, str | list):
+            allowed = [str(member.value) for member in kind]
+            if value not in allowed:
+                raise ValueError(f"{where}: {unknown_name('value', str(value), allowed)}")
     plain = kinds - {NoneType}
     if plain and plain <= {int, float, bool} and not isinstance(value, str | None):
         fits = isinstance(value, bool) if plain == {bool} else isinstance(value, int | float)
