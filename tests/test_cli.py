@@ -154,7 +154,7 @@ def test_a_mistake_is_one_line_that_names_the_nearest(
         ("sft: {save_strategy: no}", ["mine.yaml", "sft.save_strategy", "quotes"]),
         ("model: {revision: 2024-05-05}", ["mine.yaml", "model.revision", "quotes"]),
         ("train: {source: tiny-gsm, limit: true}", ["mine.yaml", "train.limit", "number", "True"]),
-        ("sft: {learning_rate: [1]}", ["mine.yaml", "sft.learning_rate", "number", "[1]"]),
+        ("sft: {learning_rate: [1]}", ["mine.yaml", "sft.learning_rate", "one value", "[1]"]),
         ("model: {quantize: 3}", ["mine.yaml", "model.quantize", "true or false", "3"]),
         ("sft: {completion_only_loss: false}", ["mine.yaml", "would change nothing"]),
     ],

@@ -76,7 +76,10 @@ def test_numbers_inside_a_nested_mapping_are_converted_too(tmp_path: Path) -> No
         ("model: {quantize: 'false'}", ["model.quantize", "true or false", "'false'"]),
         ("model: {lora: 'yes'}", ["model.lora", "true or false"]),
         ("sft: {eval_strategy: step}", ["mine.yaml", "sft.eval_strategy", "'steps'"]),
-        ("sft: {lr_scheduler_type: [linear]}", ["sft.lr_scheduler_type", "['linear']"]),
+        (
+            "sft: {lr_scheduler_type: [linear]}",
+            ["sft.lr_scheduler_type", "one value", "['linear']"],
+        ),
         ("sft: 3", ["'sft'", "map"]),
         ("[1, 2]", ["mapping of sections"]),
         ("sft: {", ["mine.yaml", "YAML"]),

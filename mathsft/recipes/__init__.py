@@ -163,16 +163,17 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     union = get_origin(hint) in (Union, UnionType)
     kinds = set(get_args(hint)) if union else {hint}
     for kind in kinds:  # such as IntervalStrategy | str, of which no other text will do
-        if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(value, str | list):
+        if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(value, str):
             allowed = [str(member.value) for member in kind]
             if value not in allowed:
-                raise ValueError(f"{where}: {unknown_name('value', str(value), allowed)}")
+                raise ValueError(f"{where}: {unknown_name('value', value, allowed)}")
     plain = kinds - {NoneType}
-    if plain and plain <= {int, float, bool} and not isinstance(value, str | None):
-        fits = isinstance(value, bool) if plain == {bool} else isinstance(value, int | float)
-        if not fits or (isinstance(value, bool) and bool not in plain):
-            wanted = "true or false" if plain == {bool} else "a number"
-            raise ValueError(f"{where}: {wanted} is wanted, found {value!r}")
+    if isinstance(value, list) and plain and plain <= {int, float, bool, str}:
+        raise ValueError(f"{where}: one value is wanted, found the list {value}")
+    if plain == {bool} and isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{where}: true or false is wanted, found {value}")
+    if isinstance(value, bool) and plain and plain <= {int, float}:
+        raise ValueError(f"{where}: a number is wanted, found {value}")
     if str in kinds and isinstance(value, date | int | float) and not kinds & {bool, int, float}:
         if where.endswith(".fsdp"):  # annotated as a text by transformers, which wants true
             return value
