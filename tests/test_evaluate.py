@@ -256,8 +256,9 @@ def test_the_harness_s_command_line_knows_our_model_and_our_tasks(tmp_path: Path
         ({"tasks": "mathqa_tony"}, r"unknown task 'mathqa_tony'.*did you mean 'mathqa_tiny'"),
         ({"tasks": "mathqa_file"}, "which file"),
         ({"tasks": "mathqa_tiny", "peft": "nowhere/adapter"}, "nowhere/adapter"),
+        ({"tasks": "mathqa_tiny", "revision": "main"}, "revision"),
     ],
-    ids=["a task nobody has", "no file", "no adapter"],
+    ids=["a task nobody has", "no file", "no adapter", "a revision of what is no hub name"],
 )
 @pytest.mark.slow
 def test_a_wrong_argument_says_what_to_give(

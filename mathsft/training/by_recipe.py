@@ -70,13 +70,14 @@ def train_by_recipe(
     given = {name: dict(arguments) for name, arguments in recipe.items()}
     settings = given.get(objective, {})
     seed = int(settings.get("seed", 0))
-    device = "cpu" if given.get("model", {}).get("device") == "cpu" else policy().device
+    model_keys = given.get("model", {})
+    device = "cpu" if model_keys.get("device") == "cpu" else policy().device
     timeout, backend = settings.get("ddp_timeout"), settings.get("ddp_backend")
     state = processes(device, timeout=timeout, backend=backend)
     choose = partial(_folder, output_dir, objective, given, resume=resume)
     folder = in_first(choose, device=device)
     set_seed(seed)  # of the adapter's first weights; the trainer sets its own
-    model, tokenizer = load_model(**_model_arguments(given.get("model", {})))
+    model, tokenizer = load_model(**_model_arguments(model_keys))
     if "freeze" in given:
         freeze(model, **given["freeze"])
     train, test = _rows(given, objective)
@@ -121,8 +122,7 @@ def train_by_recipe(
     else:
         kept = save_model(model, tokenizer, folder / "model")
     say(f"trained for {trainer.state.global_step:,} steps; saved in {kept}")
-    model_given = given.get("model", {})
-    name, revision = model_given.get("name", "tiny"), model_given.get("revision")
+    name, revision = model_keys.get("name", "tiny"), model_keys.get("revision")
     base = f"--model {name}" + (f" --revision {revision}" if revision else "")
     scored = f"{base} --peft {kept}" if kept.name == "adapter" else f"--model {kept}"
     task = "mathqa_tiny" if name == "tiny" else "mathqa"
