@@ -76,6 +76,8 @@ def test_numbers_inside_a_nested_mapping_are_converted_too(tmp_path: Path) -> No
         ("model: {quantize: 'false'}", ["model.quantize", "true or false", "'false'"]),
         ("model: {lora: 'yes'}", ["model.lora", "true or false"]),
         ("sft: {eval_strategy: step}", ["mine.yaml", "sft.eval_strategy", "'steps'"]),
+        ("sft: {save_strategy: stepss}", ["mine.yaml", "sft.save_strategy", "'steps'"]),
+        ("sft: {optim: adam}", ["mine.yaml", "sft.optim", "'adam'"]),
         (
             "sft: {lr_scheduler_type: [linear]}",
             ["sft.lr_scheduler_type", "one value", "['linear']"],

@@ -126,7 +126,9 @@ def _checked(arguments: dict[str, Any], *, section: str, path: str) -> dict[str,
     hints = get_type_hints(function)
     known = list(inspect.signature(function).parameters)
     if rest is not None:  # the library's names count as well
-        hints = {**get_type_hints(rest), **hints}
+        theirs = get_type_hints(rest)
+        own = {k: h for k, h in hints.items() if k not in theirs or h not in (str, str | None)}
+        hints = {**theirs, **own}  # where ours says "a text", theirs may say which
         known += [key for key in inspect.signature(rest).parameters if key not in known]
     refused = no_keys(section)
     known = [key for key in known if key not in NOT_KEYS and key not in refused]
@@ -162,12 +164,12 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         return {key: _number_or_text(inner) for key, inner in value.items()}
     union = get_origin(hint) in (Union, UnionType)
     kinds = set(get_args(hint)) if union else {hint}
-    for kind in kinds:  # such as IntervalStrategy | str, of which no other text will do
-        if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(value, str):
-            allowed = [str(member.value) for member in kind]
-            if value not in allowed:
-                raise ValueError(f"{where}: {unknown_name('value', value, allowed)}")
-    plain = kinds - {NoneType}
+    enums = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)}
+    for enum in enums:  # such as IntervalStrategy | str, of which no other text will do
+        allowed = [str(member.value) for member in enum]
+        if isinstance(value, str) and value not in allowed:
+            raise ValueError(f"{where}: {unknown_name('value', value, allowed)}")
+    plain = kinds - {NoneType} - enums
     if isinstance(value, list) and plain and plain <= {int, float, bool, str}:
         raise ValueError(f"{where}: one value is wanted, found the list {value}")
     if plain == {bool} and isinstance(value, int | float) and not isinstance(value, bool):
