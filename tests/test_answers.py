@@ -29,7 +29,7 @@ from mathsft.data.answers import (
         ("He lost: 5-8 = -$3.50", "-3.5"),
         ("5-8=$-3", "-3"),
         ("The average temperature was -7 degrees.", "-7"),
-        ("It is 9 -4", "4"),
+        ("It is 9 -4", ""),  # a sum or a range, and not 4
         ("6/8 = 3/4 of the cake", "3/4"),
         ("They wait 1 1/2 hours", "3/2"),
         ("That is 10/40 = 25% of them", "25"),

@@ -2,8 +2,8 @@
 
 Resolved against the package list of a real Colab GPU runtime, for its Python 3.13, by pip
 itself. What cannot be had here is stood in for: the runtime's torch build (an empty wheel of
-its version; its vendor libraries are not in the usual registry), and wheels of three packages
-that exist as source only, which Colab would build.
+its version; its vendor libraries are not in the usual registry), and wheels of four packages
+that exist as source only: three that Colab would build, and one that it has.
 """
 
 import json
@@ -19,7 +19,10 @@ import pytest
 from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parent.parent
-SOURCE_ONLY = ("rouge_score", "sqlitedict", "word2number")  # what lm_eval needs of the kind
+SOURCE_ONLY = (
+    *("rouge_score", "sqlitedict", "word2number"),  # what lm_eval needs of the kind
+    "antlr4-python3-runtime==4.9.3",  # what math-verify needs, in the version that Colab has
+)
 VENDOR = re.compile(r"nvidia-|cuda-|cu\d\d|cupy|cudf|cuml|rapids|libcu|pylibcu|rmm|nx-cu|triton")
 
 pytestmark = [pytest.mark.registry, pytest.mark.slow, pytest.mark.colab]
@@ -103,6 +106,7 @@ def test_the_tested_versions_of_colabs_stack_are_the_ones_it_would_get(
     tested = dict(line.split("==") for line in lines if "==" in line)
     ours = {"torch", "trl", "bitsandbytes", "lm_eval", "nbval", "pytest-xdist", "hypothesis"}
     ours |= {"ruff", "mypy", "nbclient", "nbconvert", "pytest", "jsonargparse", "typeshed_client"}
+    ours |= {"math-verify", "latex2sympy2_extended"}
     for name, version in tested.items():
         if name not in ours:
             assert runtime.get(canonicalize_name(name)) == version, name

@@ -3,27 +3,34 @@
 The normal form of an answer is a plain number: no thousands commas, no currency sign, no
 percent sign, no needless zeros (``1,200`` -> ``1200``, ``$48.00`` -> ``48``, ``.25`` ->
 ``0.25``, ``25%`` -> ``25``). What is written as a fraction stays one, in lowest terms
-(``2/4`` -> ``1/2``, ``1 1/2`` -> ``3/2``).
+(``2/4`` -> ``1/2``, ``1 1/2`` -> ``3/2``). An answer is read whole or not at all: see
+``mathsft.data.numerals``.
 """
 
 import re
 from fractions import Fraction
 
-# A number with more digits than this is run-away generated text, not an answer.
-MAX_DIGITS = 40
+from mathsft.data.markup import without_markup
+from mathsft.data.numerals import number_value, numbers_in
 
-# A minus belongs to the number unless something to subtract from stands before it ("9-4", "9 -4").
-_SIGN = r"(?P<sign>(?<![\w)%.$€£])(?<![0-9)%$€£] )[-\u2212](?=[$€£]?\.?[0-9]))?"
-_NUMBER = re.compile(
-    _SIGN
-    + r"[$€£]?(?P<inner>(?<=[$€£])-)?"
-    + r"(?:(?P<whole>[0-9]+) (?=[0-9]+/[1-9]))?"
-    + r"(?:(?<!/)(?P<over>[0-9]+)/(?P<under>[1-9][0-9]*)(?!\.?[0-9/])"
-    + r"|(?P<plain>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![.0-9])\.[0-9]+))"
-)
 _MARK = re.compile(r"<<[^<>]*>>")
-_FINAL_LINE = re.compile(r"####(.*)")
-_ROUNDED = re.compile(r"\brounds?(?:ed)?(?: it)?(?: up| down| off)? to (?=[-\u2212$€£.0-9])")
+_FINAL_LINE = re.compile(r"####+(.*)")
+# "#### 2. Add the numbers": a numbered heading.
+_HEADING = re.compile(r"\s*\d{1,2}[.):]\s+[^\W\d_]")
+_ROUNDED = re.compile(r"\brounds?(?:ed)?(?: it)?(?: up| down| off)? to (?=-?\.?[0-9])")
+_INEQUALITY = re.compile(r"(?<![-=])[<>\u2264\u2265\u2260]")
+_EQUALS = re.compile(r"(?<![<>!])=+(?!>)")
+_BULLET = re.compile(
+    r"^\s*(?:(?:[-*+\u2022]|\d+[.)])\s+(?=\S)|(?:Step|Day|Week|Month|Year|Part|Case) \d+\s*:)",
+    re.IGNORECASE,
+)
+_LEADING_MINUS = re.compile(r"^\s*-\s+(?=[\d.\\])")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(\{)|(\d))")
+_UNKNOWN = re.compile(r"\s*[A-Za-z]\s*\.?\s*")
+# "x = 2 or x = 3", "x = 2, y = 3": two unknowns, or one that has two values.
+_TWO_UNKNOWNS = re.compile(
+    r"(?<![A-Za-z\d])[A-Za-z]\s*=([^=A-Za-z]+?)(?:,|;|\bor|\band)\s*[A-Za-z]\s*$"
+)
 
 
 def strip_marks(text: str) -> str:
@@ -32,63 +39,70 @@ def strip_marks(text: str) -> str:
 
 
 def split_final_line(text: str) -> tuple[str, str]:
-    """What stands before the first ``####`` and, normalised, the number after it.
+    """What stands before the answer line and, in normal form, the number in it.
 
-    The second part is ``""`` where there is no ``####``, or no number after it.
+    The answer line is the first ``####`` with a number right behind it. ``#### Step 1`` and
+    ``#### 2. Add`` are headings and stay in the solution. The second part is ``""`` if no such
+    line is there, or its number cannot be read.
     """
-    found = _FINAL_LINE.search(text)
+    found = _final_line(text)
     if found is None:
         return text.strip(), ""
-    number = _NUMBER.search(found[1])
-    return text[: found.start()].strip(), _normal(number) if number else ""
+    return text[: found.start()].strip(), _first_number(found[1]) or ""
 
 
 def extract_answer(text: str) -> str:
-    """The final answer of a worked solution in normal form, ``""`` where it has none.
+    """The final answer of a worked solution in normal form, ``""`` if it has none.
 
-    Where ``text`` has a line ``#### x``, ``x`` is the answer, and nothing else is: of several
+    If ``text`` has a line ``#### x``, ``x`` is the answer, and nothing else is: of several
     such lines the first counts, because a model that runs on writes the next problem's
-    (lm-evaluation-harness' ``gsm8k`` takes the first as well). Without one, the plain rule:
+    (lm-evaluation-harness' ``gsm8k`` takes the first as well). Otherwise it is what stands in
+    the last ``\\boxed{…}``. Without either, the plain rule:
 
-    1. The answer is in the last line that holds a number.
-    2. Where that line rounds ("= 16.75, which rounds up to 17"): the number rounded to.
-    3. Otherwise, where it has an ``=``: the first number after the last ``=``.
+    1. The answer is in the last line that holds a number (headings after ``####`` aside).
+    2. If that line rounds ("= 16.75, which rounds up to 17"): the number rounded to.
+    3. Otherwise, if it has an ``=``: the first number after the last ``=``.
     4. Otherwise the last number, of what stands before "because" if that holds one (the
        reason repeats the numbers that were compared).
 
-    On GSM8K's 7,473 train solutions without marks and ``####`` it finds 99.3 % of the
-    answers (99.4 % and 99.2 % on the two halves; ``tests/test_answers.py``). The remainder
-    names the answer earlier, in other units, or contradicts its own label.
+    A number is read whole or not at all: where the rule ends at ``3:4``, ``5 or 6`` or ``2x``,
+    the answer is ``""``. On GSM8K's 7,473 train solutions without marks and ``####`` it finds
+    99.3 % of the answers (``tests/test_answers.py``). The remainder names the answer earlier, in
+    other units, or contradicts its own label.
     """
-    if "####" in text:
-        return split_final_line(text)[1]
-    lines = [line for line in strip_marks(text).splitlines() if re.search("[0-9]", line)]
-    if not lines:
-        return ""
-    line = lines[-1]
-    if rounded := _ROUNDED.search(line):
-        number = _NUMBER.search(line, rounded.end())
-        return _normal(number) if number else ""
-    before, equals, after = line.rpartition("=")
-    if equals:
-        if number := _NUMBER.search(after.lstrip()):
-            return _normal(number)
-        line = before
-    line = next((part for part in (line.split(" because ")[0], line) if _NUMBER.search(part)), line)
-    numbers = list(_NUMBER.finditer(line))
-    return _normal(numbers[-1]) if numbers else ""
+    return read_answer(text) or ""
+
+
+def read_answer(text: str) -> str | None:
+    """As `extract_answer`, but None if no number stands where the answer could be.
+
+    So ``""`` says that an answer is there and was not understood.
+    """
+    if found := _final_line(text):
+        return _first_number(found[1])
+    if boxes := _boxes(text):
+        return boxes[-1] if len(set(boxes)) == 1 else ""
+    text = strip_marks(text)
+    without_headings = _FINAL_LINE.sub(lambda line: "" if _is_heading(line[1]) else line[1], text)
+    for body in dict.fromkeys((without_headings, text)):
+        for line in reversed(body.splitlines()):
+            if (answer := _number_of_line(line)) is not None:
+                return answer
+    return None
 
 
 def normal_answer(text: str) -> str:
-    """An answer that stands alone in normal form; ``""`` where ``text`` is not one number.
+    """An answer that stands alone in normal form; ``""`` if ``text`` is not one number.
 
-    A currency sign before, a percent or currency sign after and final punctuation are
-    ignored: ``$1,200.`` -> ``1200``, ``50%`` -> ``50``. Units and words are not.
+    A currency sign before, a percent or currency sign after and a final full stop are
+    ignored: ``$1,200.`` -> ``1200``, ``50%`` -> ``50``. Units and words are not. LaTeX and
+    sums are worked out: ``\\frac{36}{2}`` -> ``18``.
     """
-    number = _NUMBER.match(text.strip())
-    if number is None or not re.fullmatch(r"\s*[%$€£]?\s*[.!]?", text.strip()[number.end() :]):
-        return ""
-    return _normal(number)
+    if boxes := _boxes(text):
+        return boxes[0] if len(boxes) == 1 else ""
+    line = _LEADING_MINUS.sub("-", without_markup(text)).strip().removesuffix(".").rstrip()
+    numbers = next(numbers_in(line), None)
+    return numbers.value if numbers and str(numbers) == line else ""
 
 
 def same_answer(a: str, b: str) -> bool:
@@ -103,16 +117,108 @@ def same_answer(a: str, b: str) -> bool:
     return one != "" and other != "" and Fraction(one) == Fraction(other)
 
 
-def _normal(number: re.Match[str]) -> str:
-    """The normal form of a match of ``_NUMBER``; ``""`` where it has too many digits."""
-    if sum(character.isdigit() for character in number[0]) > MAX_DIGITS:
-        return ""
-    if number["under"]:
-        value = Fraction(int(number["over"]), int(number["under"])) + int(number["whole"] or 0)
-        text = str(value)
+def reference_answer(answer: object) -> str:
+    """The answer that others are compared with, in normal form.
+
+    It may be a number, one with a unit (``18 pens``), LaTeX (``\\frac{36}{2}``), or GSM8K's
+    ``answer`` column (worked text with ``#### 18``).
+
+    Raises:
+        ValueError: there is none, or it is not one number. A reference that is read wrongly
+            would mark right answers wrong, so text with several numbers and no answer line is
+            not guessed at.
+    """
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(answer)
+    if not isinstance(answer, str) or not answer.strip():
+        raise ValueError("no answer to compare with")
+    if _final_line(answer) or _boxes(answer):
+        value = extract_answer(answer)
     else:
-        digits, _, decimals = number["plain"].replace(",", "").partition(".")
-        decimals = decimals.rstrip("0")
-        text = (digits.lstrip("0") or "0") + ("." + decimals if decimals else "")
-    minus = bool(number["sign"] or number["inner"]) and text != "0"
-    return "-" + text if minus else text
+        value = _only_number(answer)
+    if not value:
+        raise ValueError(f"an answer that cannot be read as one number: {answer!r:.80}")
+    return value
+
+
+def _final_line(text: str) -> re.Match[str] | None:
+    """The first ``####`` that a number follows; if there is none, one without number or word."""
+    if "####" not in text:
+        return None
+    empty = None
+    for found in _FINAL_LINE.finditer(text):
+        rest = _without_minus_gap(found[1])
+        numbers = next(numbers_in(rest), None)
+        if _BOX.match(found[1].lstrip(" $")) or (
+            numbers and numbers.start == 0 and not _HEADING.match(rest)
+        ):
+            return found
+        empty = empty or (None if re.search(r"\w", rest) else found)
+    return empty
+
+
+def _is_heading(line: str) -> bool:
+    return not re.search(r"=|\b(?:answer|is|are)\b", line, re.IGNORECASE)
+
+
+def _without_minus_gap(text: str) -> str:
+    return _LEADING_MINUS.sub("-", without_markup(text).strip())
+
+
+def _boxes(text: str) -> list[str]:
+    """The values of all ``\\boxed{…}``; ``""`` for what is no number or has no end."""
+    values, end = [], 0
+    while box := _BOX.search(text, end):
+        end, depth = box.end(), 1
+        while box[1] and depth and end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0) * (text[end - 1] != "\\")
+            end += 1
+        values.append(box[2] or ("" if depth else _only_number(text[box.end() : end - 1])))
+    return values
+
+
+def _first_number(line: str) -> str | None:
+    """The number at the beginning of an answer line; of an equation the one after ``=``."""
+    if boxes := _boxes(line):
+        return boxes[0]
+    line = _without_minus_gap(line)
+    numbers = next(numbers_in(line), None)
+    if numbers and line[numbers.end :].lstrip().startswith("="):
+        return _number_of_line(line)
+    return numbers.value if numbers else None
+
+
+def _only_number(text: str) -> str:
+    """The number of a text that has no other, but for those of its sum (``3 + 4 = 7``)."""
+    lines = [without_markup(line) for line in text.splitlines()]
+    holding = [line for line in lines if any(numbers_in(line))]
+    if len(holding) != 1 or _INEQUALITY.search(holding[0]):
+        return ""
+    *before, line = _EQUALS.split(holding[0])
+    found = list(numbers_in(_without_minus_gap(line)))
+    return _one_of(before, found[0].value) if len(found) == 1 else ""
+
+
+def _one_of(before: list[str], value: str) -> str:
+    """``value``, the number after the last ``=``; ``""`` if an unknown has another before it."""
+    two = _TWO_UNKNOWNS.search("=".join(before[-2:]))
+    return "" if two and number_value(two[1]) != value else value
+
+
+def _number_of_line(line: str) -> str | None:
+    """The answer by the plain rule; None if the line holds no number."""
+    if not any(map(str.isnumeric, line)):
+        return None
+    line = without_markup(_BULLET.sub("", line))
+    if rounded := _ROUNDED.search(line):
+        numbers = next(numbers_in(line[rounded.end() :]), None)
+        return numbers.value if numbers else ""
+    *before, after = _EQUALS.split(line)
+    if before:
+        if numbers := next(numbers_in(_without_minus_gap(after)), None):
+            return _one_of(before, numbers.value)
+        line = before[-1].rpartition(" or ")[2] if _UNKNOWN.fullmatch(after) else "=".join(before)
+    for part in (line.split(" because ")[0], line):
+        if found := list(numbers_in(part)):
+            return found[-1].value
+    return None

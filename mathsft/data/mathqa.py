@@ -15,6 +15,8 @@ from mathsft.data.answers import normal_answer
 
 LETTERS = "abcde"
 
+_SUM = re.compile(r"[!^*+\u00d7\u00f7\u221a]| x ")
+
 Reading = Literal["official", "clean"]
 
 
@@ -81,9 +83,10 @@ def choice_answer(choice: str) -> str:
 
     MathQA sets its tokens apart: ``1 / 2`` is read as ``1/2``, ``$ 45`` as ``45``, ``- 25`` as
     ``-25`` (also with the longer dashes). Choices with a unit (``12 hours``), ratios (``4 : 5``),
-    factorials, and what may be a thousand or a pair (``1 , 000``) have none.
+    factorials, sums, and what may be a thousand or a pair (``1 , 000``) have none: the choices
+    are compared as they are written, not worked out.
     """
-    if "!" in choice:
+    if _SUM.search(choice):
         return ""
     choice = re.sub("^[\u2212\u2013]", "-", choice)
     return normal_answer(re.sub(r"(?<=[-$/]) | (?=[/%])", "", choice))

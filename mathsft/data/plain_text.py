@@ -1,0 +1,137 @@
+"""One spelling for what looks the same to a reader.
+
+Unicode has several characters for one sign: ``’`` and ``'``, ``−`` and ``-``, ``½`` and ``1/2``,
+and some that nobody sees. Answers are read, and questions compared, in the plain spelling.
+"""
+
+import html
+import re
+import unicodedata
+
+_APOSTROPHES = (
+    "\u2018\u2019\u201a\u201b\u2032\u2035\u02b9\u02bb\u02bc\u02bd\u02c8\u00b4"
+    "\uff07\uff40\u2039\u203a"
+)
+_QUOTES = "\u201c\u201d\u201e\u201f\u2033\u2036\u02ba\u00ab\u00bb\u301d\u301e\u301f\uff02"
+# Hyphens, dashes and minus signs that Unicode does not call dashes (category Pd).
+_DASHES = "\u2212\u02d7\u2043\u2796"
+# Characters without a shape that Unicode does not call formatting (category Cf).
+_SHAPELESS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
+_OTHERS = {"\u2800": " ", "\u066b": ".", "\u066c": ",", "\u066a": "%"}  # Arabic . , %
+_RAISED = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
+_LOWERED = "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b"
+_LEVEL = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
+_SMALL_FRACTION = re.compile(f"([{_RAISED}]+)[/\u2044\u2215]([{_LOWERED}]+)")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+_SCRIPT = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
+
+
+# "2½" is 2 1/2 and not 21/2, "5①" is not 51: a non-character marks where a sign became digits.
+_EDGE = "\uffff"
+_BETWEEN_DIGITS = re.compile(rf"(?<=\d){_EDGE}+(?=\d)")
+
+
+class _Spelling(dict[int, str]):
+    """For `str.translate`: each character's plain spelling, worked out once."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = spelled = _spelled(chr(code))
+        return spelled
+
+
+def _spelled(character: str) -> str:
+    if character in _OTHERS:
+        return _OTHERS[character]
+    if character in _APOSTROPHES:
+        return "'"
+    if character in _QUOTES:
+        return '"'
+    category = unicodedata.category(character)
+    if category == "Pd" or character in _DASHES:
+        return "-"
+    variation = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+    if category == "Cf" or variation or character in _SHAPELESS:
+        return ""
+    if category == "Cc":
+        return character if character.isspace() else ""
+    if category == "Zs":
+        return " "
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    spelled = unicodedata.normalize("NFKC", character).replace("\u2044", "/")
+    if spelled != character and re.search("[0-9]", spelled):
+        return f"{_EDGE}{spelled}{_EDGE}"
+    return spelled
+
+
+_SPELLING = _Spelling()
+
+
+def plain_text(text: str) -> str:
+    """``text`` in Unicode's NFKC, and more of what looks alike in one spelling.
+
+    Quotes, apostrophes, dashes, minus signs, spaces and decimal digits become ASCII; invisible
+    characters go (zero-width, soft hyphen, byte order mark, direction marks, variation
+    selectors, control characters). NFKC alone would change numbers: here ``2½`` is ``2 1/2``
+    (not ``21/2``) and ``x²`` is ``x^2`` (not ``x2``). Letters keep their case; lines stay.
+    """
+    if text.isascii() and not _CONTROL.search(text):
+        return text
+    text = _SMALL_FRACTION.sub(
+        lambda match: f"{_EDGE}{match[1]}/{match[2]}{_EDGE}".translate(_LEVEL), text
+    )
+    text = _SCRIPT.sub(lambda match: _script(match[0]), text)
+    text = _BETWEEN_DIGITS.sub(" ", text.translate(_SPELLING)).replace(_EDGE, "")
+    return unicodedata.normalize("NFKC", text)
+
+
+def _script(raised: str) -> str:
+    return ("^" if raised[0] in _RAISED else "_") + raised.translate(_LEVEL) + _EDGE
+
+
+_ESCAPED = re.compile(r"\\+([!-/:-@\[-`{-~])")
+# Pandoc's rule for TeX between dollar signs, which leaves "$20 and $30" alone.
+_FORMULA = re.compile(r"\$\$?(?=[^\s$])([^$]*?)(?<=[^\s$])\$\$?(?!\d)")
+_FORMULA_BRACKETS = re.compile(r"\\+[()\[\]]")
+_LONG_DASH = re.compile(r"--+(?![\d(.])")
+_SAME_SIGN = str.maketrans({"\u00d7": "x", "\u00f7": "/", "\u22c5": "\u00b7"})
+# At the end these go, but not what belongs to a number: 5! and n! are factorials, 5' and 5" feet
+# and inches.
+_ENDING = ".?,;:!'\"\u3001\u3002\u037e\u061f"
+_FACTORIAL_OR_LENGTH = re.compile(r"(?<=\d)['\"]|(?:(?<=[\d)])|(?<=\b[a-z]))!")
+_BEGINNING = " '\"\u00a1\u00bf"
+
+
+def reader_text(text: str) -> str:
+    """``text`` without what a reader does not see, for comparing questions.
+
+    On top of `plain_text`: lower case, single spaces, HTML's and backslash's escapes undone
+    (``&amp;``, ``\\$``), formulas without their ``$…$`` or ``\\(…\\)``, ``--`` and ``—`` as one
+    dash, TeX's quotes as quotes, × as x and ÷ as /, and no punctuation at the end. Signs inside
+    stay: ``3 + 2`` and ``3 - 2``, ``1.5`` and ``15``, ``-5`` and ``5``, ``5!`` and ``5`` differ.
+    """
+    if "&" in text:
+        text = html.unescape(text)
+    plain = plain_text(text).translate(_SAME_SIGN) if not text.isascii() else plain_text(text)
+    plain = plain.casefold()
+    if not plain.isascii():  # casefold can leave characters that compose
+        plain = unicodedata.normalize("NFKC", plain)
+    if "\\" in plain:
+        plain = _ESCAPED.sub(r"\1", _FORMULA_BRACKETS.sub(" ", plain))
+    plain = " ".join(plain.split())
+    if "$" in plain:
+        plain = _FORMULA.sub(r"\1", plain)
+    if "--" in plain:
+        plain = _LONG_DASH.sub("-", plain)
+    if "`" in plain or "''" in plain:
+        plain = plain.replace("``", '"').replace("''", '"').replace("`", "'")
+    return _without_ending(plain.lstrip(_BEGINNING))
+
+
+def _without_ending(text: str) -> str:
+    while bare := text.rstrip():
+        last = len(bare) - 1
+        if bare[last] not in _ENDING or _FACTORIAL_OR_LENGTH.match(bare, last):
+            return bare
+        text = bare[:last]
+    return ""
