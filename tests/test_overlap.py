@@ -32,7 +32,7 @@ def test_case_and_spacing_do_not_make_another_question_but_signs_and_numbers_do(
     [
         ("3 pens at rs . 40 each", "# pens at rs . # each"),
         ("1,200 of 3.5 km", "# of # km"),
-        ("what is 25% of 2/3?", "what is # % of # / # ?"),
+        ("what is 25% of 2/3?", "what is # % of # / #"),
         ("m2 and 2 nd", "m # and # nd"),
         ("the mean of 1,2,3 and .5", "the mean of # , # , # and #"),
     ],
@@ -100,7 +100,7 @@ def test_it_is_the_plain_definition_pair_by_pair(train: list[str], test: list[st
 def test_half_of_real_mathqa_holds_a_quarter_of_the_others_templates(data_dir: Path) -> None:
     rows = read_problems(data_dir / "mathqa" / "dev.json")[0]
     found = overlap(rows.select(range(2237)), rows.select(range(2237, 4475)))
-    assert found.counts == {"exact": 0, "template": 569, "n-grams": 248}
+    assert found.counts == {"exact": 1, "template": 589, "n-grams": 246}
 
 
 def test_nothing_of_real_gsm8k_is_in_real_mathqa(data_dir: Path) -> None:
@@ -116,10 +116,11 @@ def test_thirty_thousand_against_three_thousand_rows_take_seconds(data_dir: Path
     found = overlap(train, rows.select(range(3000)))
     assert time.perf_counter() - start < 20  # measured: 1.7 s
     assert found.train_rows == 31_325
-    # Three questions come twice: "greater than 500000" and "500,000", "21,36" and "21 , 36".
+    # Three questions come twice: "greater than 500000" and "500,000", "21,36" and "21 , 36"; four
+    # more but for the punctuation at their end.
     twice = [(row, first) for row, first in enumerate(found.exact) if first != row]
-    assert len(twice) == 3
-    bare = [re.sub("[ ,]", "", question) for question in rows["question"]]
+    assert len(twice) == 7
+    bare = [re.sub("[ ,]", "", question).rstrip(".:?") for question in rows["question"]]
     assert all(bare[row] == bare[first] for row, first in twice)
 
 

@@ -15,7 +15,9 @@ from typing import Any, Literal, TypeAlias
 from datasets import Dataset
 
 from mathsft.data.chat import asked
-from mathsft.data.wrapping import QuestionFinder
+from mathsft.data.plain_text import reader_text
+from mathsft.data.wrapping import QuestionFinder, comparable
+from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
@@ -24,16 +26,16 @@ Kind = Literal["exact", "template", "n-grams"]
 _ASKING = ("messages", "question", "prompt")  # columns
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
-_THOUSANDS = re.compile(r"(?<=\d)\s?,\s?(?=\d{3}(?!\d))")
+_SIGN = "+-*/^=%:\u00b7"  # beside a number these change it
 
 
 def question_key(question: str) -> str:
-    """``question`` without what does not change it: case, spacing, and thousands commas.
+    """``question`` without what does not change it for a reader: spelling of signs, case, spacing.
 
-    ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and ``3 - 2``, or ``1.5`` and ``15``,
-    are not.
+    See ``mathsft.data.plain_text``. ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and
+    ``3 - 2``, or ``1.5`` and ``15``, are not.
     """
-    return " ".join(_TOKEN.findall(_THOUSANDS.sub("", question.lower())))
+    return " ".join(_TOKEN.findall(comparable(question)))
 
 
 def template(question: str) -> str:
@@ -41,8 +43,8 @@ def template(question: str) -> str:
 
     A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.
     """
-    tokens = _TOKEN.findall(question.lower())
-    return " ".join("#" if re.fullmatch(_NUMBER, token) else token for token in tokens)
+    tokens = _TOKEN.findall(reader_text(question))
+    return " ".join("#" if token[-1].isdecimal() else token for token in tokens)
 
 
 def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
@@ -85,12 +87,19 @@ def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int
         key = question_key(text)
         if key in keys or plain:
             return key in keys
-        held = finder.find(text)
-        return held is not None and f" {question_key(held)} " in f" {key} "
+        return any(_holds(key, question_key(held)) for held in finder.find_all(text))
 
     return [
         row for row, texts in enumerate(questions_in(train, name=name)) if any(map(asks, texts))
     ]
+
+
+def _holds(text: str, question: str) -> bool:
+    """Whether one key stands in another: ``what is 3 + 2`` not in ``what is 3 + 2 - 1``."""
+    beside = re.escape(_SIGN)
+    before = rf"(?<![{beside}] )" if question[:1].isdigit() else ""
+    after = rf"(?! [{beside}\d])" if question[-1:].isdigit() else ""
+    return re.search(rf"{before}(?<!\S){re.escape(question)}(?!\S){after}", text) is not None
 
 
 def _no_problems(name: str, found: str) -> ValueError:
@@ -134,6 +143,7 @@ class Overlap:
         self, train: Dataset, test: Dataset, *, kind: Kind = "template", limit: int = 3
     ) -> list[tuple[str, str]]:
         """Pairs of questions, training's and the test's, for the first rows touched."""
+        check_numbers({"limit": limit})
         rows = {"exact": self.exact, "template": self.template, "n-grams": self.nearest}[kind]
         touched = [i for i, yes in enumerate(self.touched(kind)) if yes][:limit]
         return [("\n".join(asked(train[rows[i]])), "\n".join(asked(test[i]))) for i in touched]
@@ -178,8 +188,7 @@ def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0
     Raises:
         ValueError: no test row, n < 1, or a threshold that is no share.
     """
-    if n < 1 or not 0 < threshold <= 1:
-        raise ValueError(f"n={n}, threshold={threshold}: give n of 1 or more, a share above 0")
+    check_numbers({"n": n, "threshold": threshold})
     questions = ["\n".join(texts) for texts in questions_in(test, name="overlap's test")]
     if not questions:
         raise ValueError("overlap: no test row to look for")

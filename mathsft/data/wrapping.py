@@ -7,9 +7,12 @@ GSM8K's own questions in the instruction; a rule on the wording is the second ch
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-_WORD = re.compile(r"\w+")
+from mathsft.data.plain_text import reader_text
+
+_WORD = re.compile(r"[^\W_]+")
+_THOUSANDS = re.compile(r"(?<=\d)\s?,\s?(?=\d{3}(?!\d))")
 _RUN = 5  # words; two different questions of GSM8K share few runs of this length
 
 # A lead-in or closer names the task and speaks to someone about it.
@@ -26,9 +29,14 @@ _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _LONGEST_CHAT = 25  # words
 
 
+def comparable(text: str) -> str:
+    """``text`` as a reader sees it (`reader_text`), and without thousands commas."""
+    return _THOUSANDS.sub("", reader_text(text))
+
+
 def words_of(text: str) -> tuple[str, ...]:
     """The words of ``text`` in lower case: spelling counts, punctuation and spacing do not."""
-    return tuple(_WORD.findall(text.lower()))
+    return tuple(_WORD.findall(comparable(text)))
 
 
 class QuestionFinder:
@@ -52,17 +60,23 @@ class QuestionFinder:
         With ``share=1.0`` the question must stand in ``text`` word for word. Returns the
         question as it is known (its own spelling and punctuation), or None.
         """
+        found = max(self._held(text, share), key=lambda known: len(known[0]), default=None)
+        return found[1] if found else None
+
+    def find_all(self, text: str) -> list[str]:
+        """All known questions that stand in ``text`` word for word, as they are known."""
+        return [question for _, question in self._held(text, 1.0)]
+
+    def _held(self, text: str, share: float) -> Iterator[tuple[tuple[str, ...], str]]:
         words = words_of(text)
         spaced = f" {' '.join(words)} "
         hits = Counter(number for run in _runs(words) for number in self._filed.get(run, ()))
-        found: tuple[tuple[str, ...], str | None] = ((), None)
         for number, count in hits.items():
-            known, _ = self._known[number]
-            if len(known) <= len(found[0]) or count < share * len(_runs(known)):
+            known, question = self._known[number]
+            if count < share * len(_runs(known)):
                 continue
             if share < 1 or f" {' '.join(known)} " in spaced:
-                found = self._known[number]
-        return found[1]
+                yield known, question
 
 
 def _runs(words: tuple[str, ...]) -> set[tuple[str, ...]]:
