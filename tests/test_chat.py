@@ -24,9 +24,10 @@ from transformers import PreTrainedTokenizerBase
 from mathsft.data.chat import CHAT_FEATURES
 from mathsft.data.mixtures import mix
 from mathsft.data.problems import read_problems
+from mathsft.models.encoding import stop_tokens
 from mathsft.models.forest import IGNORE
 from mathsft.models.sources import TINY
-from mathsft.training.conversations import holds_conversations
+from mathsft.training.conversations import holds_conversations, stop_after_turns
 from mathsft.training.sft import sft_trainer
 from mathsft.training.tokens import tokenize_problems
 
@@ -171,8 +172,13 @@ def test_a_mixture_of_problems_chats_and_prompts_is_trained_and_generation_told_
         )  # fmt: skip
     said = capsys.readouterr().out
     assert "train: 24 documents" in said
-    assert said.count("generation now ends at '~' too, as turns do in the chat template") == 1
-    trainer.train()
+    assert model.get_base_model().generation_config.eos_token_id == 0
     stop = tokenizer.convert_tokens_to_ids("~")
+    assert stop_tokens(model, tokenizer) == [0, stop]  # what generation of ours ends at
+    stop_after_turns(model, tokenizer)  # for generation by other means
+    stop_after_turns(model, tokenizer)
+    said_now = capsys.readouterr().out
+    assert said_now.count("generation now ends at '~' too, as turns do in the chat template") == 1
     assert model.get_base_model().generation_config.eos_token_id == [0, stop]
+    trainer.train()
     assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))

@@ -71,8 +71,8 @@ def test_a_chat_that_keeps_the_columns_it_was_made_of_is_a_chat(tmp_path: Path) 
         ({"messages": CHAT["messages"][2:]}, "whose first turn is not the user's"),
         ({"messages": CHAT["messages"] + CHAT["messages"]}, "with a system turn after the first"),
         (
-            {"messages": [*CHAT["messages"], {"role": "tool", "content": "5"}]},
-            "with a tool's turn",
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "with content that is no text (image_url)",
         ),
     ],
 )

@@ -31,6 +31,7 @@ from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
 from mathsft.data.slips import read_steps, slips
 from mathsft.data.tally import Tally
+from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
 _PLAIN = re.compile(
@@ -177,8 +178,9 @@ def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
         seed: another seed gives other choices.
 
     Raises:
-        ValueError: another schema, or no problem left.
+        ValueError: another schema, no problem left, or a seed below 0.
     """
+    check_numbers({"seed": seed})
     missing = [name for name in FEATURES if name not in problems.column_names]
     if missing:
         raise ValueError(

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mathsft.data.messages import from_arrow
+
 SUFFIXES = (".json", ".jsonl", ".parquet")
 
 Row = tuple[int, dict[str, Any]]
@@ -25,7 +27,8 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
         ValueError: another suffix, not UTF-8, not JSON, cut off, no array, a row that is no
-            object, or no row at all; the message names the file and, where there is one, the row.
+            object, an object with a key twice (or a table with a column twice), or no row at all;
+            the message names the file and, if there is one, the row.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give one file ({', '.join(SUFFIXES)})")
@@ -41,6 +44,11 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise ValueError(f"{path}: the file holds no rows")
     for place, row in rows:
+        if (key := _twice(row)) is not None:
+            raise ValueError(
+                f"{path}, row {place}: an object has the key {key!r} twice, and only one of the "
+                "two would count: remove one"
+            )
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, row {place}: expected an object with named columns, "
@@ -87,12 +95,36 @@ def _text(path: Path) -> str:
         ) from error
 
 
+class _Repeating(dict[str, Any]):
+    """A JSON object with a ``repeated`` key, whose first value is lost."""
+
+    repeated = ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    repeating = _Repeating(found)
+    repeating.repeated = next(name for name in names if names.count(name) > 1)
+    return repeating
+
+
+def _twice(value: Any) -> str | None:
+    """The first key that an object in ``value`` had twice, at any depth; None without one."""
+    if isinstance(value, _Repeating):
+        return value.repeated
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((key for key in map(_twice, inner) if key is not None), None)
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     # Not splitlines(): JSON allows U+2028 inside a string, and it is no line end there.
     for place, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             try:
-                yield place, json.loads(line)
+                yield place, json.loads(line, object_pairs_hook=_object)
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"{path}, row {place}: not a whole JSON object "
@@ -105,7 +137,7 @@ def _json_array(path: Path) -> Iterator[Row]:
     if not text.strip():
         return
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         hint = "is the file cut off?"
         if error.msg == "Extra data":
@@ -123,9 +155,15 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
+        names = pyarrow.parquet.read_schema(path).names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"{path}: there are two columns {twice[0]!r}, and only one of them would count: "
+                "remove one"
+            )
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: a text column is not UTF-8 ({error})") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a whole parquet file ({error})") from error
-    yield from enumerate(rows, start=1)
+    yield from enumerate(map(from_arrow, rows), start=1)

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from mathsft.data.chat import CHAT_FEATURES, PROMPT_FEATURES, asked
+from mathsft.data.chat import CHAT_COLUMNS, CHAT_FEATURES, PROMPT_FEATURES, asked, is_chat
+from mathsft.data.messages import common_type
 from mathsft.data.overlap import questions_in, rows_asking
 from mathsft.data.problems import FEATURES, load_problems
+from mathsft.numbers import Rule, at_least, check_number, check_numbers
 from mathsft.processes import say
 
 
@@ -52,8 +54,8 @@ def mix(
         ValueError: no part, or one of no rows; counts and weights mixed; too few rows; a data set
             in another schema; a question of the test in the mixture.
     """
-    if not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"mix: seed={seed!r}: give a whole number from 0 up")
+    check_number("mix: seed", seed, Rule(at_least(0).holds, "a whole number from 0 up"))
+    check_numbers({"total": total}, where="mix: ")
     given = dict(datasets or {})
     if unknown := sorted(given.keys() - parts.keys()):
         raise ValueError(f"mix: no part asks for {unknown[0]!r} of datasets; parts are {parts}")
@@ -66,7 +68,8 @@ def mix(
                 "load_problems, also from a file; of a DatasetDict give one split"
             )
     counts = _counts(parts, {name: len(rows) for name, rows in sources.items()}, total)
-    drawn = [_draw(sources[name], count, seed=seed) for name, count in counts.items()]
+    alike = _with_one_type(sources)
+    drawn = [_draw(alike[name], count, seed=seed) for name, count in counts.items()]
     mixture = concatenate_datasets(drawn)
     mixture = _draw(mixture, len(mixture), seed=seed)
     tested = _refuse_test_rows(mixture, test)
@@ -78,10 +81,25 @@ def mix(
 def _in_schema(rows: Dataset) -> bool:
     """Whether the columns are those of `load_problems`, of one kind of row or of several."""
     schemas = (FEATURES, CHAT_FEATURES, PROMPT_FEATURES)
-    known = {name: kind for schema in schemas for name, kind in schema.items()}
-    there = [schema for schema in schemas if schema.keys() <= rows.features.keys()]
-    wanted = {name: known[name] for schema in there for name in schema}
-    return bool(there) and dict(rows.features) == wanted
+    found = dict(rows.features)
+    there = [schema for schema in schemas if schema.keys() <= found.keys()]
+    known = {name: kind for schema in there for name, kind in schema.items()}
+    if CHAT_FEATURES in there and is_chat(found):
+        known |= {name: found[name] for name in (*CHAT_COLUMNS, "messages") if name in found}
+        if any(found.get(name, kind) != kind for name, kind in CHAT_COLUMNS.items()):
+            return False
+    return bool(there) and found == known
+
+
+def _with_one_type(sources: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The data sets with one type of ``messages``: a key that only others have is null."""
+    chats = [rows.features["messages"] for rows in sources.values() if "messages" in rows.features]
+    return {
+        name: rows.cast_column("messages", common_type(chats))
+        if rows.features.get("messages", common_type(chats)) != common_type(chats)
+        else rows
+        for name, rows in sources.items()
+    }
 
 
 def _draw(rows: Dataset, count: int, *, seed: int) -> Dataset:
@@ -188,10 +206,18 @@ def training_plan(
     """
     import pandas
 
+    check_number("max_steps", max_steps, at_least(1))
+    check_numbers(
+        {
+            "per_device_train_batch_size": per_device_train_batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "world_size": world_size,
+        }
+    )
     together = per_device_train_batch_size * world_size
     batch = together * gradient_accumulation_steps
-    if not mixtures or max_steps < 1 or batch < 1:
-        raise ValueError(f"training_plan: {len(mixtures)} mixtures, {max_steps} steps of {batch}")
+    if not mixtures:
+        raise ValueError("training_plan: 0 mixtures: give one or more")
     lines = {}
     for name, mixture in mixtures.items():
         if len(mixture) < batch:

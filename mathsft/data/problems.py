@@ -10,7 +10,7 @@
 | source | string | the source's name, or the file's |
 
 Rows with ``messages``, or ``prompt`` and ``completion``, keep columns of their own:
-`mathsft.data.chat`.
+`mathsft.data.chat`. What becomes of further columns: `mathsft.data.columns`.
 """
 
 import random
@@ -22,14 +22,16 @@ from typing import Any, get_args
 
 from datasets import Dataset, Features, List, Value
 
-from mathsft.data.chat import CHAT_FEATURES, PROMPT_FEATURES
+from mathsft.data.chat import CHAT_FEATURES, PROMPT_FEATURES, chat_features
 from mathsft.data.formulas import AGREES, DISAGREES
 from mathsft.data.grade_school_math import Questions, unwrap
 from mathsft.data.mathqa import Reading
-from mathsft.data.readers import reader_for
+from mathsft.data.readers import read_row, reader_for
 from mathsft.data.schemas import UnusableRowError, from_instruction, from_mathqa
 from mathsft.data.sources import Origin, open_source
 from mathsft.data.tally import Tally
+from mathsft.data.word_problems import from_asdiv, from_svamp
+from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
 FEATURES = Features(
@@ -64,16 +66,21 @@ def load_problems(
     A broken file is an error. A single row that cannot be used is dropped and counted:
     an empty question, solution or answer; a solution without a number; MathQA options that
     do not parse, or a label that is none of the choices; a GSM8K test question among
-    instructions; a conversation with no assistant turn, an empty turn, a tool's turn, a system
-    turn after the first, or one that the user does not begin. A missing column, another type
-    than the schema says, or an unknown role is an error.
+    instructions; an ASDiv or SVAMP equation that does not give the answer; a conversation with no
+    assistant turn to train, an empty turn, content that is no text, a system turn after the first,
+    or one that the user does not begin; a row that says not to train it (``weight: 0``,
+    ``train: false``, ``label: false``). A missing column, another type than the schema says, an
+    unknown role, or a column that may change what a row means (``score``, ``rejected``, ``context``
+    beside a question) is an error. Any other column that is not read and not known to be harmless
+    (such as an id) is counted in the printed line.
 
     Args:
         source: ``gsm8k``, ``mathqa`` or ``grade-school-math`` (hub), ``tiny-gsm`` or
             ``tiny-mathqa`` (generated, offline), or the path of a ``.json``, ``.jsonl`` or
             ``.parquet`` file in the schema of GSM8K, of INSTRUCTION/RESPONSE, of MathQA, of
-            this function's result, or of a chat; or any hub data set, ``owner/name``, in one
-            of these schemas (its default configuration).
+            ASDiv or SVAMP (the story and the question are joined, and the equation is the
+            solution), of this function's result, or of a chat; or any hub data set,
+            ``owner/name``, in one of these schemas (its default configuration).
         split: ``train``, ``validation`` or ``test``, as the source has them; a file is
             one split, ``train``.
         limit: take so many of the usable rows; None takes all. The generated sources write
@@ -139,8 +146,7 @@ def _read(
             f"{reading!r}) and the split 'train' (here {split!r}), or a file that is not named "
             "test. A test with rows left out is another test"
         )
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: give 1 or more, or None for all rows")
+    check_numbers({"limit": limit, "seed": seed})  # Python shuffles by -1 as by 1
     origin = open_source(source, split=split, limit=limit, whole=seed is not None)
     tally = Tally(read=len(origin.rows))
     place, row = origin.rows[0]
@@ -157,13 +163,16 @@ def _read(
         reader = partial(
             from_mathqa, reading=reading, drop_disputed=drop_disputed, notes=tally.notes
         )
+    if reader in (from_asdiv, from_svamp):
+        reader = partial(reader, notes=tally.notes)
 
     def converted() -> Iterator[tuple[int, Any]]:
         for place, row in origin.rows:
             try:
                 where = f"{origin.where}, row {place}"
-                read = reader_for(row, where=where, mixed=True) if mixed else reader
-                yield place, read(row, where=where, source=origin.source)
+                found = reader_for(row, where=where, mixed=True) if mixed else reader
+                made = read_row(row, found, where=where, source=origin.source, counted=tally.unread)
+                yield place, made
             except UnusableRowError as reason:
                 tally.drop(str(reason), place)
 
@@ -186,7 +195,15 @@ def _read(
 
 def _dataset(rows: list[Any]) -> Dataset:
     """Rows in the columns of all their kinds; None where a row's kind has no such column."""
-    there = [kind for kind in _KINDS if any(kind.keys() == row.keys() for row in rows)]
+    there = [kind for kind in _KINDS if any(kind.keys() <= row.keys() for row in rows)]
+    if CHAT_FEATURES in there:
+        chats = [row for row in rows if "messages" in row]
+        there[there.index(CHAT_FEATURES)] = chat_features(chats)
     features = Features({name: column for kind in there for name, column in kind.items()})
     filled = [{name: row.get(name) for name in features} for row in rows]
+    if "messages" in features:
+        keys = list(features["messages"].feature)
+        for row in filled:
+            turns = row["messages"]
+            row["messages"] = turns and [{key: turn.get(key) for key in keys} for turn in turns]
     return Dataset.from_list(filled, features=features)

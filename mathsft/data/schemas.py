@@ -9,7 +9,7 @@ from collections import Counter
 from string import ascii_lowercase
 from typing import Any, TypedDict
 
-from mathsft.data.answers import extract_answer, split_final_line, strip_marks
+from mathsft.data.answers import read_answer, split_final_line, strip_marks
 from mathsft.data.formulas import DISAGREES, verdict
 from mathsft.data.mathqa import (
     LETTERS,
@@ -80,11 +80,13 @@ def from_instruction(row: dict[str, Any], *, where: str, source: str) -> Problem
 
 def _worked(question: str, worked: str, source: str) -> Problem:
     solution, _ = split_final_line(worked)
-    answer = extract_answer(worked)
+    answer = read_answer(worked)
     if not solution:
         raise UnusableRowError("empty solution")
-    if not answer:
+    if answer is None:
         raise UnusableRowError("no final answer in the solution")
+    if not answer:
+        raise UnusableRowError("a final answer that cannot be read as one number")
     return Problem(
         question=question, solution=solution, answer=answer, choices=[], label=-1, source=source
     )

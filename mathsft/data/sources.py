@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mathsft.data.chat import asked
+from mathsft.data.columns import refuse_half
 from mathsft.data.local_files import SUFFIXES, Row, read_rows
-from mathsft.data.readers import reader_for
+from mathsft.data.messages import from_arrow
+from mathsft.data.readers import columns_of, reader_for
 from mathsft.data.schemas import UnusableRowError
 
 # Each source by name: its splits, and its repository and configuration on the hub
@@ -89,15 +91,16 @@ def hub_rows(repository: str, config: str | None, *, split: str) -> list[Row]:
         ) from error
     if not rows:
         raise ValueError(f"{repository} (split {split}): no rows")
-    return list(enumerate(rows, start=1))
+    return list(enumerate(map(from_arrow, rows), start=1))
 
 
 def questions_of(given: str | Path | Iterable[str]) -> list[str]:
     """Questions given as a list, or as the path of a local file in any known schema.
 
     Raises:
-        ValueError: a file that is broken or has an unusable row. None is skipped here: a
-            list that rows are held against must be whole.
+        ValueError: a file that is broken, has an unusable row, or has a part of its questions in a
+            column that is not read. None is skipped here: a list that rows are held against must
+            be whole.
     """
     if not isinstance(given, (str, Path)):
         return list(given)
@@ -107,6 +110,7 @@ def questions_of(given: str | Path | Iterable[str]) -> list[str]:
     questions = []
     for place, row in rows:
         where = f"{path}, row {place}"
+        refuse_half(row, where=where, read=columns_of(reader))
         try:
             questions += asked(reader(row, where=where, source=path.name))
         except UnusableRowError as reason:

@@ -13,6 +13,7 @@ class Tally:
     read: int = 0
     dropped: dict[str, list[int]] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, row: int) -> None:
@@ -36,7 +37,13 @@ class Tally:
             text += f"; dropped {lost:,}: " + ", ".join(reasons)
         if self.notes:
             text += "; " + ", ".join(f"{note}: {n:,}" for note, n in sorted(self.notes.items()))
-        return "; ".join([text, *self.remarks])
+        return "; ".join([text, *self.remarks, *not_read(self.unread)])
+
+
+def not_read(unread: Counter[str]) -> list[str]:
+    """``not read: column 'hint' (7,473 rows)``, or nothing; the counts are of rows by name."""
+    names = [f"{name} ({n:,} row{'s' * (n > 1)})" for name, n in unread.most_common()]
+    return ["not read: " + ", ".join(names)] if names else []
 
 
 def _places(rows: list[int]) -> str:

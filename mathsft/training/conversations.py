@@ -5,63 +5,85 @@ the stop token, which is then never trained. So no mark is read here: what the t
 with one turn more, beyond the generation prompt, is the turn.
 """
 
+import inspect
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset
 from jinja2 import TemplateError
 
+from mathsft.data.chat import trained_turns
+from mathsft.data.given import is_conversation
 from mathsft.data.schemas import UnusableRowError
+from mathsft.models.chat_template import Closing
 from mathsft.processes import say
+from mathsft.training.left_out import (
+    refuse_partial_prompt,
+    refuse_partial_turn,
+    refuse_unused_arguments,
+    with_fitting_arguments,
+)
 
-_PROBE = "mathsft closes here"
 Messages = Sequence[Mapping[str, Any]]
+
+# What a template may raise, besides jinja's own errors, at a conversation it is not made for.
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
-class Closing:
-    """What a chat template writes after an assistant turn; ``stop`` is its first special token.
+class Conversation:
+    """A row of `mathsft.data.chat` as a chat template reads it.
 
-    ``control`` finds the texts that the tokenizer turns into special tokens.
+    ``messages`` have the keys that hold something, with ``tool_calls`` as a list. ``trained`` says
+    for each whether it is trained. ``arguments`` go to ``apply_chat_template``: ``tools``, and
+    what the row's ``chat_template_kwargs`` name.
     """
 
-    text: str
-    stop: str
-    control: re.Pattern[str]
+    messages: Messages
+    trained: Sequence[bool]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Closing":
-        """Found by rendering a conversation made up for it.
+    def of(cls, row: Mapping[str, Any], tokenizer: Any) -> "Conversation":
+        """From a row, whose nested values are JSON text.
 
-        Raises ValueError where the tokenizer has no chat template, where that fails or leaves the
-        assistant's text out, or where no special token of the tokenizer closes a turn.
+        Raises UnusableRowError if no turn is trained, or if ``chat_template_kwargs`` name an
+        argument of the tokenizer's own, such as ``add_generation_prompt``.
         """
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(
-                "the tokenizer has no chat template, so conversations cannot be written as text: "
-                "load_model(…, chat_template_path=…) takes a Jinja file"
-            )
-        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}]
+        messages = []
+        for message in row["messages"]:
+            turn = {key: value for key, value in message.items() if value is not None}
+            turn.pop("train", None)
+            if "tool_calls" in turn:
+                turn["tool_calls"] = json.loads(turn["tool_calls"])
+            messages.append(turn)
+        arguments = json.loads(row.get("chat_template_kwargs") or "{}")
+        taken = inspect.signature(tokenizer.apply_chat_template).parameters.keys() - {"documents"}
+        if names := sorted(arguments.keys() & {*taken, "messages"}):
+            raise UnusableRowError(f"whose chat_template_kwargs name the tokenizer's {names[0]}")
+        if row.get("tools"):
+            arguments = {**arguments, "tools": json.loads(row["tools"])}
+        return cls(messages, trained_turns(row), arguments)
+
+    def rendered(self, tokenizer: Any, turns: int | None = None, *, reply: bool = True) -> str:
+        """The first ``turns`` messages as text, with ``reply`` up to where the answer begins.
+
+        Raises UnusableRowError where the template refuses it, with what it says.
+        """
         try:
-            whole = tokenizer.apply_chat_template(turns, tokenize=False)
-        except TemplateError as error:
-            raise ValueError(f"the chat template cannot be rendered: {error}") from error
-        _, found, text = whole.rpartition(_PROBE)
-        if not found:
-            raise ValueError(f"the chat template leaves the assistant's text out: {whole!r:.200}")
-        special = _specials(tokenizer)
-        control = control_tokens(tokenizer)
-        stop = control.search(text)
-        if stop is None:
-            raise ValueError(
-                f"the chat template closes a turn with {text!r}, in which the tokenizer knows no "
-                f"special token (it knows {', '.join(special[:8]) or 'none'}): a model tuned with "
-                "it never stops. Take a template whose turns end with one of them, such as "
-                f"{tokenizer.eos_token!r}"
+            text: str = tokenizer.apply_chat_template(
+                [dict(message) for message in self.messages[:turns]],
+                tokenize=False,
+                add_generation_prompt=reply,
+                **self.arguments,
             )
-        return cls(text=text, stop=stop[0], control=control)
+        except _REFUSALS as error:
+            said = " ".join(str(error).split())
+            raise UnusableRowError(f"that the chat template refuses ({said:.80})") from error
+        return text
 
 
 @dataclass(frozen=True)
@@ -78,32 +100,41 @@ class Piece:
     trained: bool = False
 
 
-def pieces(
-    messages: Messages, tokenizer: Any, *, closing: Closing, trained_from: int = 0
-) -> list[Piece]:
+def pieces(conversation: Conversation, tokenizer: Any, *, closing: Closing) -> list[Piece]:
     """The conversation up to its last assistant turn, cut at each end of a generation prompt.
 
     Joined, the pieces are what the template renders. What follows the last assistant turn is
     not read: nothing in it is trained.
 
-    Raises UnusableRowError, whose message is the reason, where no turn is trained; where the text
-    holds a control token of the tokenizer (it would be read as one); where the template refuses
-    the conversation; or where it writes a turn otherwise once another one follows, up to its
-    stop: then there is no one text in which each turn is as a model would write it. (Qwen3's own
-    template does so, in conversations of several turns: give one that keeps every turn as it was.)
+    Raises UnusableRowError, whose message is the reason, where the text holds a control token of
+    the tokenizer (it would be read as one); where the template refuses the conversation, or leaves
+    a part of it out (`mathsft.training.left_out`); or where it writes a turn otherwise once
+    another one follows, up to its stop: then there is no one text in which each turn is as a model
+    would write it. (Qwen3's own template does so, in conversations of several turns: give one that
+    keeps every turn as it was.)
     """
-    refuse_control((message["content"] for message in messages), closing.control)
+    held = [{**message, "role": ""} for message in conversation.messages]
+    refuse_control(texts_of([held, conversation.arguments]), closing.control)
+    conversation = with_fitting_arguments(conversation, tokenizer)
+    refuse_unused_arguments(conversation, tokenizer)
     found: list[Piece] = []
-    done = ""  # what is rendered up to the last turn's stop
-    for index, message in enumerate(messages):
+    done, since = "", 0  # what is rendered up to the last turn's stop, and the message after it
+    for index, message in enumerate(conversation.messages):
         if message["role"] != "assistant":
             continue
-        prompt = render(messages[:index], tokenizer)
-        whole = render(messages[: index + 1], tokenizer, reply=False)
+        prompt = conversation.rendered(tokenizer, index)
+        whole = conversation.rendered(tokenizer, index + 1, reply=False)
         turn = whole.removeprefix(prompt)
+        refuse_partial_turn(conversation, index, whole, turn, tokenizer)
         kept = prompt.startswith(done) and whole.startswith(prompt)
-        if not (kept and turn.endswith(closing.text) and message["content"].strip() in turn):
+        content = (message.get("content") or "").strip()
+        if kept and "tool_calls" in message and not turn.endswith(closing.text):
+            raise UnusableRowError(
+                "whose tool_calls the chat template closes otherwise than an answer"
+            )
+        if not (kept and turn.endswith(closing.text) and content in turn):
             raise UnusableRowError("that the chat template rewrites")
+        refuse_partial_prompt(conversation, range(since, index), prompt, len(done), tokenizer)
         if found:  # a piece is a turn up to its stop, and all that stands before the next one
             last = found.pop()
             text = last.text[: last.length] + prompt[len(done) :]
@@ -113,42 +144,25 @@ def pieces(
         length = len(turn) - len(closing.text) + closing.text.index(closing.stop)
         length += len(closing.stop)
         stops = turn.count(closing.stop, 0, length)
-        found.append(Piece(turn, length, stops, trained=index >= trained_from))
-        done = prompt + turn[:length]
-    if not any(piece.trained for piece in found):
-        raise UnusableRowError("without an assistant turn")
+        found.append(Piece(turn, length, stops, trained=conversation.trained[index]))
+        done, since = prompt + turn[:length], index + 1
     return found
-
-
-def render(messages: Messages, tokenizer: Any, *, reply: bool = True) -> str:
-    """The conversation as text, with ``reply`` up to where the assistant begins to write.
-
-    Raises UnusableRowError where the template refuses it, with what it says.
-    """
-    try:
-        text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=reply
-        )
-    except TemplateError as error:
-        said = " ".join(str(error).split())
-        raise UnusableRowError(f"that the chat template refuses ({said:.80})") from error
-    return text
 
 
 def holds_conversations(problems: Iterable[Mapping[str, Any]]) -> bool:
     """Whether a row is a conversation."""
     if isinstance(problems, Dataset):
-        if "messages" not in problems.column_names:
-            return False
-        problems = problems.select_columns("messages")  # None in a problem of a mixture
-    return any(row.get("messages") is not None for row in problems)
+        columns = [name for name in ("messages", "prompt") if name in problems.column_names]
+        problems = problems.select_columns(columns)  # None in a problem of a mixture
+    return any(map(is_conversation, problems))
 
 
 def stop_after_turns(model: Any, tokenizer: Any) -> None:
     """Let the model's generation end where its chat template ends a turn; says so where new.
 
-    The token is added to ``generation_config.eos_token_id``, which `save_model` keeps. (An
-    adapter's folder holds no generation config: load its tokenizer's template and call this.)
+    For generation by other means than ours, such as ``model.generate``: the functions of this
+    package end there by themselves, and `save_adapter` and `save_model` record it. The token is
+    added to ``generation_config.eos_token_id``.
     """
     stop = Closing.of(tokenizer).stop
     token = tokenizer.convert_tokens_to_ids(stop)
@@ -160,19 +174,18 @@ def stop_after_turns(model: Any, tokenizer: Any) -> None:
         say(f"generation now ends at {stop!r} too, as turns do in the chat template")
 
 
-def control_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Finds the texts that the tokenizer turns into control tokens; nothing where it has none."""
-    return re.compile("|".join(map(re.escape, _specials(tokenizer))) or "(?!)")
-
-
 def refuse_control(texts: Iterable[str], control: re.Pattern[str]) -> None:
     """Raise UnusableRowError where a text holds a control token: it would be read as one."""
     if any(map(control.search, texts)):
         raise UnusableRowError("that hold a control token of the tokenizer")
 
 
-def _specials(tokenizer: Any) -> list[str]:
-    """The texts that the tokenizer turns into control tokens, the longest first."""
-    added = tokenizer.added_tokens_decoder.values()
-    known = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
-    return sorted(known, key=lambda text: (-len(text), text))
+def texts_of(value: Any) -> Iterator[str]:
+    """All texts in nested lists and objects, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from texts_of([*value, *value.values()])
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from texts_of(item)

@@ -1,0 +1,192 @@
+"""What a chat template leaves out of a conversation: such a row is dropped and counted.
+
+A template may know nothing of tools or of reasoning. It then writes the conversation without them,
+and a model would be trained to answer without what the row says that it knew.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment
+
+from mathsft.data.messages import REASONING
+from mathsft.data.schemas import UnusableRowError
+
+if TYPE_CHECKING:
+    from mathsft.training.conversations import Conversation
+
+Message = Mapping[str, Any]
+
+
+def refuse_unused_arguments(conversation: "Conversation", tokenizer: Any) -> None:
+    """Raise UnusableRowError for tools or ``chat_template_kwargs`` that the template does not use.
+
+    A tool is used if the first prompt is another text without it. An argument is used if the
+    template reads a variable of its name: ``enable_thinking: true`` often gives the text that its
+    absence gives.
+    """
+    arguments = conversation.arguments
+    if not arguments:
+        return
+    tools = arguments.get("tools") or []
+    names = _names(tokenizer.get_chat_template(tools=tools or None))
+    for name in sorted(arguments.keys() - {"tools"}):
+        if name not in names:
+            raise UnusableRowError(
+                f"whose {name} (chat_template_kwargs) the chat template leaves out"
+            )
+    first = [message["role"] for message in conversation.messages].index("assistant")
+    text = conversation.rendered(tokenizer, first) if tools else ""
+    for place in range(len(tools)):
+        others = [*tools[:place], *tools[place + 1 :]] or None
+        other = replace(conversation, arguments={**arguments, "tools": others})
+        if _try(lambda other=other: other.rendered(tokenizer, first)) == text:  # type: ignore[misc]
+            raise UnusableRowError("whose tools the chat template leaves out")
+
+
+@cache
+def _names(template: str) -> frozenset[str]:
+    """The names of a template's variables, filters and functions."""
+    return frozenset(name for _, kind, name in Environment().lex(template) if kind == "name")
+
+
+def refuse_partial_turn(
+    conversation: "Conversation", index: int, whole: str, turn: str, tokenizer: Any
+) -> None:
+    """Raise UnusableRowError if assistant turn ``index`` holds more than the template writes.
+
+    ``whole`` is the text up to its end, ``turn`` its own part of it.
+    """
+    message = conversation.messages[index]
+    for key in REASONING:
+        if message.get(key, "").strip() not in turn:
+            raise UnusableRowError(f"whose {key} the chat template leaves out")
+    calls = message.get("tool_calls", ())
+    for place, call in enumerate(calls):
+        others = [*calls[:place], *calls[place + 1 :]]
+        less = {**message, "tool_calls": others}
+        if not others:
+            del less["tool_calls"]
+        function = function_of(call)
+        bare = {**call, "function": {**function, "arguments": _nothing(function)}}
+        if function is call:
+            bare = {**call, "arguments": _nothing(function)}
+        blank = {**message, "tool_calls": [*calls[:place], bare, *calls[place + 1 :]]}
+        changed = [less, blank] if function.get("arguments") not in (None, "", "{}", {}) else [less]
+        if whole in [_rewritten(conversation, index, other, tokenizer) for other in changed]:
+            raise UnusableRowError("whose tool_calls the chat template leaves out")
+    if calls and (message.get("content") or "").strip() not in turn:
+        raise UnusableRowError("whose content beside tool_calls the chat template leaves out")
+
+
+def refuse_partial_prompt(
+    conversation: "Conversation", indices: Iterable[int], prompt: str, start: int, tokenizer: Any
+) -> None:
+    """Raise UnusableRowError if a turn among ``indices`` is not in ``prompt``, from ``start`` on.
+
+    A template may write a text in other words (a tool's answer as JSON); it is read if another
+    text in its place changes the prompt.
+    """
+    end = max(indices, default=-1) + 1
+    for index in indices:
+        message = conversation.messages[index]
+        content = (message.get("content") or "").strip()
+        if content in prompt[start:]:
+            continue
+        messages = list(conversation.messages)
+        messages[index] = {**message, "content": content + " …"}
+        other = replace(conversation, messages=messages)
+        if _try(lambda other=other: other.rendered(tokenizer, end)) == prompt:  # type: ignore[misc]
+            raise UnusableRowError(f"whose {message['role']} turn the chat template leaves out")
+
+
+def with_fitting_arguments(conversation: "Conversation", tokenizer: Any) -> "Conversation":
+    """The conversation with its calls' arguments as objects or as JSON text, as the template needs.
+
+    OpenAI writes them as text, transformers as objects, and templates are made for one of the two:
+    the other is refused, or comes out as quoted text (``"{\\\\"a\\\\": 1}"``) or as Python
+    (``{'a': 1}``). As given counts first, then objects, then text.
+
+    Raises UnusableRowError if the template writes neither.
+    """
+    if not any("tool_calls" in message for message in conversation.messages):
+        return conversation
+    turns = 1 + max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
+    reason: UnusableRowError | None = None
+    for form in (lambda arguments: arguments, _as_object, _as_text):
+        fitting = replace(conversation, messages=_with_form(conversation.messages, form))
+        try:
+            text = fitting.rendered(tokenizer, turns, reply=False)
+        except UnusableRowError as error:
+            reason = reason or error
+            continue
+        if not any(mangled in text for mangled in _mangled(fitting.messages[:turns])):
+            return fitting
+    raise reason or UnusableRowError("whose tool_calls' arguments the chat template mangles")
+
+
+def function_of(call: Message) -> Message:
+    """The name and the arguments of a tool or a call, which may stand in ``function``."""
+    function = call.get("function")
+    return function if isinstance(function, Mapping) else call
+
+
+def _with_form(messages: Sequence[Message], form: Callable[[Any], Any]) -> list[Message]:
+    found = []
+    for message in messages:
+        if "tool_calls" in message:
+            calls = []
+            for call in message["tool_calls"]:
+                function = function_of(call)
+                if "arguments" in function:
+                    made = {**function, "arguments": form(function["arguments"])}
+                    call = made if function is call else {**call, "function": made}
+                calls.append(call)
+            message = {**message, "tool_calls": calls}
+        found.append(message)
+    return found
+
+
+def _as_object(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except json.JSONDecodeError:
+        return arguments
+
+
+def _as_text(arguments: Any) -> Any:
+    whole = isinstance(arguments, Mapping)
+    return json.dumps(arguments, ensure_ascii=False) if whole else arguments
+
+
+def _mangled(messages: Iterable[Message]) -> Iterator[str]:
+    """How arguments look if they come out as quoted text or as Python."""
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            arguments = function_of(call).get("arguments")
+            if isinstance(arguments, str) and isinstance(_as_object(arguments), Mapping):
+                yield json.dumps(arguments, ensure_ascii=False)
+                yield json.dumps(arguments)
+            elif isinstance(arguments, Mapping) and arguments:
+                yield str(arguments)
+
+
+def _nothing(function: Message) -> Any:
+    return "{}" if isinstance(function.get("arguments"), str) else {}
+
+
+def _rewritten(conversation: "Conversation", index: int, message: Message, tokenizer: Any) -> str:
+    messages = [*conversation.messages[:index], message]
+    other = replace(conversation, messages=messages)
+    return _try(lambda: other.rendered(tokenizer, reply=False))
+
+
+def _try(render: Callable[[], str]) -> str:
+    """What is rendered, "" if the template refuses it: then it takes notice of what was changed."""
+    try:
+        return render()
+    except UnusableRowError:
+        return ""
