@@ -39,16 +39,33 @@ def test_merging_in_half_precision_stays_within_rounding(small_model_dir: Path, 
 
 @pytest.mark.parametrize("scale", [5e-3, 0.05], ids=["swallowed", "a good part lost"])
 def test_an_adapter_that_rounding_would_spoil_is_not_merged(
-    small_model_dir: Path, scale: float
+    small_model_dir: Path, tmp_path: Path, scale: float
 ) -> None:
+    """In float32, as the message says, it is."""
     model = trained(base(small_model_dir, dtype="bfloat16"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.mul_(scale)
     assert adapter_effect(model) > 0
-    with pytest.raises(ValueError, match="dtype='float32'"):
+    adapter = save_adapter(model, tmp_path / "adapter")
+    with pytest.raises(ValueError, match="again with dtype='float32'"):
         merge_adapter(model)
+    full = load_adapter(base(small_model_dir, dtype="float32"), adapter)
+    before = logits(full)
+    assert (logits(merge_adapter(full)) - before).abs().max() < 1e-5
+
+
+def test_an_adapter_below_the_rounding_of_float32_is_kept_apart(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    model = trained(base(small_model_dir), scale=3e-7)
+    with pytest.raises(ValueError, match="too small to be merged: keep it apart, with save_adapter"):
+        merge_adapter(model)
+    kept = trained(base(small_model_dir), scale=3e-7)
+    save_adapter(kept, tmp_path / "adapter")
+    loaded = load_adapter(base(small_model_dir), tmp_path / "adapter")
+    assert torch.equal(logits(loaded), logits(kept))
 
 
 def test_a_zero_adapter_is_not_merged(small_model_dir: Path) -> None:
@@ -56,9 +73,15 @@ def test_a_zero_adapter_is_not_merged(small_model_dir: Path) -> None:
         merge_adapter(add_adapter(base(small_model_dir)))
 
 
-def test_merging_into_4_bit_is_refused(small_model_dir: Path) -> None:
-    with pytest.raises(ValueError, match="quantize=False"):
-        merge_adapter(trained(base(small_model_dir, quantize=True)))
+def test_merging_into_4_bit_is_refused(small_model_dir: Path, tmp_path: Path) -> None:
+    """And its advice is followed: keep the adapter, put it on the base in full, merge that."""
+    model = trained(base(small_model_dir, quantize=True))
+    with pytest.raises(ValueError, match=r"save_adapter.*load_model\('.*small'\), load_adapter"):
+        merge_adapter(model)
+    save_adapter(model, tmp_path / "adapter")
+    full = load_adapter(load_model(str(small_model_dir))[0], tmp_path / "adapter")
+    before = logits(full)
+    assert (logits(merge_adapter(full, tmp_path / "merged")) - before).abs().max() < 1e-5
 
 
 def test_merged_weights_are_never_written_beside_an_adapter(

@@ -10,32 +10,34 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.models.adapter_checks import (
-    DOUBLY_WRAPPED,
-    adapter_effect,
+    adapter_effect as adapter_effect,
+)
+from mathsft.models.adapter_checks import (
     adapter_state,
     base_of,
-    check_base,
+    brought_tensors,
     check_equal,
-    check_fit,
-    check_saved_model,
-    local_adapter,
-    probe_logits,
-    read_config,
-    some,
+    check_finite,
+    check_restored,
 )
-from mathsft.models.folders import ADAPTER_WEIGHTS, holds_adapter, holds_model, replaced_folder
+from mathsft.models.adapter_files import local_adapter, read_config
+from mathsft.models.adapter_fit import check_base, check_fit
+from mathsft.models.checkpoint import vocabulary
+from mathsft.models.folders import ADAPTER_WEIGHTS, holds_model, replaced_folder
 from mathsft.models.identity import IDENTITY_FILE, base_identity
+from mathsft.models.merging import merge_adapter as merge_adapter  # one place for all four
+from mathsft.models.saveable import check_saveable
 from mathsft.models.sharding import check_not_emptied, is_sharded, local, whole
-from mathsft.processes import in_first
+from mathsft.models.text_files import add_recorded_stops, save_text_files
+from mathsft.numbers import check_numbers
+from mathsft.processes import in_first, say
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# Largest change of a logit by merging, as a share of the largest logit: rounding the sum of
-# weight and adapter to the weights' dtype, through all layers.
-_MERGE_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
 def has_adapter(model: torch.nn.Module) -> bool:
@@ -65,6 +67,9 @@ def add_adapter(
 
     Raises ValueError if the model has an adapter already, or lacks one of `target_modules`.
     """
+    check_numbers(
+        {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "seed": seed}
+    )
     if has_adapter(model):
         raise ValueError(
             "the model has an adapter already. A second one around it would be saved under keys "
@@ -73,7 +78,15 @@ def add_adapter(
     last_names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     absent = [name for name in target_modules if name not in last_names]
     if absent:
-        raise ValueError(f"{type(model).__name__} has no module named {', '.join(absent)}")
+        linear = {
+            name.rpartition(".")[2]: None
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
+        }
+        raise ValueError(
+            f"{type(model).__name__} has no module named {', '.join(absent)}. Its linear layers: "
+            f"{', '.join(linear) or 'none'}. Give target_modules=(…) of these"
+        )
     config = LoraConfig(
         r=r,
         lora_alpha=lora_alpha,
@@ -87,8 +100,15 @@ def add_adapter(
         return get_peft_model(model, config)  # float32: peft's autocast_adapter_dtype
 
 
-def save_adapter(model: PeftModel, folder: str | Path) -> Path:
+def save_adapter(
+    model: PeftModel, folder: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Path:
     """Write the adapter alone: weights (safetensors), its config, and its base's identity.
+
+    With a `tokenizer` its files, its chat template, and a generation config that names every stop
+    are written as well (`mathsft.models.text_files`). `load_adapter` and `evaluate` read them, so
+    that a chat-tuned adapter is asked in its own template and stops where its turns end. Without
+    one, whoever loads the adapter has to take the right tokenizer.
 
     `folder` appears whole or not at all; what was written is read back and compared. An
     adapter that is there already is replaced.
@@ -103,39 +123,32 @@ def save_adapter(model: PeftModel, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     check_not_emptied(model)
-    state = adapter_state(model)
-    if any(key.startswith(DOUBLY_WRAPPED) for key in state):
-        raise ValueError(
-            "the model was wrapped with an adapter twice (get_peft_model on a PeftModel): its keys "
-            "would match no base. Build it again from the base, with one add_adapter"
-        )
-    kept = {local(tensor).data_ptr() for tensor in state.values()}
-    lost = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and local(parameter).data_ptr() not in kept
-    ]
-    if lost:
-        raise ValueError(
-            f"{len(lost)} trained weights are not part of the adapter and would be lost: "
-            f"{some(lost)}. Save the full model, or freeze them"
-        )
+    check_saveable(model)
     if folder.is_dir() and holds_model(folder):
         raise ValueError(
             f"{folder} holds a full model: an adapter beside it could be applied twice or not at "
             "all. Choose a folder of its own"
         )
-    state = {key: whole(tensor) for key, tensor in state.items()}
-    identity = base_identity(base_of(model))
+    state = adapter_state(model)
+    kept = {local(tensor).data_ptr() for tensor in state.values()}
+    identity = base_identity(base_of(model), without=brought_tensors(model))
+    state = {key: whole(tensor).detach() for key, tensor in state.items()}
+    check_finite(state, "the adapter in memory")
     sharded = {
-        name: whole(parameter)
-        for name, parameter in model.named_parameters()
-        if is_sharded(parameter) and parameter.requires_grad
+        name: whole(tensor)
+        for name, tensor in model.state_dict().items()
+        if is_sharded(tensor) and local(tensor).data_ptr() in kept
     }
 
     def write() -> None:
         with replaced_folder(folder) as new:
-            model.save_pretrained(str(new), save_embedding_layers=False, state_dict=sharded or None)
+            model.save_pretrained(
+                str(new), save_embedding_layers=False, state_dict=sharded or None
+            )
+            # Once more, as peft leaves out a part of a resized vocabulary (`adapter_state`). A
+            # copy of each: the format has no shared tensors.
+            copies = {key: tensor.contiguous().clone() for key, tensor in state.items()}
+            save_file(copies, new / ADAPTER_WEIGHTS, metadata={"format": "pt"})
             text = json.dumps(identity, indent=1) + "\n"
             (new / IDENTITY_FILE).write_text(text, encoding="utf-8")
             check_equal(load_file(new / ADAPTER_WEIGHTS), state, "the adapter file just written")
@@ -171,67 +184,13 @@ def load_adapter(
     where = local_adapter(folder, revision)
     config = read_config(where)
     state = load_file(where / ADAPTER_WEIGHTS)
-    check_fit(state, config, base, where)
+    rows = check_fit(state, config, base, where)
     check_base(base, where)
+    if rows != vocabulary(base.config):
+        say(f"vocabulary: {vocabulary(base.config):,} embeddings, {rows:,} with the adapter's")
+        base.resize_token_embeddings(rows, mean_resizing=False)  # the rows come from the file
     model = PeftModel.from_pretrained(base, str(where), is_trainable=is_trainable)
-    check_equal(adapter_state(model), state, f"{where} as loaded")
+    check_restored(model, state, f"{where} as loaded")
     adapter_effect(model)
+    add_recorded_stops(base, where)
     return model
-
-
-def merge_adapter(
-    model: PeftModel,
-    folder: str | Path | None = None,
-    *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> PreTrainedModel:
-    """Add the adapter into the base's weights; save the full model if a `folder` is given.
-
-    A `tokenizer` is saved with it. `model` is used up: go on with the model that is returned.
-    The logits before and after are compared.
-
-    A 4-bit base is refused. Its weights have 16 levels per block; the sum of weight and
-    adapter would be rounded to them again and lose a good part of the adapter (peft issue
-    2321). Load the base without `quantize`, put the adapter on it, and merge that.
-
-    Raises ValueError if there is no adapter, the adapter does nothing, the base is
-    quantised, the folder holds an adapter or other files, or merging changes the logits by
-    more than rounding does, or by more than a tenth of what the adapter changes (the model is
-    then spoilt: load it again).
-    """
-    if not isinstance(model, PeftModel):
-        raise ValueError("the model has no adapter, so there is nothing to merge")
-    base = base_of(model)
-    if getattr(base, "is_quantized", False):
-        raise ValueError(
-            "the base is quantised, and merging would round the adapter to its few levels. "
-            "Load it with quantize=False, load_adapter, then merge_adapter"
-        )
-    target = None if folder is None else Path(folder)
-    if target is not None and target.is_dir() and holds_adapter(target):
-        raise ValueError(
-            f"{target} holds an adapter: a loader would add it once more to the merged weights. "
-            "Choose a folder of its own"
-        )
-    effect = adapter_effect(model)
-    before = probe_logits(model)
-    dtype = base.dtype
-    merged = model.merge_and_unload(safe_merge=True)
-    error = (probe_logits(merged) - before).abs().max().item()
-    allowed = _MERGE_TOLERANCE.get(dtype, 1e-4) * before.abs().max().item()
-    if not error <= min(allowed, effect / 10):
-        raise ValueError(
-            f"merging changed the logits by {error:.2g}; the adapter itself changes them by "
-            f"{effect:.2g}, of which a tenth may be lost, and {allowed:.2g} is the most that "
-            f"rounding to {dtype} explains. "
-            "Load base and adapter again with dtype='float32' and merge there"
-        )
-    # The weights are no longer those of the base whose name the model bears.
-    merged.name_or_path = merged.config._name_or_path = "" if target is None else str(target)
-    if target is not None:
-        with replaced_folder(target) as new:
-            merged.save_pretrained(new)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(new)
-            check_saved_model(new, merged.state_dict())
-    return merged

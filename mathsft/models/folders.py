@@ -8,6 +8,7 @@ from pathlib import Path
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def holds_model(folder: Path) -> bool:
@@ -34,8 +35,9 @@ def refuse_mixed(folder: Path) -> None:
     if holds_model(folder) and holds_adapter(folder):
         raise ValueError(
             f"{folder} holds a full model and an adapter: which one is meant cannot be told. "
-            "Keep them in two folders: move adapter_config.json and adapter_model.* to one of "
-            "their own, and be sure that the weights are the base and not base + adapter merged"
+            "Keep them in two folders: move adapter_config.json, adapter_model.* and "
+            "base_identity.json to one of their own, and be sure that the weights are the base "
+            "and not base + adapter merged"
         )
 
 

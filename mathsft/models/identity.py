@@ -7,35 +7,41 @@ the adapter and compared when it is loaded.
 
 The comparison must hold across dtypes (a base trained on in float16 and evaluated in
 bfloat16 is the same base), so values are compared to within rounding and not by a hash.
-4-bit layers no longer hold their values; theirs are read from the checkpoint file, and
-left out where there is none.
+4-bit layers no longer hold their values. Theirs are read from the checkpoint, and left out if
+there is none, or if the checkpoint is quantised itself and holds packed bytes.
 """
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from mathsft.models.folders import model_files
-from mathsft.models.sharding import whole
+from mathsft.models.checkpoint import weight_files
+from mathsft.models.sharding import local, whole
 
 IDENTITY_FILE = "base_identity.json"
 SAMPLES = 8  # per tensor; some 2,000 values, 40 kB of JSON, for a model of 24 layers
 # Rounding to bfloat16 moves a value by at most 2**-8 = 0.0039 of it; below 2**-14 float16 has
 # steps of 6e-8.
 RELATIVE, ABSOLUTE = 0.005, 1e-7
+# peft puts a base's layer inside one of these, and beside it tensors that begin so.
+_WRAPPERS = {"base_layer", "original_module", "token_adapter"}
+_ADAPTERS_OWN = ("lora_", "modules_to_save", "trainable_tokens_")
 
 
-def base_identity(base: PreTrainedModel) -> dict[str, Any]:
+def base_identity(base: PreTrainedModel, *, without: Iterable[Tensor] = ()) -> dict[str, Any]:
     """The record kept beside an adapter: name, architecture and `samples` per tensor.
 
-    `base` may carry LoRA layers; their own weights are left out.
+    `base` may carry an adapter; the adapter's own weights are left out. So are the tensors of
+    ``without``: those of the base that the adapter brings along, such as trained biases or a
+    resized embedding, in which the base that it is loaded on may differ.
     """
     return {
         "name": base.name_or_path,
         "architecture": type(base).__name__,
-        "samples": _samples(base),
+        "samples": _samples(base, without),
     }
 
 
@@ -46,6 +52,13 @@ def identity_differences(identity: dict[str, Any], base: PreTrainedModel) -> tup
     is not compared. A base whose every sampled value moved by less than 0.5 % passes.
     """
     return sample_differences(identity["samples"], _samples(base))
+
+
+def checkpoint_differences(base: PreTrainedModel, *, without: Iterable[Tensor] = ()) -> list[str]:
+    """Tensors that in memory are not what the model's checkpoint holds; [] without a checkpoint."""
+    inside, _ = _sampled(base, without)
+    stored = _stored_samples(base, {name: shape for name, (shape, _) in inside.items()})
+    return sample_differences(stored, {name: values for name, (_, values) in inside.items()})[0]
 
 
 def sample_differences(
@@ -64,59 +77,73 @@ def sample_differences(
     return differences, compared
 
 
+def is_adapters_own(name: str) -> bool:
+    """Whether a parameter belongs to an adapter, and not to the base inside."""
+    return any(part.startswith(_ADAPTERS_OWN) for part in name.split("."))
+
+
+def unwrapped_name(name: str) -> str:
+    """A base's parameter by the name that it has without an adapter around it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def _positions(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Indices spread over the diagonal of a tensor, so over rows and columns alike."""
     return [tuple(k * size // SAMPLES for size in shape) for k in range(SAMPLES)]
 
 
-def _samples(base: PreTrainedModel) -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {}
-    packed = []
+def _samples(base: PreTrainedModel, without: Iterable[Tensor] = ()) -> dict[str, list[float]]:
+    sampled, packed = _sampled(base, without)
+    samples = {name: values for name, (_, values) in sampled.items()}
+    return samples | (_stored_samples(base, packed) if packed else {})
+
+
+def _sampled(
+    base: PreTrainedModel, without: Iterable[Tensor]
+) -> tuple[dict[str, tuple[tuple[int, ...], list[float]]], dict[str, tuple[int, ...]]]:
+    """Shape and values by name, and the shapes of the tensors that are packed."""
+    left_out = {local(tensor).data_ptr() for tensor in without}
+    sampled, packed = {}, {}
     for name, parameter in base.named_parameters():
-        if ".lora_" in name:
+        if is_adapters_own(name):
             continue
-        name = name.replace(".base_layer.", ".")
-        if not parameter.is_floating_point():
-            packed.append(name)
+        if parameter.numel() == 0 or local(parameter).data_ptr() in left_out:
             continue
-        index = torch.tensor(_positions(tuple(parameter.shape))).T
+        name = unwrapped_name(name)
+        if hasattr(parameter, "quant_state") or not _holds_values(parameter.dtype):
+            packed[name] = tuple(getattr(parameter, "quant_state", parameter).shape)
+            continue
+        shape = tuple(parameter.shape)
+        index = torch.tensor(_positions(shape)).T
         values = whole(parameter.detach())[tuple(index.to(parameter.device))]
-        samples[name] = values.float().tolist()
-    if packed:
-        samples |= _stored_samples(base, packed)
-    return samples
+        sampled[name] = (shape, values.float().tolist())
+    return sampled, packed
 
 
-def _stored_samples(base: PreTrainedModel, names: list[str]) -> dict[str, list[float]]:
-    """Values of the tensors as the checkpoint holds them; {} where there is no checkpoint."""
+def _holds_values(dtype: torch.dtype) -> bool:
+    """Whether a tensor of this kind holds weights: 8 bits and fewer need their scales as well."""
+    return dtype.is_floating_point and dtype.itemsize > 1
+
+
+def _stored_samples(
+    base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[float]]:
+    """Values of the named tensors as the checkpoint holds them; those that it packed are not."""
     from safetensors import safe_open
 
     samples = {}
-    for path in _checkpoint_files(base):
+    for path in weight_files(base):
         with safe_open(path, framework="pt") as tensors:
-            for name in set(names) & set(tensors.keys()):
+            for name in shapes.keys() & set(tensors.keys()):
                 part = tensors.get_slice(name)
-                samples[name] = [
-                    part[tuple(slice(i, i + 1) for i in position)].float().item()
-                    for position in _positions(tuple(part.get_shape()))
-                ]
+                if tuple(part.get_shape()) != shapes[name]:
+                    continue
+                found = torch.stack(
+                    [
+                        part[tuple(slice(i, i + 1) for i in position)].flatten()[0]
+                        for position in _positions(shapes[name])
+                    ]
+                )
+                if _holds_values(found.dtype):
+                    samples[name] = found.float().tolist()
     return samples
-
-
-def _checkpoint_files(base: PreTrainedModel) -> list[Path]:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    if not base.name_or_path:
-        return []
-    folder = Path(base.name_or_path)
-    if not folder.is_dir():
-        revision = getattr(base.config, "_commit_hash", None)
-        try:
-            config = try_to_load_from_cache(base.name_or_path, "config.json", revision=revision)
-        except HFValidationError:  # a folder that is gone, not a hub name
-            return []
-        if not isinstance(config, str):
-            return []
-        folder = Path(config).parent
-    return [path for path in model_files(folder) if path.suffix == ".safetensors"]

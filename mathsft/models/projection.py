@@ -121,13 +121,14 @@ def has_plain_head(model: Any) -> bool:
     """
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
-    kind, sharded = type(head), is_sharded(head.weight)
+    kind, sharded = type(head), False
     if isinstance(head, FSDPModule):
         kind, sharded = kind.__bases__[1], True  # a class that is made of two
+    if kind is not nn.Linear:  # an adapter's layer, whose `weight` may be made up when it is asked
+        return False
     return (
-        kind is nn.Linear
-        and head.bias is None
-        and not (sharded and head.weight.requires_grad)
+        head.bias is None
+        and not ((sharded or is_sharded(head.weight)) and head.weight.requires_grad)
         and not hasattr(head.weight, "ds_id")
         and all(getattr(config, name, None) is None for name in _AFTER_THE_HEAD)
     )

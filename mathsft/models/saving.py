@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.models.adapter_checks import check_saved_model
 from mathsft.models.adapters import has_adapter
 from mathsft.models.folders import holds_adapter, replaced_folder
 from mathsft.models.sharding import check_not_emptied, whole_state
+from mathsft.models.text_files import save_text_files
 from mathsft.processes import in_first
 
 
@@ -29,11 +31,14 @@ def save_model(
         raise ValueError(
             "the model has an adapter: save_adapter writes that alone, and merge_adapter(model, "
             "folder, tokenizer=tokenizer) a full model with it"
+            if isinstance(model, PeftModel)
+            else "the model has adapter layers but is no peft.PeftModel: load the base again, and "
+            "add the adapter with add_adapter or peft.get_peft_model"
         )
     if getattr(model, "is_quantized", False):
         raise ValueError(
-            "4-bit weights are not what the checkpoint had, and nothing of them was trained: keep "
-            "the name of the base, and save an adapter if there is one"
+            "4-bit weights are not what the checkpoint had, and nothing of them was trained, so "
+            "there is nothing to save: load the base by its name again"
         )
     if folder.is_dir() and holds_adapter(folder):
         raise ValueError(
@@ -46,7 +51,7 @@ def save_model(
     def write() -> None:
         with replaced_folder(folder) as new:
             model.save_pretrained(new, state_dict=state)
-            tokenizer.save_pretrained(new)
+            save_text_files(new, model, tokenizer)
             check_saved_model(new, state)
 
     in_first(write, device=model.device.type)

@@ -1,0 +1,135 @@
+"""Whether a saved adapter is whole, and belongs to this base: told before the base is touched."""
+
+import copy
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from transformers import PreTrainedModel
+
+from mathsft.models.adapter_checks import adapter_state, check_finite, embedding_state
+from mathsft.models.adapter_files import some
+from mathsft.models.checkpoint import vocabulary
+from mathsft.models.identity import IDENTITY_FILE, identity_differences, unwrapped_name
+
+DOUBLY_WRAPPED = "base_model.model.base_model.model."
+# Ways to begin that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take
+# a part out of the base's weights, and the adapter alone does not say which.
+STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
+
+
+def check_fit(
+    state: dict[str, torch.Tensor], config: LoraConfig, base: PreTrainedModel, folder: Path
+) -> int:
+    """Hold the file's keys, shapes and values against what `base` and `config` call for.
+
+    Returns the rows that the base's embedding must have: its own, or as many as an embedding in
+    the file has. Raises ValueError naming what is missing, left over, of another shape, or not
+    finite.
+    """
+    twice = [key for key in state if key.startswith(DOUBLY_WRAPPED)]
+    if twice:
+        raise ValueError(
+            f"{folder}: the adapter was wrapped twice, its keys start with {DOUBLY_WRAPPED}… "
+            f"({twice[0]}). It comes of get_peft_model called on a model that had an adapter, as "
+            "when a notebook cell runs twice. peft would load none of it and leave the base as "
+            "it is. Train it again from the base, with one add_adapter"
+        )
+    if config.init_lora_weights not in STARTS:
+        raise ValueError(
+            f"{folder}: this adapter began with init_lora_weights={config.init_lora_weights!r}, "
+            "which takes a part out of the base's weights. Load it with "
+            "peft.PeftModel.from_pretrained, which takes that part out again; merge_adapter then "
+            "saves a full model"
+        )
+    rows = _embedding_rows(state, base)
+    shape_of, needed = _expected_shapes(config, base, rows, folder)
+    missing = sorted(needed - state.keys())
+    left_over = sorted(state.keys() - shape_of.keys())
+    if missing or left_over:
+        parts = [
+            f"{len(keys)} {kind} ({some(keys)})"
+            for kind, keys in (("missing", missing), ("unexpected", left_over))
+            if keys
+        ]
+        raise ValueError(
+            f"{folder}: the adapter's keys do not match this base and its adapter_config.json: "
+            f"{'; '.join(parts)}. It belongs to another base, or was not saved whole"
+        )
+    shapes = [
+        f"{key}: {tuple(tensor.shape)} in the file, {shape_of[key]} expected"
+        for key, tensor in sorted(state.items())
+        if tuple(tensor.shape) != shape_of[key]
+    ]
+    if shapes:
+        raise ValueError(
+            f"{folder} is an adapter of another base: {len(shapes)} of {len(state)} tensors have "
+            f"other shapes ({some(shapes, 2)}). Its config names the base "
+            f"{config.base_model_name_or_path!r} and r={config.r}"
+        )
+    check_finite(state, str(folder))
+    return rows
+
+
+def _embedding_rows(state: dict[str, torch.Tensor], base: PreTrainedModel) -> int:
+    """Rows of the embedding or the output head in the file; those of `base` if it holds none."""
+    layers = (base.get_input_embeddings(), base.get_output_embeddings())
+    names = {f"{name}.weight" for name, module in base.named_modules() if module in layers}
+    for key, tensor in state.items():
+        if unwrapped_name(key.removeprefix("base_model.model.")) in names:
+            return len(tensor)
+    return vocabulary(base.config)
+
+
+def _expected_shapes(
+    config: LoraConfig, base: PreTrainedModel, rows: int, folder: Path
+) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Keys and shapes of the adapter's file, from a copy of the architecture without memory.
+
+    On the real base a failed attempt would leave layers behind. Returns as well which of the
+    keys must be there: the base's embedding and head with a new vocabulary alone.
+    """
+    config, architecture = copy.deepcopy(config), copy.deepcopy(base.config)
+    architecture.get_text_config().vocab_size = rows
+    with torch.device("meta"):
+        empty = type(base)(architecture)
+        config.base_model_name_or_path = empty.name_or_path  # else peft warns of the difference
+        try:
+            wrapped = get_peft_model(empty, config)
+        except ValueError as error:
+            raise ValueError(
+                f"{folder} is an adapter of another base: this one lacks the modules that it "
+                f"adapts ({some(sorted(config.target_modules or []))}): {error}"
+            ) from error
+    state = adapter_state(wrapped, embeddings=False)
+    brought = {key: tensor for key, tensor in embedding_state(wrapped).items() if key not in state}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        by_peft = get_peft_model_state_dict(wrapped, save_embedding_layers=True)
+    shapes = {key: tuple(tensor.shape) for key, tensor in (by_peft | state | brought).items()}
+    resized = rows != vocabulary(base.config)
+    return shapes, state.keys() | (brought.keys() if resized else set())
+
+
+def check_base(base: PreTrainedModel, folder: Path) -> None:
+    """Raise ValueError if the identity beside the adapter is not that of `base`.
+
+    An adapter from elsewhere has none beside it; then keys and shapes have to do.
+    """
+    path = folder / IDENTITY_FILE
+    if not path.exists():
+        return
+    try:
+        identity = json.loads(path.read_text(encoding="utf-8"))
+        differences, compared = identity_differences(identity, base)
+        name = identity["name"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): copy the adapter again") from error
+    if differences:
+        raise ValueError(
+            f"{folder} is an adapter of another base: {len(differences)} of {compared} compared "
+            f"weights differ ({some(differences, 2)}). It was trained on {name!r}, this model "
+            f"is {base.name_or_path!r}"
+        )
