@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mathsft.names import unknown_name
+from mathsft.numbers import at_least, check_number
 from mathsft.settings import runs_folder
 
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -30,6 +31,7 @@ def course(
         ValueError: there is no such lesson.
         RuntimeError: a cell failed; its traceback was printed.
     """
+    check_number("timeout", timeout, at_least(1))
     there = {path.stem: path for path in sorted(_NOTEBOOKS.glob("[0-9]*.ipynb"))}
     if not there:
         raise FileNotFoundError(

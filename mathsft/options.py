@@ -7,12 +7,15 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from mathsft.names import unknown_name
+from mathsft.numbers import check_numbers
 from mathsft.processes import say
 from mathsft.recipes import (
     NOT_KEYS,
@@ -22,6 +25,7 @@ from mathsft.recipes import (
     section_function,
     shipped_recipes,
 )
+from mathsft.yaml_text import check_values, load_yaml
 
 _WANTED = r"Expected one of \1. Got value: "
 
@@ -40,11 +44,23 @@ class Options(ArgumentParser):
 
     def add_config(self) -> None:
         """``--config FILE``: the options of this command in YAML; those on the line win."""
-        self.add_argument("--config", action=ActionConfigFile, help="options in a YAML file")
+        self.add_argument("--config", action=_OptionsFile, help="options in a YAML file")
 
     def parse(self, arguments: Sequence[str]) -> Any:
-        """`parse_args`, with the configs in front: an option on the line wins wherever it is."""
+        """`parse_args`, with the configs in front: an option on the line wins wherever it is.
+
+        An option that is given twice has its last value, as on other command lines. In a value
+        that is a mapping no key may stand twice.
+        """
+        self.or_error(check_values, arguments)
         return self.parse_args(configs_first(arguments))
+
+    def or_error(self, check: Any, *given: Any) -> Any:
+        """What ``check`` gives; an error of it as a line, as of a wrong option."""
+        try:
+            return check(*given)
+        except (ValueError, FileNotFoundError) as error:
+            return self.error(str(error))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line, without the list of all options (``--help`` has it); exit status 2."""
@@ -73,14 +89,23 @@ class Options(ArgumentParser):
                 action.default = argparse.SUPPRESS
 
 
+class _OptionsFile(ActionConfigFile):
+    """``--config`` of a command with plain options: read as `load_yaml` does, numbers checked."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        if Path(values).is_file():
+            text = Path(values).read_text(encoding="utf-8")
+            given = parser.or_error(load_yaml, text, values)
+            if isinstance(given, dict):
+                parser.or_error(partial(check_numbers, where=f"{values}: "), given)
+        super().__call__(parser, cfg, values, option_string)
+
+
 class _RecipeFile(ActionConfigFile):
     """``--config``: a shipped recipe's name or a file, checked key by key as `load_recipe` does."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        try:
-            recipe = load_recipe(values)
-        except (ValueError, FileNotFoundError) as error:
-            parser.error(str(error))
+        recipe = parser.or_error(load_recipe, values)
         used = {name: keys for name, keys in recipe.items() if name in parser.sections}
         idle = sorted(recipe.keys() - used.keys())
         if idle and values not in shipped_recipes():  # a recipe of ours is for every command

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mathsft.device import hardware, installed_version
+from mathsft.yaml_text import load_yaml
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -63,13 +64,14 @@ def write_record(
 
 
 def check_same(folder: str | Path, recipe: Mapping[str, Any]) -> None:
-    """Raise ValueError, with the keys that differ, where the folder's run has another recipe."""
-    import yaml
+    """Raise ValueError, with the keys that differ, where the folder's run has another recipe.
 
+    Also where its ``config.yaml`` has a key twice.
+    """
     path = Path(folder) / CONFIG
     if not path.exists():
         return
-    there, now = yaml.safe_load(path.read_text(encoding="utf-8")) or {}, _absolute({**recipe})
+    there, now = load_yaml(path.read_text(encoding="utf-8"), path) or {}, _absolute({**recipe})
     differ = [
         f"{section}.{key}"
         for section in {**there, **now}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mathsft.evaluation.guards import check_distinct
 from mathsft.evaluation.results import Result, same_questions
+from mathsft.numbers import Rule, at_least, check_number, check_numbers
 
 RESAMPLES = 10_000  # the interval's ends are then known to about 0.02 standard errors
 
@@ -87,6 +88,7 @@ def compare_all(
     from scipy.stats import binomtest
     from statsmodels.stats.multitest import multipletests
 
+    check_numbers({"seed": seed})
     if base is not None:
         pairs = [(base, other) for other in results if other is not base]
     else:
@@ -128,8 +130,10 @@ def detectable_difference(n: int, unequal: float, *, power: float = 0.8) -> floa
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    if n < 1 or not 0 <= unequal <= 1 or not 0 < power < 1:
-        raise ValueError(f"n={n}, unequal={unequal}, power={power}: a count, and two shares")
+    give = "a count, and two shares"
+    check_number("n", n, Rule(at_least(1).holds, give))
+    check_number("unequal", unequal, Rule(lambda share: 0 <= share <= 1, give))
+    check_number("power", power, Rule(lambda share: 0 < share < 1, give))
     level, reach = norm.ppf(0.975), norm.ppf(power)
 
     def short(d: float) -> float:

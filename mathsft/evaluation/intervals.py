@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mathsft.numbers import Rule, check_number, check_numbers
+
 
 class Accuracy(NamedTuple):
     """A share of right answers, 0 to 1, with its interval and the number of questions."""
@@ -32,9 +34,14 @@ def wilson(correct: Sequence[bool], *, confidence: float = 0.95) -> Accuracy:
 
 
 def wilson_share(share: float, n: int, *, confidence: float = 0.95) -> Accuracy:
-    """As `wilson`, from a published share (0 to 1) of ``n`` questions, rounded to whole ones."""
+    """As `wilson`, from a published share (0 to 1) of ``n`` questions, rounded to whole ones.
+
+    Raises ValueError for a share outside of 0 to 1 or a confidence that is not between them.
+    """
     from scipy.stats import binomtest
 
+    check_number("share", share, Rule(lambda value: 0 <= value <= 1, "a share, 0 to 1"))
+    check_numbers({"confidence": confidence})
     if n < 1:
         raise ValueError("no question was answered: an accuracy of nothing is not a number")
     right = round(share * n)

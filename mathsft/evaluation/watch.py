@@ -10,6 +10,7 @@ from mathsft.evaluation.results import Result, load_results, result_file
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.tables import by_number
 from mathsft.models.folders import holds_adapter
+from mathsft.numbers import check_numbers
 from mathsft.training.checkpoints import checkpoint_problem
 
 _problem = partial(checkpoint_problem, weights_only=True)
@@ -51,11 +52,12 @@ def watch(
 
     Returns the results of all checkpoints evaluated, now or before, by step. Raises what
     `evaluate` raises: a checkpoint that cannot be evaluated is no reason to go on silently;
-    and ValueError in several processes, for a task by another name than its own, and for
-    ``num_fewshot`` where the task does not heed it.
+    and ValueError in several processes, for a number that cannot be meant (`mathsft.numbers`), for
+    a task by another name than its own, and for ``num_fewshot`` where the task does not heed it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("watch evaluates in one process: start it without torchrun")
+    check_numbers({**arguments, "timeout": timeout, "poll": poll})
     shots = arguments.get("num_fewshot")
     folder = Path(folder)
     results = folder / "results" if results is None else Path(results)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mathsft.models.packing import even_rows
+from mathsft.numbers import at_least, check_number
 
 IGNORE = -100  # the label that PyTorch's and transformers' losses leave out
 
@@ -66,6 +67,7 @@ class TokenForest:
         Sequences are numbered group after group. Raises ValueError where there is no group, or
         an empty one, or one that alone is longer than ``max_length``.
         """
+        check_number("max_length", max_length, at_least(1))
         if not groups or not all(groups):
             raise ValueError("there is no group to lay out, or one without a sequence")
         sizes = [cls(group).tokens for group in groups]

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from mathsft.numbers import at_least, check_number
+
 
 def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
     """Put documents into as few rows of ``max_length`` tokens as best-fit decreasing finds.
@@ -19,6 +21,7 @@ def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
     Returns rows of indices into ``lengths``; the same input gives the same rows.
     Raises ValueError for a length that is not in 1..max_length: nothing is ever cut.
     """
+    check_number("max_length", max_length, at_least(1))
     rows: list[list[int]] = []
     rows_by_space: list[list[list[int]]] = [[] for _ in range(max_length + 1)]
     spaces = 0

@@ -25,6 +25,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mathsft.device import default_profile
 from mathsft.names import unknown_name
+from mathsft.numbers import check_numbers
+from mathsft.yaml_text import load_yaml
 
 _SECTIONS = {
     "model": ("mathsft.models.loading", "load_model"),
@@ -93,12 +95,11 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError: no such recipe; the message lists those that ship.
         ValueError: the file is no mapping of sections; an unknown section or key (the
-            message names the nearest); a text where a number, or true or false, belongs; a
-            fraction where a whole number does. YAML reads ``1e-5`` as text: what is meant as
-            a number is converted, never passed on.
+            message names the nearest); a key given twice; a text where a number, or true or
+            false, belongs; a fraction where a whole number does; a number that cannot be meant
+            (`mathsft.numbers`). YAML reads ``1e-5`` as text: what is meant as a number is
+            converted, never passed on.
     """
-    import yaml
-
     name = str(profile or default_profile())
     shipped = shipped_recipes()
     path = shipped.get(name, Path(name))
@@ -106,10 +107,7 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
         path = path / "config.yaml"  # a run's folder
     if not path.is_file():
         raise FileNotFoundError(unknown_name("recipe or file", name, shipped))
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    recipe = load_yaml(path.read_text(encoding="utf-8"), path)
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: a recipe is a mapping of sections, found {recipe!r}")
     for section, arguments in recipe.items():
@@ -145,6 +143,7 @@ def _checked(arguments: dict[str, Any], *, section: str, path: str) -> dict[str,
             checked[key] = _datasets(value, path)
         else:
             checked[key] = _value(value, hints.get(key), where)
+            check_numbers({key: checked[key]}, where=f"{path}: {section}.")
     return checked
 
 

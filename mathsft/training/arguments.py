@@ -13,6 +13,8 @@ from mathsft.device import policy
 from mathsft.models.adapters import has_adapter
 from mathsft.models.isolation import check_isolation
 from mathsft.models.quantization import check_trainable
+from mathsft.models.saveable import check_saveable
+from mathsft.numbers import check_numbers
 from mathsft.settings import prepare_tracking
 
 # Settings of transformers' that our trainers' loss or loop never reads, and what to take instead.
@@ -72,9 +74,10 @@ def training_arguments(
 
     Raises ValueError where the model has nothing to train, is in 4 bits without an adapter, has
     4-bit layers without a gradient, or weights to train in half precision; where it cannot be
-    told who sees whom in a row or does not keep to it, or where ``remove_unused_columns`` is
-    asked for.
+    told who sees whom in a row or does not keep to it, where ``remove_unused_columns`` is
+    asked for, or for a number that cannot be meant (`mathsft.numbers`).
     """
+    check_numbers({**named, "per_device_train_batch_size": per_device_train_batch_size})
     if named.get("remove_unused_columns"):
         raise ValueError("remove_unused_columns=True would take the batch away: leave it out")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -86,6 +89,8 @@ def training_arguments(
             "4-bit weights have no gradient, so that most of this model cannot be trained: load "
             "it with lora=True, or without quantize to train all of it"
         )
+    if has_adapter(model):
+        check_saveable(model)
     _check_precision(model)
     check_trainable(model)
     check_isolation(model)  # now, not in the first step

@@ -11,6 +11,7 @@ from mathsft.device import policy
 from mathsft.models.adapters import add_adapter
 from mathsft.models.shapes import Shapes
 from mathsft.names import unknown_name
+from mathsft.numbers import Rule, at_least, check_number, check_numbers
 from mathsft.recipes import load_recipe
 from mathsft.training.footprint import MemoryEstimate, footprint
 
@@ -67,9 +68,9 @@ def estimate_memory(
     fragmentation, and DDP's buckets, as large as the gradients. Held against the peak of real
     allocations by a test, within 15 %, in one process on a CPU; ``shards`` is arithmetic alone.
 
-    Raises ValueError for an unknown section, device or LoRA setting, for less than one of
-    ``shards``, and for 4-bit weights without an adapter; what `load_recipe` and loading a
-    configuration raise.
+    Raises ValueError for an unknown section, device or LoRA setting, for a number that cannot be
+    meant (`mathsft.numbers`), also in the recipe, and for 4-bit weights without an adapter; what
+    `load_recipe` and loading a configuration raise.
     """
     if recipe is None or isinstance(recipe, str | Path):
         device = device or _DEVICES.get(str(recipe))
@@ -83,9 +84,18 @@ def estimate_memory(
             unknown_name("device", device, _CARDS) + ". For another card take the one of its kind "
             "(t4: float16, a100: bfloat16) and give its memory in GB"
         )
-    if shards < 1:
-        raise ValueError(f"shards={shards}: give the number of processes, 1 or more")
     model, settings = recipe.get("model", {}), dict(recipe[section])
+    check_numbers(
+        {
+            "memory": memory,
+            "lora": lora,
+            "question_tokens": question_tokens,
+            "trained_share": trained_share,
+        }
+    )
+    check_number("shards", shards, Rule(at_least(1).holds, "the number of processes, 1 or more"))
+    for name in ("model", section):
+        check_numbers(recipe.get(name, {}), where=f"{name}.")
     if settings.pop("activation_checkpointing", None):  # transformers' newer name for it
         settings["gradient_checkpointing"] = True
     quantize = bool(model.get("quantize")) if quantize is None else quantize

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from mathsft.numbers import check_numbers
 from mathsft.processes import in_first, say
 from mathsft.settings import runs_folder
 from mathsft.training.checkpoints import RUN, copy_checkpoint, rotate, set_aside
@@ -142,10 +143,9 @@ def persist(
     lost may be missing there.)
 
     Raises FileNotFoundError where ``to`` is no folder, ValueError for "drive" outside of
-    Colab and for ``keep`` below 1.
+    Colab, for ``keep`` below 1 and for ``minutes`` below 0.
     """
-    if keep < 1:
-        raise ValueError(f"keep={keep}: at least the newest checkpoint has to stay")
+    check_numbers({"minutes": minutes, "keep": keep})  # at least the newest has to stay
     return Persistence(Path(run_dir), keep_folder(to), minutes=minutes, keep=keep)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from mathsft.models.adapter_checks import adapter_state, check_equal
+from mathsft.models.adapter_checks import check_restored
 from mathsft.models.folders import ADAPTER_WEIGHTS
 from mathsft.processes import in_first, say
 from mathsft.training.checkpoints import (
@@ -151,7 +151,7 @@ class ResumableTrainer(Trainer):
         weights = Path(resume_from_checkpoint) / ADAPTER_WEIGHTS
         if weights.is_file():  # peft only warns of keys that are missing or left over
             adapter: Any = self.model
-            check_equal(adapter_state(adapter), load_file(weights), str(weights))
+            check_restored(adapter, load_file(weights), str(weights))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         checkpoint = self._folder / f"checkpoint-{self.state.global_step}"

@@ -2,77 +2,181 @@
 
 A learner changes `learning_rate` and runs the notebook again. To go on from the checkpoint of
 the former run would mix the two without a word; so each checkpoint says what it is of.
+
+Everything counts but what is known not to change the weights (`WITHOUT_EFFECT`): a setting that
+a library adds tomorrow then counts as well.
 """
 
 import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
 
+from mathsft.device import hardware
+from mathsft.models.computation import (
+    adapter_values,
+    base_and_adapter,
+    config_values,
+    plain,
+    tensors_hash,
+)
 from mathsft.models.identity import base_identity, sample_differences
 from mathsft.models.sharding import whole
 
-# What changes the weights that come out. Precision does not count: Colab may give another card.
-_SETTINGS = (
-    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps",
-    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
-    "data_seed", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2",
-    "adam_epsilon", "max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor",
-    "train_sampling_strategy",
-)  # fmt: skip
-_ADAPTER = (
-    "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "rank_pattern",
-    "alpha_pattern", "modules_to_save",
-)  # fmt: skip
+# When what is evaluated decides over the weights, when and on what it is evaluated counts too.
+_SCHEDULE = {"eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps"}
+# Fields of `TrainingArguments` that change nothing about the weights.
+WITHOUT_EFFECT = _SCHEDULE | {
+    # where files go, and what goes to the hub (a token is never recorded)
+    "output_dir", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy",
+    "hub_always_push", "hub_revision",
+    # logging and trackers
+    "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
+    "logging_nan_inf_filter", "include_num_input_tokens_seen", "log_level", "log_level_replica",
+    "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
+    "trackio_static_space_id", "debug", "skip_memory_metrics",
+    # evaluation
+    "per_device_eval_batch_size", "prediction_loss_only", "eval_on_start",
+    "eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps",
+    "include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval",
+    # saving
+    "save_only_model", "save_on_each_node", "save_total_limit", "enable_jit_checkpoint",
+    # precision and device: Colab may give another card
+    "bf16", "fp16", "tf32", "use_cpu",
+    # memory: the gradients are the same (of the kwargs, `preserve_rng_state` counts)
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",
+    "activation_checkpointing_kwargs", "torch_empty_cache_steps", "use_cache",
+    # how batches get to the device
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
+    # how processes talk (TRL sets the first one itself)
+    "ddp_find_unused_parameters", "ddp_backend", "ddp_timeout", "local_rank",
+    # what the call says, not the run
+    "do_train", "do_eval", "do_predict", "resume_from_checkpoint",
+    "restore_callback_states_from_checkpoint",
+}  # fmt: skip
+# What a record held as a text before it held values.
+_ENUMERATIONS: dict[str, Any] = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}
 
 
 def run_identity(trainer: Any) -> dict[str, Any]:
     """The run that a trainer would begin now: JSON, compared by `run_differences`.
 
     ``settings`` by name; SHA-256 of the training rows (``data``) and of the weights that are
-    trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.identity`).
+    trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.identity`)
+    with the SHA-256 of its tensors as they are kept.
+
+    Settings are the trainer's arguments without `WITHOUT_EFFECT`, what its loss and its batches
+    are made with, the adapter's configuration, and the model's own (``config.``), such as
+    ``attention_dropout``.
     """
-    settings = {key: getattr(trainer.args, key) for key in _SETTINGS if hasattr(trainer.args, key)}
+    base: PreTrainedModel = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
+    settings = arguments_that_count(trainer.args)
+    if _evaluation_decides(trainer.args) and hasattr(trainer.eval_dataset, "data"):
+        settings["eval_rows"] = rows_hash(trainer.eval_dataset)
     settings |= {"processes": trainer.args.world_size, "trainer": type(trainer).__name__}
     # max_length, temperature, … stand in what the trainer was given as functions of them.
     for function in (trainer.data_collator, getattr(trainer, "_score", None)):
-        settings |= getattr(function, "keywords", {})
+        settings |= plain(getattr(function, "keywords", {}))
     for config in getattr(trainer.model, "peft_config", {}).values():
-        settings |= {key: getattr(config, key, None) for key in _ADAPTER}
-        settings["target_modules"] = sorted(config.target_modules)
-    base: PreTrainedModel = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
+        settings |= adapter_values(config)
     settings["quantize"] = bool(getattr(base, "is_quantized", False))
+    settings |= {f"config.{key}": value for key, value in config_values(base.config).items()}
+    tensors, _ = base_and_adapter(trainer.model, saved=True)
+    trained = {name for name, tensor in tensors.items() if tensor.requires_grad}
+    frozen = {name: tensor for name, tensor in tensors.items() if name not in trained}
     identity = base_identity(base)
-    for name, parameter in base.named_parameters():
-        if parameter.requires_grad:  # it moves: ``start`` has it
-            identity["samples"].pop(name.replace(".base_layer.", "."), None)
+    identity["samples"] = {k: v for k, v in identity["samples"].items() if k not in trained}
+    identity |= {"kept": _kept(base, frozen), "sha256": tensors_hash(frozen.items())}
     return {
-        "settings": {
-            key: value if isinstance(value, int | float | list | None) else str(value)
-            for key, value in settings.items()
-        },
+        "settings": settings,
         "data": rows_hash(trainer.train_dataset),
         "start": start_hash(trainer.model),
         "base": identity,
     }
 
 
+def arguments_that_count(args: TrainingArguments) -> dict[str, Any]:
+    """The arguments that change the weights, by name: JSON values.
+
+    A dataclass among them (``accelerator_config``) gives each of its fields a name of its own. Of
+    the library's further arguments (TRL's) none reaches the loss (`unheeded`).
+    """
+    left_out = set(WITHOUT_EFFECT)
+    if _evaluation_decides(args):
+        left_out -= _SCHEDULE
+    values: dict[str, Any] = {}
+    for field in fields(TrainingArguments):
+        value = getattr(args, field.name)
+        if field.name in left_out:
+            continue
+        if field.name == "fsdp_config":  # transformers writes what is off into it
+            value = {key: inner for key, inner in (value or {}).items() if inner} or None
+        if field.name == "deepspeed" and isinstance(value, str | Path):
+            value = json.loads(Path(value).read_text(encoding="utf-8"))  # the file may change
+        if is_dataclass(value):
+            values |= {f"{field.name}.{key}": inner for key, inner in plain(value).items()}
+        else:
+            values[field.name] = plain(value)
+    recomputed: Any = args.gradient_checkpointing and args.gradient_checkpointing_kwargs
+    # Without it what is computed again drops other values than the first time.
+    values["preserve_rng_state"] = bool((recomputed or {}).get("preserve_rng_state", True))
+    return values
+
+
+def _evaluation_decides(args: TrainingArguments) -> bool:
+    """Whether the final weights, or the learning rate, depend on evaluations."""
+    return args.load_best_model_at_end or plain(args.lr_scheduler_type) == "reduce_lr_on_plateau"
+
+
+def _kept(base: Any, tensors: Mapping[str, torch.Tensor]) -> str:
+    """How weights are kept: bytes can be compared only with those of the same kind."""
+    kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
+    # Each kind of card rounds to 4 bits in its own way.
+    return f"{kinds} by {hardware()}" if getattr(base, "is_quantized", False) else kinds
+
+
 def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In words, how a recorded run differs from the one of now; [] where it is the same."""
-    theirs, ours = recorded["settings"], now["settings"]
-    found = [
-        f"{key} {theirs.get(key)}, now {ours.get(key)}"
-        for key in {**theirs, **ours}
-        if theirs.get(key) != ours.get(key)
-    ]
+    """In words, how a recorded run differs from the one of now; [] where it is the same.
+
+    What a record does not hold it cannot contradict: an older version wrote fewer settings, and
+    another version of a library has other ones. What it does hold must be the same now; a setting
+    that is absent now counts as None. The base's tensors are compared by SHA-256 where they are
+    kept alike, and else by samples (`mathsft.models.identity`): another card may want another
+    precision.
+    """
+    found = [*_setting_differences(recorded["settings"], now["settings"])]
     if recorded["data"] != now["data"]:
         found.append("other training rows")
     if recorded["start"] != now["start"]:
         found.append("other weights at the start (another seed, or cells run in another order)")
-    if sample_differences(recorded["base"]["samples"], now["base"]["samples"])[0]:
-        found.append(f"another base model ({recorded['base']['name']})")
+    theirs, ours = recorded["base"], now["base"]
+    alike = "sha256" in theirs and theirs.get("kept") == ours.get("kept")
+    if (
+        theirs["sha256"] != ours["sha256"]
+        if alike
+        else sample_differences(theirs["samples"], ours["samples"])[0]
+    ):
+        found.append(f"another base model ({theirs['name']})")
     return found
+
+
+def _setting_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for key, theirs in recorded.items():
+        ours = now.get(key)
+        if theirs == ours:
+            continue
+        if isinstance(theirs, str):  # as former versions wrote enumerations and dicts
+            kind = _ENUMERATIONS.get(key, str) if ours is not None else str
+            if theirs == str(kind(ours)):
+                continue
+        yield f"{key} {theirs}, now {ours}"
 
 
 def rows_hash(rows: Any) -> str:

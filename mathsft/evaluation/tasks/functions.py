@@ -8,8 +8,10 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
+from mathsft.data.columns import refuse_half
 from mathsft.data.local_files import read_rows
 from mathsft.data.mathqa import clean_choices, official_choices
+from mathsft.data.readers import columns_of
 from mathsft.data.schemas import UnusableRowError, from_mathqa
 from mathsft.data.synthetic import tiny_mathqa_rows
 from mathsft.processes import say
@@ -24,7 +26,8 @@ def rows_of_file(file: str | None = None, examples: str | None = None, **_: Any)
     question that is asked out of its examples).
 
     Raises:
-        ValueError: no file is named, or its rows have not MathQA's columns.
+        ValueError: no file is named, its rows have not MathQA's columns, or a part of the question
+            is in a column that is not read.
         FileNotFoundError: there is no such file.
     """
     file = file or os.environ.get("MATHSFT_MATHQA")
@@ -46,6 +49,7 @@ def _rows(file: str) -> Dataset:
                 f"{file}, row {place}: no {', '.join(missing)}; the task reads MathQA's published "
                 f"columns {', '.join(sorted(_COLUMNS))}"
             )
+        refuse_half(row, where=f"{file}, row {place}", read=columns_of(from_mathqa))
     return Dataset.from_list([row for _, row in rows])
 
 

@@ -1,0 +1,117 @@
+"""The harness's cache answers for the very same model, tokenizer and settings, and no other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapted_models import adapted
+
+from mathsft.evaluation.fingerprints import cache_name
+from mathsft.evaluation.harness import ForestLM
+from mathsft.evaluation.run import evaluate
+from mathsft.models.loading import load_model
+
+
+def files(folder: Path) -> int:
+    return len([*folder.glob("c*.db")])
+
+
+def test_only_lora_alpha_differs_and_the_answers_are_its_own(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    _, tokenizer = load_model(small_model_dir, device="cpu")
+    cached: dict[str, Any] = {
+        "tokenizer": tokenizer, "limit": 3, "use_cache": tmp_path / "c",
+    }  # fmt: skip
+    first = evaluate(adapted(small_model_dir, lora_alpha=8), "mathqa_tiny", **cached)
+    again = evaluate(adapted(small_model_dir, lora_alpha=8), "mathqa_tiny", **cached)
+    assert again.scores() == first.scores()
+    assert files(tmp_path) == 1
+    other = adapted(small_model_dir, lora_alpha=80)
+    found = evaluate(other, "mathqa_tiny", **cached)
+    assert files(tmp_path) == 2
+    assert found.adapter_hash != first.adapter_hash
+    assert found.scores() != first.scores()
+    assert found.scores() == evaluate(
+        other, "mathqa_tiny", tokenizer=tokenizer, limit=3
+    ).scores()  # fmt: skip
+
+
+def test_weights_that_differ_away_from_the_samples_are_asked_anew(
+    small_model_dir: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load_model(small_model_dir, device="cpu")
+    cached: dict[str, Any] = {
+        "tokenizer": tokenizer, "limit": 3, "use_cache": tmp_path / "c",
+    }  # fmt: skip
+    first = evaluate(model, "mathqa_tiny", **cached)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[5] += 1.0
+    found = evaluate(model, "mathqa_tiny", **cached)
+    assert (files(tmp_path), found.scores() != first.scores()) == (2, True)
+
+
+def test_an_answer_that_was_stored_is_what_is_given(small_model_dir: Path, tmp_path: Path) -> None:
+    """So that the tests above could fail: a stored answer is spoilt, and comes back so."""
+    from sqlitedict import SqliteDict
+
+    model, tokenizer = load_model(small_model_dir, device="cpu")
+    cached: dict[str, Any] = {
+        "tokenizer": tokenizer, "limit": 2, "use_cache": tmp_path / "c",
+    }  # fmt: skip
+    evaluate(model, "mathqa_tiny", **cached)
+    (file,) = tmp_path.glob("c*.db")
+    with SqliteDict(str(file), autocommit=True) as stored:
+        for key in stored:
+            stored[key] = (-7.0, False)
+    assert {s for row in evaluate(model, "mathqa_tiny", **cached).scores() for s in row} == {-7.0}
+
+
+def named(model: Any, tokenizer: Any, **arguments: Any) -> str:
+    return cache_name(ForestLM(model, tokenizer=tokenizer, **arguments), "w", "a")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_length": 128}, {"add_bos_token": True}, {"softmax_dtype": "float16"},
+        {"mixed_precision_dtype": "bfloat16"}, {"enable_thinking": False},
+        {"chat_template_args": {"style": "short"}}, {"prefix_token_id": 3}, {"truncation": True},
+        {"think_end_token": "</think>"},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)  # fmt: skip
+def test_what_the_harness_s_model_is_told_is_in_the_name(
+    small_model_dir: Path, arguments: dict[str, Any]
+) -> None:
+    model, tokenizer = load_model(small_model_dir, device="cpu")
+    assert named(model, tokenizer) == named(model, tokenizer)
+    assert named(model, tokenizer, **arguments) != named(model, tokenizer)
+
+
+def test_tokenizer_template_generation_and_attention_are_in_the_name(
+    small_model_dir: Path,
+) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    model, tokenizer = load_model(small_model_dir, device="cpu")
+    first = named(model, tokenizer)
+    templated = load_model(small_model_dir, device="cpu")[1]
+    templated.chat_template = "{{ messages }}"
+    grown = load_model(small_model_dir, device="cpu")[1]
+    grown.add_tokens(["<other>"])
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "a": 1}, unk_token="<pad>")),
+        pad_token="<pad>", eos_token="<pad>",
+    )  # fmt: skip
+    names = [named(model, other) for other in (templated, grown, words)]
+    model.generation_config.repetition_penalty = 1.1
+    names.append(named(model, tokenizer))
+    model.generation_config.repetition_penalty = None
+    eager, _ = load_model(small_model_dir, attn_implementation="eager", device="cpu")
+    names.append(named(eager, tokenizer))
+    assert len({first, *names}) == 6
+    assert named(load_model(small_model_dir, device="cpu")[0], tokenizer) == first
