@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mathsft.data.problems import load_problems
 from mathsft.data.prompts import choice_context, choice_continuation
+from mathsft.evaluation.harness import ForestLM
 from mathsft.models.forest import TokenForest
 from mathsft.models.likelihood import (
     choice_logprobs,
@@ -229,11 +230,16 @@ def test_a_merge_across_the_boundary_is_among_the_cases(harness):
     assert tokenizer("Tom has 3 apples left").input_ids[: len(context)] != context
 
 
-def test_a_tokenizer_that_ends_every_text_is_refused(small_model_dir):
-    tokenizer = AutoTokenizer.from_pretrained(small_model_dir)
-    tokenizer = enclosed(tokenizer, f"$A {tokenizer.eos_token}")
-    with pytest.raises(ValueError, match="add_eos_token=False"):
-        encode_continuation(tokenizer, "Answer:", " 3")
+def test_a_tokenizer_that_ends_every_text_scores_as_one_that_does_not(small_model_dir):
+    plain = AutoTokenizer.from_pretrained(small_model_dir)
+    ending = enclosed(AutoTokenizer.from_pretrained(small_model_dir), f"$A {plain.eos_token}")
+    assert ending("Answer:").input_ids[-1] == plain.eos_token_id
+    expected = encode_continuation(plain, "Answer:", " 3")
+    assert encode_continuation(ending, "Answer:", " 3") == expected
+    lm = ForestLM(str(small_model_dir), tokenizer=None)
+    lm.tokenizer = ending
+    assert lm.tok_encode("Answer:") == plain("Answer:").input_ids
+    assert lm.tok_batch_encode(["Answer:"])[0].tolist() == [plain("Answer:").input_ids]
 
 
 def test_equal_choices_are_scored_alike_and_none_is_left_out(loaded, problems):

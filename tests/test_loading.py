@@ -62,6 +62,25 @@ def test_a_dtype_can_be_asked_for(small_model_dir: Path, dtype: torch.dtype | st
     assert str(model.dtype).endswith(str(dtype).removeprefix("torch."))
 
 
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+@pytest.mark.parametrize("wanted", [None, "sdpa", "eager"])
+def test_the_argument_beats_an_attention_implementation_in_config_json(
+    folder: Path, key: str, wanted: str | None
+) -> None:
+    set_config(folder, **{key: "sdpa" if wanted == "eager" else "eager"})
+    model, _ = load_model(folder, attn_implementation=wanted)
+    assert model.config._attn_implementation == (wanted or "sdpa")
+    attention = model.model.layers[0].self_attn
+    assert attention.config._attn_implementation == (wanted or "sdpa")
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_argument_beats_a_dtype_in_config_json(folder: Path, key: str) -> None:
+    set_config(folder, **{key: "float16"})
+    assert load_model(folder)[0].dtype == torch.float32
+    assert load_model(folder, dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
 def test_nf4_packs_the_projections_and_nothing_else(small_model_dir: Path) -> None:
     from bitsandbytes.nn import Linear4bit
 

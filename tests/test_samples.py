@@ -104,13 +104,13 @@ def test_a_model_that_names_no_stop_ends_at_the_tokenizers() -> None:
     for stop in (model.generation_config.eos_token_id, None):
         model.generation_config.eos_token_id = stop
         shown = show_samples(tokenizer, WORKED, samples=1, max_new_tokens=60)
-        written.append(shown._write(model, shown._samples[0]["input_ids"]))
+        written.append(shown._write(model, shown._samples[0]))
     assert written[0] == written[1]
 
 
 def test_nothing_to_show_is_an_error(tmp_path: Path) -> None:
     _, tokenizer = load_model("tiny", device="cpu")
-    with pytest.raises(ValueError, match="samples=0, max_new_tokens=128: give 1 or more"):
+    with pytest.raises(ValueError, match="samples=0: give 1 or more"):
         show_samples(tokenizer, WORKED, samples=0)
     with pytest.raises(ValueError, match="there is no problem to answer"):
         show_samples(tokenizer, [])

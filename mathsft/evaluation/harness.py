@@ -6,6 +6,7 @@ question or the few-shot examples before it, passes once. Everything else, tasks
 metrics, cache and logs, is the harness's own.
 """
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,20 +15,22 @@ from typing import Any, TextIO
 import torch
 from accelerate import Accelerator
 from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.evaluation.harness_text import TextLM
 from mathsft.evaluation.requests import Request, check_finite, passes, sequences_of, split_shared
 from mathsft.models.adapters import load_adapter
-from mathsft.models.attention import attention_window
+from mathsft.models.attention import attention_window, position_limit
+from mathsft.models.encoding import pad_token
 from mathsft.models.forest import TokenForest
 from mathsft.models.isolation import check_isolation
-from mathsft.models.likelihood import option_scores, pad_token
-from mathsft.models.loading import load_model
-from mathsft.models.modes import evaluating
+from mathsft.models.likelihood import option_scores
+from mathsft.models.loading import adapter_tokenizer, load_model
+from mathsft.models.modes import evaluating, ties_untouched
 from mathsft.models.sharding import check_not_sharded
 from mathsft.names import unknown_name
+from mathsft.numbers import check_numbers
 from mathsft.processes import processes, say
 
 Score = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would write it
@@ -43,7 +46,7 @@ PASS_TOKENS = {"cpu": 4096, "cuda": 32_768}  # with batch_size="auto"; halved wh
 
 
 @register_model("mathsft")
-class ForestLM(HFLM):
+class ForestLM(TextLM):
     """The harness's `HFLM` for causal models, scoring what shares a context as a forest.
 
     Args:
@@ -87,6 +90,9 @@ class ForestLM(HFLM):
         progress_to: TextIO | None = None,
         **arguments: Any,
     ) -> None:
+        if isinstance(batch_size, str) and not batch_size.startswith("auto"):
+            batch_size = int(batch_size)  # from the harness's command line
+        check_numbers({"batch_size": batch_size, "max_length": arguments.get("max_length")})
         model: Any = pretrained
         if isinstance(pretrained, str | Path):
             several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -102,6 +108,7 @@ class ForestLM(HFLM):
             )
             if peft is not None:
                 model = load_adapter(model, peft)
+                tokenizer = adapter_tokenizer(peft, model) or tokenizer
         elif any((peft, quantize, dtype, device, revision, attn_implementation)):
             raise ValueError(
                 "peft, quantize, dtype, device, revision and attn_implementation go with a model's "
@@ -117,14 +124,20 @@ class ForestLM(HFLM):
         self._pass_size = None if str(batch_size).startswith("auto") else int(batch_size)
         if self._pass_size is None and model.device.type == "cpu":
             batch_size = 8  # for the usual way: to try sizes out takes longer here than to score
-        super().__init__(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            revision=revision or "main",
-            softmax_dtype=arguments.pop("softmax_dtype", "float32"),
-            **arguments,
-        )
+        limit, given = position_limit(model.config), arguments.get("max_length")
+        if limit is not None and given is not None and int(given) > limit:
+            raise ValueError(f"max_length={given}: the model has {limit:,} positions")
+        if tokenizer is not None and tokenizer.pad_token is None:
+            tokenizer = copy.deepcopy(tokenizer)  # the harness gives it one, and it may be lent
+        with ties_untouched(model):
+            super().__init__(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                revision=revision or "main",
+                softmax_dtype=arguments.pop("softmax_dtype", "float32"),
+                **arguments,
+            )
         state = processes(self.device.type)
         check_not_sharded(self.model)
         if state.num_processes > 1:  # HFLM heeds them for models that it has loaded itself
@@ -135,30 +148,6 @@ class ForestLM(HFLM):
         self.peft = None if peft is None else str(peft)
         self._apart: bool | None = None
         self._progress_to = progress_to
-        self._encoded: dict[str, list[int]] = {}
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Score]:
-        """As the harness's, with all texts tokenized in one call, each once."""
-        given = {text for r in requests for text in (r.args[0].rstrip(), r.args[0] + r.args[1])}
-        bos = self.tokenizer.decode(self.prefix_token_id)
-        # A text that brings its own first token is the harness's to encode.
-        texts = [text for text in given if text and not text.startswith(bos)]
-        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
-        if texts:
-            encoded = self.tokenizer(texts, **special).input_ids
-            self._encoded = dict(zip(texts, encoded, strict=True))
-        try:
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        finally:
-            self._encoded = {}
-
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **arguments: Any
-    ) -> list[int]:
-        """As the harness's; what `loglikelihood` has encoded is looked up."""
-        if add_special_tokens is None and not arguments and string in self._encoded:
-            return self._encoded[string]
-        return super().tok_encode(string, add_special_tokens, **arguments)
 
     def _loglikelihood_tokens(
         self,

@@ -1,6 +1,7 @@
 """lm-evaluation-harness without its noise."""
 
 import logging
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -11,6 +12,8 @@ from unittest.mock import patch
 
 import lm_eval.evaluator
 import lm_eval.utils
+import numpy as np
+import torch
 
 
 @contextmanager
@@ -37,3 +40,18 @@ def quiet_harness() -> Iterator[TextIO]:
             yield stderr
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """The harness seeds Python's, NumPy's and PyTorch's global generators: give them back after.
+
+    Otherwise what is trained after an evaluation would depend on whether there was one.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

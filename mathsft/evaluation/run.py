@@ -15,16 +15,17 @@ from peft import PeftModel
 from torch import nn
 
 from mathsft.device import hardware, installed_version
-from mathsft.evaluation.fingerprints import fingerprints
+from mathsft.evaluation.fingerprints import cache_name, fingerprints
 from mathsft.evaluation.guards import check_distinct
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.quiet import quiet_harness
+from mathsft.evaluation.quiet import quiet_harness, random_state_kept
 from mathsft.evaluation.results import Result, same_questions
 from mathsft.evaluation.sharing import shared_out
 from mathsft.evaluation.tasks import task_manager
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
+from mathsft.numbers import check_numbers
 from mathsft.processes import in_first
 
 # Arguments of the harness for a model that it loads itself; ours is loaded when it gets it.
@@ -76,8 +77,8 @@ def evaluate(
         base: the base model's result on the same questions: a tuned model that scores exactly
             as its base is an error.
         folder: where to save each result (`Result.save`); default: nowhere.
-        use_cache: the harness's cache of answers: a path, to which the weights' hashes and the
-            harness's suffix are added.
+        use_cache: the harness's cache of answers: a path, to which hashes of all that computes
+            them (`mathsft.evaluation.fingerprints`) and the harness's suffix are added.
         arguments: further ones of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 
@@ -94,13 +95,17 @@ def evaluate(
             nothing, or scores equal to ``base``'s; a score that is not finite; whatever
             `load_model` and `load_adapter` raise.
     """
+    check_numbers(
+        {**arguments, "num_fewshot": num_fewshot, "limit": limit, "batch_size": batch_size}
+        | {"seed": seed}
+    )
     for key in UNHEEDED.intersection(arguments):
         raise ValueError(f"{key} would change nothing: the harness gets a model that is loaded")
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     manager = task_manager(names, file=file, examples=examples)
     # HFLM switches to evaluation mode for good.
     mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
-    with mode, shared_out(), quiet_harness() as stderr:
+    with mode, shared_out(), random_state_kept(), quiet_harness() as stderr:
         try:
             loaded = manager.load(names)
         except ConnectionError as error:
@@ -126,9 +131,8 @@ def evaluate(
         weights, adapter_hash = fingerprints(lm.model)
         precision = str(lm.model.dtype).removeprefix("torch.")
         quantized = bool(getattr(lm.model, "is_quantized", False))
-        if use_cache is not None:  # it knows requests, not models; a hash does not tell 4 bits
-            suffix = f"{weights}-{adapter_hash}-{precision}{'-4bit' if quantized else ''}"
-            use_cache = f"{use_cache}-{suffix}"
+        if use_cache is not None:  # it knows requests, not models
+            use_cache = f"{use_cache}-{cache_name(lm, weights, adapter_hash)}"
         began = time.perf_counter()
         found = lm_eval.simple_evaluate(
             lm,

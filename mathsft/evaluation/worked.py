@@ -4,18 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from mathsft.data.answers import extract_answer, same_answer
+from mathsft.data.answers import extract_answer, reference_answer, same_answer
+from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
 from mathsft.data.prompts import sft_prompt
-from mathsft.models.modes import evaluating
+from mathsft.models.encoding import encode_prompts
+from mathsft.models.greedy import check_room, greedy_tokens, say_ignored
 from mathsft.models.sharding import check_not_sharded
+from mathsft.numbers import at_least, check_number, check_numbers
 from mathsft.processes import processes
 
 
-@torch.no_grad()
 def worked_answers(
     model: Any,
     tokenizer: Any,
@@ -31,8 +32,10 @@ def worked_answers(
     read by `extract_answer`, from the ``####`` line or, where there is none, from the
     worked text: a base model that does not know the line is not punished for that.
 
-    Greedy decoding: no luck in the comparison. Prompts are padded on the left and
-    batched by length.
+    Greedy decoding: no luck in the comparison. A checkpoint's own generation config, which may
+    hold a repetition penalty, is not used; a line says what is left out. Prompts are padded on
+    the left and batched by length. An answer ends at the stop tokens of training
+    (`mathsft.models.encoding.stop_tokens`).
 
     Args:
         max_new_tokens: tokens after which a solution that does not stop is cut.
@@ -43,39 +46,53 @@ def worked_answers(
     all return the whole list.
 
     Raises:
-        ValueError: a problem without a known answer cannot be marked; a model that is sharded
-            over several processes.
+        ValueError: a problem whose answer is missing, or cannot be read as one number
+            (`reference_answer`); a story beside the question in a column that is not read; a
+            prompt that leaves the model no room for ``max_new_tokens``; logits that are not
+            finite; a model that is sharded over several processes.
     """
-    for row, problem in enumerate(problems):
-        if not problem["answer"]:
-            raise ValueError(f"problem {row} has no answer to compare with: {problem['question']}")
+    check_number("batch_size", batch_size, at_least(1))
+    check_numbers({"max_new_tokens": max_new_tokens})
+    references = _references(problems)
     check_not_sharded(model)
     state = processes(model.device.type)
-    prompts = [tokenizer(prompt(problem["question"])).input_ids for problem in problems]
+    prompts = encode_prompts(tokenizer, [prompt(problem["question"]) for problem in problems])
+    for row, ids in enumerate(prompts):
+        check_room(model, len(ids), max_new_tokens, name=f"problem {row}")
+    say_ignored(model)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     by_length = by_length[state.process_index :: state.num_processes]
     found: list[tuple[int, dict[str, Any]]] = []
-    with evaluating(model):
-        for first in tqdm(
-            range(0, len(by_length), batch_size),
-            desc="worked answers",
-            leave=False,
-            disable=not state.is_main_process,
-        ):
-            rows = by_length[first : first + batch_size]
-            batch = tokenizer.pad(
-                {"input_ids": [prompts[i] for i in rows]}, padding_side="left", return_tensors="pt"
-            ).to(model.device)
-            written = model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                use_cache=True,
-                pad_token_id=tokenizer.pad_token_id,
-            )[:, batch["input_ids"].shape[1] :]
-            for i, text in zip(rows, tokenizer.batch_decode(written, True), strict=True):
-                answer = extract_answer(text)
-                right = bool(answer) and same_answer(answer, problems[i]["answer"])
-                found.append((i, {"text": text, "answer": answer, "correct": right}))
+    for first in tqdm(
+        range(0, len(by_length), batch_size),
+        desc="worked answers",
+        leave=False,
+        disable=not state.is_main_process,
+    ):
+        rows = by_length[first : first + batch_size]
+        written = greedy_tokens(
+            model,
+            tokenizer,
+            [prompts[i] for i in rows],
+            max_new_tokens=max_new_tokens,
+            names=[f"problem {i}" for i in rows],
+        )
+        for i, text in zip(rows, tokenizer.batch_decode(written, True), strict=True):
+            answer = extract_answer(text)
+            right = bool(answer) and same_answer(answer, references[i])
+            found.append((i, {"text": text, "answer": answer, "correct": right}))
     # Of every process; of one process its own.
     return [result for _, result in sorted(gather_object(found), key=itemgetter(0))]
+
+
+def _references(problems: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The problems' answers in normal form, read before anything is generated."""
+    references = []
+    for row, problem in enumerate(problems):
+        refuse_half(problem, where=f"problem {row}", read=PROBLEM_COLUMNS)
+        try:
+            references.append(reference_answer(problem["answer"]))
+        except ValueError as error:
+            question = problem["question"]
+            raise ValueError(f"problem {row} has {error}; its question: {question}") from None
+    return references

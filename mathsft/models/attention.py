@@ -42,6 +42,21 @@ def attention_window(config: Any) -> int | None:
     return min((size for size in sizes if size > 0), default=None)
 
 
+def position_limit(config: Any) -> int | None:
+    """The most tokens that a text may have for the model; None where its config names no number.
+
+    ``max_position_embeddings``; more where the rotary positions are stretched by a ``factor``
+    over ``original_max_position_embeddings`` (YaRN).
+    """
+    config = config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    return max(limit, int(factor * original)) if factor and original else limit
+
+
 def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """``input_ids, position_ids, attention_mask`` such that ``model`` keeps the rule.
 
@@ -51,11 +66,20 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     ``flex_attention`` gets a block mask; it needs CUDA of capability 8.0 or more to train.
 
     Raises ValueError for any other implementation, as flash attention ignores such a mask,
-    and for sequences longer than the window of a model with sliding-window attention, which
-    our mask would replace. Silently wrong scores are worse than an error. (Models that
-    do not learn what stands before from the mask alone: `mathsft.models.isolation`.)
+    for sequences longer than the model has positions (`position_limit`), and for those longer
+    than the window of a model with sliding-window attention, which our mask would replace.
+    Silently wrong scores are worse than an error. (Models that do not learn what stands before
+    from the mask alone: `mathsft.models.isolation`.)
     """
     end = batch["end"]
+    limit = position_limit(model.config)
+    # A row is at least as long as its longest sequence, and asking for that waits for the GPU.
+    if limit is not None and end.shape[1] > limit and int(batch["position_ids"].max()) >= limit:
+        raise ValueError(
+            f"a sequence has {int(batch['position_ids'].max()) + 1:,} tokens, but "
+            f"{type(model).__name__} has {limit:,} positions: leave it out, or take a model for "
+            "longer texts"
+        )
     window = attention_window(model.config)
     if window and int(batch["position_ids"].max()) >= window:
         raise ValueError(

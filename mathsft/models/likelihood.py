@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
 from mathsft.data.prompts import choice_context, choice_continuation
-from mathsft.models.attention import attention_inputs
+from mathsft.models.attention import attention_inputs, position_limit
+from mathsft.models.encoding import encode_prompts, pad_token
 from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.isolation import check_isolation
 from mathsft.models.modes import evaluating
 from mathsft.models.projection import TokenLogprobs, has_plain_head
 from mathsft.models.sharding import whole
+from mathsft.numbers import at_least, check_number, check_numbers
 
 
 def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor:
@@ -109,12 +112,12 @@ def encode_choices(
     A sequence is the question with one choice; the choice's tokens are scored.
 
     Raises:
-        ValueError: a problem without choices, or a choice that adds no token to its
-            question; the message names the problem. A tokenizer that ends every text with
-            its stop token.
+        ValueError: a problem without choices, a choice that adds no token to its question, or a
+            part of the question in a column that is not read; the message names the problem.
     """
     problems = list(problems)
     for index, problem in enumerate(problems):
+        refuse_half(problem, where=f"problem {index}", read=PROBLEM_COLUMNS)
         if not problem["choices"]:
             raise ValueError(
                 f"problem {index} has no choices (add_choices makes some): {problem['question']}"
@@ -145,23 +148,12 @@ def _encode(
     """Contexts with their continuations, tokenized in two calls."""
     if not texts:
         return []
-    contexts = tokenizer([context.rstrip() for context, _ in texts]).input_ids
-    if contexts[0] and contexts[0][-1] == tokenizer.eos_token_id:
-        raise ValueError(
-            "the tokenizer ends every text with its stop token, so that nothing can follow a "
-            "question: load it with add_eos_token=False"
-        )
-    wholes = iter(tokenizer([context + c for context, cs in texts for c in cs]).input_ids)
+    contexts = encode_prompts(tokenizer, [context.rstrip() for context, _ in texts])
+    wholes = iter(encode_prompts(tokenizer, [context + c for context, cs in texts for c in cs]))
     return [
         (ids, [next(wholes)[len(ids) :] for _ in continuations])
         for (_, continuations), ids in zip(texts, contexts, strict=True)
     ]
-
-
-def pad_token(tokenizer: Any) -> int:
-    """What fills a row up: never read and never trained, so the stop token will do as well."""
-    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return int(found or 0)
 
 
 @torch.no_grad()
@@ -180,10 +172,21 @@ def choice_logprobs(
     problem has: none is cut, and none is left out.
 
     Raises:
-        ValueError: a problem without choices, an empty choice, or a score that is not finite;
-            a model that does not keep the branches of a forest apart.
+        ValueError: a problem without choices, an empty choice, one that is longer than the model
+            has positions, or a score that is not finite; a model that does not keep the
+            branches of a forest apart.
     """
+    check_number("batch_size", batch_size, at_least(1))
+    check_numbers({"max_length": max_length})
     groups = encode_choices(tokenizer, problems)
+    limit = position_limit(model.config)
+    for index, group in enumerate(groups):
+        tokens = max(len(sequence["input_ids"]) for sequence in group) - 1
+        if limit is not None and tokens > limit:
+            raise ValueError(
+                f"problem {index}: its question and longest choice have {tokens:,} tokens, but the "
+                f"model has {limit:,} positions: leave the problem out"
+            )
     scores: list[list[float]] = []
     with evaluating(model):
         check_isolation(model)

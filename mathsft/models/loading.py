@@ -12,12 +12,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.device import Policy, policy
+from mathsft.models.adapter_files import local_adapter
 from mathsft.models.adapters import add_adapter
 from mathsft.models.chat_template import set_chat_template
+from mathsft.models.folders import TOKENIZER_CONFIG
 from mathsft.models.pretrained import load_tokenizer, load_weights, refuse_hub_adapter
 from mathsft.models.quantization import nf4_config, stay_trainable
 from mathsft.models.sources import checked_source
 from mathsft.names import unknown_name
+from mathsft.numbers import check_numbers
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -81,22 +84,44 @@ def load_model(
     if quantize or target.type == "cuda":
         options["device_map"] = {"": str(target)}  # straight to the device, no copy in main memory
     model: Any = load_weights(source, revision, options)
+    if model.config._attn_implementation != options["attn_implementation"]:
+        # A config.json may name one, which transformers prefers to its own argument.
+        model.set_attn_implementation(options["attn_implementation"])
     if quantize:
         stay_trainable(model)
     else:
         model.to(target)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only {rows} "
-            "embeddings: the tokenizer belongs to another model"
-        )
+    check_vocabulary(tokenizer, model, source=source)
     for config in (model.config, model.generation_config):
         if config is not None and config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id
     if settings is not None:
         model = add_adapter(model, **settings)
     return model, tokenizer
+
+
+def adapter_tokenizer(folder: str | Path, model: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that `save_adapter` put beside an adapter, with its chat template.
+
+    None if there is none: then the base's own is the right one. ``folder`` may be a hub name.
+    Raises ValueError if it has more tokens than the model has embeddings.
+    """
+    where = local_adapter(folder, None)
+    if not (where / TOKENIZER_CONFIG).exists():
+        return None
+    tokenizer = load_tokenizer(str(where), None)
+    check_vocabulary(tokenizer, model, source=str(where))
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, *, source: str) -> None:
+    """Raise ValueError if the tokenizer has more tokens than the model has embeddings."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only {rows} "
+            "embeddings: the tokenizer belongs to another model"
+        )
 
 
 def _lora_settings(lora: bool | dict[str, Any]) -> dict[str, Any] | None:
@@ -108,6 +133,7 @@ def _lora_settings(lora: bool | dict[str, Any]) -> dict[str, Any] | None:
     for key in settings:
         if key not in known:
             raise ValueError(unknown_name("LoRA setting", key, known))
+    check_numbers({"lora": settings})
     return settings
 
 

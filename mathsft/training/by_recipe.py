@@ -19,6 +19,7 @@ from mathsft.models.adapters import save_adapter
 from mathsft.models.freezing import freeze
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
+from mathsft.numbers import check_numbers
 from mathsft.processes import in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import runs_folder
@@ -68,6 +69,10 @@ def train_by_recipe(
             holds another run. Nothing is written before all of it could be made.
     """
     given = {name: dict(arguments) for name, arguments in recipe.items()}
+    for name, arguments in given.items():
+        check_numbers(arguments, where=f"{name}.")  # before the model is loaded
+    for name, arguments in (given.get("mix", {}).get("datasets") or {}).items():
+        check_numbers(arguments, where=f"mix.datasets.{name}.")
     settings = given.get(objective, {})
     seed = int(settings.get("seed", 0))
     model_keys = given.get("model", {})
@@ -118,7 +123,7 @@ def train_by_recipe(
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_state()
     if isinstance(model, PeftModel):
-        kept = save_adapter(model, folder / "adapter")
+        kept = save_adapter(model, folder / "adapter", tokenizer=tokenizer)
     else:
         kept = save_model(model, tokenizer, folder / "model")
     say(f"trained for {trainer.state.global_step:,} steps; saved in {kept}")

@@ -18,6 +18,7 @@ def sft_rows(
     tokenizer: Any,
     *,
     max_length: int = 512,
+    positions: int | None = None,
     packing: bool = True,
     train_on_prompt: bool = False,
     name: str = "train",
@@ -26,12 +27,17 @@ def sft_rows(
 
     Columns ``input_ids, labels``: for each row the lists of its documents' tokens. Documents
     are packed over the whole data set; with ``packing=False`` each has its own row.
+    A document that is longer than the model has ``positions`` is dropped and counted.
     The fill, the share of a row that is not padding, is shown for packed rows.
 
     Raises ValueError where no problem is left, saying why.
     """
     documents, dropped = tokenize_problems(
-        problems, tokenizer, max_length=max_length, train_on_prompt=train_on_prompt
+        problems,
+        tokenizer,
+        max_length=max_length,
+        positions=positions,
+        train_on_prompt=train_on_prompt,
     )
     if not documents:
         raise ValueError(f"{name}: nothing to train on; dropped: {reasons(dropped)}")

@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import TrainingArguments
 
+from mathsft.models.attention import position_limit
+from mathsft.models.encoding import pad_token
 from mathsft.models.forest import IGNORE
-from mathsft.models.likelihood import option_logprobs, pad_token
+from mathsft.models.likelihood import option_logprobs
+from mathsft.numbers import check_numbers
 from mathsft.training.arguments import (
     refuse_unheeded,
     renaming_notices_off,
@@ -173,14 +176,13 @@ def multiple_choice_trainer(
     The same seed and data give the same adapters bit for bit on a CPU.
 
     Raises ValueError where the model has nothing to train, where no question is left, for
-    a temperature of 0 or less or an unknown normalization, where the attention
-    implementation cannot be told the mask, or for an argument of the library that would change
-    nothing (`mathsft.training.arguments.unheeded`).
+    a number that cannot be meant, such as -1 epochs (`mathsft.numbers`), or an unknown
+    normalization, where the attention implementation cannot be told the mask, or for an argument
+    of the library that would change nothing (`mathsft.training.arguments.unheeded`).
     """
     if normalization not in ("none", "tokens", "characters"):
         raise ValueError(f"normalization={normalization!r}: give 'none', 'tokens' or 'characters'")
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: give a number above 0")
+    check_numbers({"max_length": max_length, "temperature": temperature})
     refuse_unheeded(more_arguments, TrainingArguments)
     settings = training_arguments(
         model,
@@ -201,7 +203,12 @@ def multiple_choice_trainer(
         seed=seed,
         **more_arguments,
     )
-    rows = partial(multiple_choice_rows, tokenizer=tokenizer, max_length=max_length)
+    rows = partial(
+        multiple_choice_rows,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        positions=position_limit(model.config),
+    )
     train_dataset = rows(problems)
     eval_dataset = None if eval_problems is None else rows(eval_problems, name="eval")
     with renaming_notices_off():

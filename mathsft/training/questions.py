@@ -8,6 +8,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from mathsft.data.given import given_row
+from mathsft.data.schemas import UnusableRowError
+from mathsft.data.tally import not_read
 from mathsft.models.forest import TokenForest
 from mathsft.models.likelihood import encode_choices
 from mathsft.processes import say
@@ -19,6 +22,7 @@ def multiple_choice_rows(
     tokenizer: Any,
     *,
     max_length: int = 512,
+    positions: int | None = None,
     name: str = "train",
 ) -> Dataset:
     """Questions to train on, with one printed line: tokens passed, drops by reason.
@@ -27,17 +31,28 @@ def multiple_choice_rows(
     tokens scored), ``characters`` (of each choice) and ``label`` (index of the right one).
 
     A question is dropped and counted where it has no choices or one, an empty choice, two
-    equal ones, no known label, or more than ``max_length`` tokens in the forest.
+    equal ones, no known label, more than ``max_length`` tokens in the forest, or a choice that
+    ends beyond the model's ``positions``; or where the row says not to train it
+    (`mathsft.data.given`).
     Raises ValueError for a label that is none of the choices, for choices that are no list of
     texts, and where nothing is left.
     """
     dropped: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     usable = []
     for index, problem in enumerate(problems):
-        if reason := _unusable(problem, index=index):
-            dropped[reason] += 1
-        else:
-            usable.append(problem)
+        counted: set[str] = set()
+        try:
+            if fault := _unusable(problem, index=index):
+                raise UnusableRowError(fault)
+            given_row(problem, where=f"problem {index}", counted=counted)
+        except UnusableRowError as reason:
+            dropped[str(reason)] += 1
+            continue
+        unread.update(counted)
+        usable.append(problem)
+    for line in not_read(unread):
+        say(f"{name}: {line}")
     kept = []
     passed = separate = choices = 0
     for problem, group in zip(usable, encode_choices(tokenizer, usable), strict=True):
@@ -47,6 +62,10 @@ def multiple_choice_rows(
         tokens = TokenForest(group).tokens
         if tokens > max_length:
             dropped[f"longer than {max_length} tokens"] += 1
+            continue
+        longest = max(len(sequence["input_ids"]) for sequence in group)
+        if positions is not None and longest - 1 > positions:  # the last is only predicted
+            dropped[f"longer than the model's {positions:,} positions"] += 1
             continue
         passed += tokens
         separate += sum(len(sequence["input_ids"]) - 1 for sequence in group)

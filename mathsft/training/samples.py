@@ -6,16 +6,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from mathsft.data.chat import asked
+from mathsft.data.given import given_row
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import UnusableRowError
-from mathsft.models.modes import evaluating
+from mathsft.models.chat_template import Closing
+from mathsft.models.encoding import encode_prompts, stop_tokens
+from mathsft.models.greedy import check_room, greedy_tokens
+from mathsft.numbers import check_numbers
 from mathsft.processes import say
 from mathsft.training.arguments import reasons
-from mathsft.training.conversations import render
+from mathsft.training.conversations import Conversation
+from mathsft.training.left_out import with_fitting_arguments
 
 _WIDTH = 300  # characters of a text that are printed
 
@@ -32,11 +36,11 @@ def show_samples(
     ``sft_trainer(…, eval_problems=test, eval_strategy="steps", eval_steps=50,
     callbacks=[show_samples(tokenizer, test)])``. The first ``samples`` of ``problems`` are
     answered, greedily, so that two evaluations differ by the training alone: a problem after
-    the prompt of its training, a conversation from before its last assistant turn on, a prompt
-    as it is. Question, answer and what was wanted are printed with the step, shortened, and
-    added to ``samples.jsonl`` in the trainer's ``output_dir`` in full, with ``stopped``: whether
-    the answer came to its end within ``max_new_tokens``. Conversations that the chat template
-    refuses are passed over; a line counts them.
+    the prompt of its training, a conversation from before its last assistant turn that is trained,
+    a prompt as it is. Question, answer and what was wanted are printed with the step, shortened,
+    and added to ``samples.jsonl`` in the trainer's ``output_dir`` in full, with ``stopped``:
+    whether the answer came to its end within ``max_new_tokens``. Conversations that the chat
+    template refuses are passed over; a line counts them.
 
     The weights that training ends with are the same bit for bit with and without it. In several
     processes all of them generate, since a model may be spread over them; process 0 writes.
@@ -46,12 +50,12 @@ def show_samples(
         max_new_tokens: tokens after which an answer that has not come to its end is cut.
 
     Raises ValueError where there is no problem that can be answered, or ``samples`` or
-    ``max_new_tokens`` is below 1; for a conversation where the tokenizer has no chat template.
+    ``max_new_tokens`` is below 1; where the trainer is made, for a prompt that leaves the model no
+    room to answer; for a conversation where the tokenizer has no chat template.
     """
-    if samples < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"show_samples: samples={samples}, max_new_tokens={max_new_tokens}: give 1 or more"
-        )
+    check_numbers(
+        {"samples": samples, "max_new_tokens": max_new_tokens}, where="show_samples: "
+    )
     asked_for: list[dict[str, Any]] = []
     passed_over: Counter[str] = Counter()
     for row in problems:
@@ -80,8 +84,14 @@ class SampleAnswers(TrainerCallback):
         self._samples = samples
         self._max_new_tokens = max_new_tokens
 
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse what could not be answered now, and not at the first evaluation."""
+        for sample in self._samples:
+            tokens = len(sample["input_ids"])
+            check_room(kwargs["model"], tokens, self._max_new_tokens, name=_name(sample))
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        written = [self._write(kwargs["model"], sample["input_ids"]) for sample in self._samples]
+        written = [self._write(kwargs["model"], sample) for sample in self._samples]
         if not state.is_world_process_zero:
             return
         path = Path(args.output_dir) / "samples.jsonl"
@@ -105,45 +115,41 @@ class SampleAnswers(TrainerCallback):
                     text = " ".join(record[what].split())
                     say(f"  {what:<8}  {text[:_WIDTH]}{' …' * (len(text) > _WIDTH)}")
 
-    @torch.no_grad()
-    def _write(self, model: Any, input_ids: list[int]) -> tuple[str, bool]:
+    def _write(self, model: Any, sample: dict[str, Any]) -> tuple[str, bool]:
         """What the model goes on with, and whether it came to an end by itself."""
-        ids = torch.tensor([input_ids], device=model.device)
-        stop = model.generation_config.eos_token_id
-        if stop is None:
-            stop = self._tokenizer.eos_token_id
-        devices = [model.device] if model.device.type == "cuda" else []
-        with evaluating(model), torch.random.fork_rng(devices=devices):
-            found = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self._max_new_tokens,
-                do_sample=False,
-                use_cache=True,
-                eos_token_id=stop,
-                pad_token_id=self._tokenizer.pad_token_id,
-            )
-        new = found[0, len(input_ids) :].tolist()
-        stops = [] if stop is None else torch.tensor(stop).flatten().tolist()
-        return self._tokenizer.decode(new, skip_special_tokens=True), new[-1] in stops
+        ((*new, last),) = greedy_tokens(
+            model,
+            self._tokenizer,
+            [sample["input_ids"]],
+            max_new_tokens=self._max_new_tokens,
+            names=[_name(sample)],
+        )
+        text = self._tokenizer.decode([*new, last], skip_special_tokens=True)
+        return text, last in stop_tokens(model, self._tokenizer)
+
+
+def _name(sample: Mapping[str, Any]) -> str:
+    return f"show_samples: {sample['question']!r:.60}"
 
 
 def _sample(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """A row's prompt as tokens, with its question and what is wanted as text."""
+    row = given_row(row, where=f"show_samples: row {row!r:.40}", counted=set())
     if row.get("messages") is not None:
-        messages = row["messages"]
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns:
-            raise UnusableRowError("without an assistant turn")
-        last = turns[-1]
-        text, wanted = render(messages[:last], tokenizer), messages[last]["content"]
+        conversation = with_fitting_arguments(Conversation.of(row, tokenizer), tokenizer)
+        last = max(index for index, trained in enumerate(conversation.trained) if trained)
+        text = conversation.rendered(tokenizer, last)
+        wanted = conversation.messages[last].get("content", "")
+        if conversation.messages[last].keys() - {"role", "content"}:  # reasoning, tool calls
+            whole = conversation.rendered(tokenizer, last + 1, reply=False)
+            wanted = whole.removeprefix(text).removesuffix(Closing.of(tokenizer).text)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        question = asked({"messages": messages[:last]})[-1]
+        question = asked({"messages": conversation.messages[:last]})[-1]
     elif row.get("prompt") is not None:
         question, wanted = row["prompt"], row["completion"]
-        ids = tokenizer(question)["input_ids"]
+        (ids,) = encode_prompts(tokenizer, [question])
     else:
         question = row["question"]
         wanted = sft_completion(row["solution"], row["answer"])
-        ids = tokenizer(sft_prompt(question))["input_ids"]
+        (ids,) = encode_prompts(tokenizer, [sft_prompt(question)])
     return {"input_ids": list(ids), "question": question, "wanted": wanted}

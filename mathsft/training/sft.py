@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
-from mathsft.models.likelihood import option_logprobs, pad_token
+from mathsft.models.attention import position_limit
+from mathsft.models.encoding import pad_token
+from mathsft.models.likelihood import option_logprobs
+from mathsft.numbers import check_numbers
 from mathsft.training.arguments import (
     refuse_unheeded,
     renaming_notices_off,
     training_arguments,
 )
-from mathsft.training.conversations import holds_conversations, stop_after_turns
 from mathsft.training.documents import collate, sft_rows, trained_tokens
 from mathsft.training.trainer import ForestTrainer
 
@@ -113,7 +114,8 @@ def sft_trainer(
         output_dir: where checkpoints, logs and samples go.
         eval_problems: what ``.evaluate()`` takes, and ``eval_strategy="steps"`` every
             ``eval_steps``.
-        max_length: tokens of a row; what is longer is dropped and counted, never cut.
+        max_length: tokens of a row; what is longer is dropped and counted, never cut. So is what
+            is longer than the model has positions.
         packing: several documents share a row, apart from each other; False: one a row.
         train_on_prompt: put a loss on the question as well.
         per_device_train_batch_size: rows that pass through the model at a time.
@@ -139,9 +141,11 @@ def sft_trainer(
 
     Raises ValueError where the model has nothing to train, where no problem fits, where the
     attention implementation is not known to keep documents apart, or for an argument of the
-    library that would change nothing (`mathsft.training.arguments.unheeded`).
+    library that would change nothing (`mathsft.training.arguments.unheeded`), or for a number that
+    cannot be meant, such as -1 epochs (`mathsft.numbers`).
     """
     refuse_unheeded(more_arguments, SFTConfig)
+    check_numbers({"max_length": max_length})
     settings = training_arguments(
         model,
         optim=optim,
@@ -166,13 +170,13 @@ def sft_trainer(
         **more_arguments,
     )
     prepare = partial(
-        sft_rows, tokenizer=tokenizer, max_length=max_length, train_on_prompt=train_on_prompt
+        sft_rows,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        positions=position_limit(model.config),
+        train_on_prompt=train_on_prompt,
     )
-    if not isinstance(problems, Dataset):
-        problems = list(problems)  # they are looked at twice
     train_dataset = prepare(problems, packing=packing)
-    if holds_conversations(problems):
-        stop_after_turns(model, tokenizer)
     eval_dataset = None
     if eval_problems is not None:
         eval_dataset = prepare(eval_problems, packing=packing, name="eval")

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
+from mathsft.models.modes import checkpointing_restored, checkpoints_activations, restored
 from mathsft.training.arguments import renaming_notices_off
 from mathsft.training.filling import FilledRows, FilledSampler
 from mathsft.training.finite import FiniteCheck
@@ -34,7 +36,9 @@ class ForestTrainer(ResumableTrainer):
     """
 
     def __init__(self, model: Any, **arguments: Any) -> None:
-        super().__init__(model, **arguments)
+        self._checkpointed = checkpoints_activations(model)  # by whoever lends the model
+        with restored(model):
+            super().__init__(model, **arguments)
         if self.args.n_gpu > 1:  # DataParallel would hand each device rows without their places
             raise ValueError(
                 f"{self.args.n_gpu} devices in one process: start one process for each with "
@@ -118,12 +122,31 @@ class ForestTrainer(ResumableTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
-        with renaming_notices_off(), _forward_restored(self.model):
+        with renaming_notices_off(), self._lent():
             return super().train(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        with self._clock_stopped(), _forward_restored(self.model):
+        model: Any = self.model
+        with self._clock_stopped(), _forward_restored(model), restored(model):
             return super().evaluate(*args, **kwargs)
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """The model comes back as it was lent, but for the weights that were trained."""
+        model: Any = self.model
+        with (
+            _forward_restored(model),
+            restored(model),
+            checkpointing_restored(model, before=self._checkpointed),
+        ):
+            if self.args.gradient_checkpointing and isinstance(model, PeftModel):
+                # Only reentrant checkpointing needs inputs with a gradient; TRL asks for them
+                # always. (A hook that is added twice is never removed.)
+                model.disable_input_require_grads()
+                how: Any = self.args.gradient_checkpointing_kwargs or {}
+                if how.get("use_reentrant"):
+                    model.enable_input_require_grads()
+            yield
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.state.num_input_tokens_seen = self._seen_total + int(self.summed(self._seen))

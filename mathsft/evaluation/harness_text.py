@@ -1,0 +1,108 @@
+"""The harness's `HFLM` as far as text goes: prompts as in training, and greedy answers."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from mathsft.models.encoding import special_ends
+from mathsft.models.greedy import FiniteLogits, own_generation, say_ignored
+from mathsft.processes import say
+
+
+class TextLM(HFLM):
+    """Encodes and generates by the rules that training, samples and worked answers keep.
+
+    - A prompt never ends with the stop token (``add_eos_token=True``): nothing could follow it.
+    - Generation is by a configuration of ours (`mathsft.models.greedy.own_generation`): the
+      harness leaves repetition penalties and beams of the checkpoint's generation config in force
+      for tasks that ask for greedy answers. What the task itself asks for is done.
+    - It ends at `mathsft.models.encoding.stop_tokens`, besides the task's own ``until``.
+    - Prompts that are cut, as they leave no room for an answer, are counted in a printed line.
+
+    Raises ValueError where the logits that an answer is chosen by are not finite.
+    """
+
+    _encoded: Mapping[str, list[int]] = {}  # what `loglikelihood` has encoded, while it runs
+
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """As the harness's, with all texts tokenized in one call, each once."""
+        given = {text for r in requests for text in (r.args[0].rstrip(), r.args[0] + r.args[1])}
+        bos = self.tokenizer.decode(self.prefix_token_id)
+        # A text that brings its own first token is the harness's to encode.
+        texts = [text for text in given if text and not text.startswith(bos)]
+        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        if texts:
+            encoded = self.tokenizer(texts, **special).input_ids
+            self._encoded = {
+                text: self.without_ending(ids) for text, ids in zip(texts, encoded, strict=True)
+            }
+        try:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._encoded = {}
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **arguments: Any
+    ) -> list[int]:
+        """As the harness's, without the stop token that some tokenizers put behind a text."""
+        if add_special_tokens is None and not arguments and string in self._encoded:
+            return self._encoded[string]
+        ids: list[int] = super().tok_encode(string, add_special_tokens, **arguments)
+        return ids if add_special_tokens is False else self.without_ending(ids)
+
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """As the harness's; says how many prompts are cut from the left, which it does not."""
+        ids, seen = super().tok_batch_encode(strings, padding_side, None, truncation)
+        kept = len(self.without_ending(ids[0].tolist()))
+        if padding_side == "left":
+            ids, seen = ids[:, :kept], seen[:, :kept]
+        if left_truncate_len and ids.shape[1] > left_truncate_len:
+            cut = int((seen.sum(1) > left_truncate_len).sum())
+            say(
+                f"{cut} prompts exceed the {left_truncate_len:,} tokens that leave room for an "
+                f"answer (max_length={self.max_length}): cut from the left"
+            )
+            ids, seen = ids[:, -left_truncate_len:], seen[:, -left_truncate_len:]
+        return ids, seen
+
+    @cached_property
+    def _ends_with(self) -> list[int]:
+        """What the tokenizer puts behind each text."""
+        return [] if self.add_bos_token is False else special_ends(self.tokenizer)[1]
+
+    def without_ending(self, ids: list[int]) -> list[int]:
+        """``ids`` without the tokens that the tokenizer, and not the text, ends with."""
+        last = self._ends_with
+        return ids[: -len(last)] if last and ids[-len(last) :] == last else ids
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """As the harness's, by a generation configuration of ours."""
+        say_ignored(self.model)
+        with own_generation(self.model, self.tokenizer):
+            answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return answers
+
+    def _model_generate(self, context: Tensor, *arguments: Any, **generation: Any) -> Tensor:
+        watch = FiniteLogits()
+        generation["logits_processor"] = LogitsProcessorList([watch])
+        written: Tensor = super()._model_generate(context, *arguments, **generation)
+        if broken := watch.broken:
+            prompt = self.tok_decode(context[broken[0]].tolist())
+            raise ValueError(
+                f"the logits after {prompt[-80:]!r} are not finite, so no answer counts. Either "
+                "the model's weights are not finite, or half precision overflows: load the model "
+                "with dtype='float32', or with attn_implementation='eager'"
+            )
+        return written

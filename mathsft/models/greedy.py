@@ -1,0 +1,143 @@
+"""Greedy decoding that depends on the weights and the prompt alone."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from mathsft.models.attention import position_limit
+from mathsft.models.encoding import pad_token, stop_tokens
+from mathsft.models.modes import evaluating
+from mathsft.processes import say
+
+# Settings of a generation config that greedy decoding never reads, or that name tokens.
+_IDLE = {
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff",
+    "eta_cutoff", "top_h", "max_length", "max_new_tokens", "use_cache", "cache_implementation",
+    "transformers_version", "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id",
+    "decoder_start_token_id", "output_attentions", "output_hidden_states", "output_scores",
+    "output_logits", "return_dict_in_generate", "early_stopping", "length_penalty",
+    "chat_format", "max_window_size", "max_time", "num_return_sequences",
+}  # fmt: skip
+
+
+@contextmanager
+def own_generation(model: Any, tokenizer: Any) -> Iterator[GenerationConfig]:
+    """Inside, ``model`` generates greedily by a generation config of ours, and is in eval mode.
+
+    A checkpoint's own config may hold a repetition penalty (Qwen2.5-Instruct's does), beams, or
+    forbidden tokens. transformers takes them for everything that a call does not name, so that a
+    "greedy" answer is another one. `stop_tokens` decides where an answer ends.
+    """
+    inner = getattr(model, "get_base_model", lambda: model)()
+    with evaluating(model):
+        config = GenerationConfig(
+            do_sample=False,
+            eos_token_id=stop_tokens(model, tokenizer),
+            pad_token_id=pad_token(tokenizer),
+        )
+        inner.generation_config = config
+        yield config
+
+
+def say_ignored(model: Any) -> None:
+    """Print which settings of the checkpoint's generation config greedy decoding leaves out."""
+    inner = getattr(model, "get_base_model", lambda: model)()
+    if (config := getattr(inner, "generation_config", None)) is None:
+        return
+    usual = GenerationConfig().to_dict()
+    asked = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in _IDLE and value not in (None, False) and value != usual.get(key)
+    }
+    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
+    left = [f"{key}={value}" for key, value in asked.items() if neutral.get(key) != value]
+    if left:
+        say(f"greedy decoding, without the checkpoint's {', '.join(left)} (generation_config.json)")
+
+
+class FiniteLogits(LogitsProcessor):
+    """Watches the logits that answers are chosen by; ``broken`` says which rows had no finite one.
+
+    Argmax of NaN is a token like another, so that broken weights give a text and no error.
+    """
+
+    def __init__(self) -> None:
+        self._broken: Tensor | None = None  # on the device: to read it would wait for the GPU
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        here = ~scores.amax(dim=-1).isfinite()  # amax of a row with a NaN is NaN
+        self._broken = here if self._broken is None else self._broken | here
+        return scores
+
+    @property
+    def broken(self) -> list[int]:
+        """The rows of the batch with a step whose largest logit was NaN or infinite."""
+        return [] if self._broken is None else self._broken.nonzero().flatten().tolist()
+
+
+def check_room(model: Any, prompt_tokens: int, max_new_tokens: int, *, name: str) -> None:
+    """Raise ValueError if prompt and answer together are longer than the model has positions.
+
+    ``name`` says whose prompt it is. The last token of an answer does not pass the model.
+    """
+    limit = position_limit(model.config)
+    if limit is not None and prompt_tokens + max_new_tokens - 1 > limit:
+        room = limit + 1 - prompt_tokens
+        advice = f"give max_new_tokens of at most {room}, or " if room > 0 else ""
+        raise ValueError(
+            f"{name} has a prompt of {prompt_tokens:,} tokens; with max_new_tokens="
+            f"{max_new_tokens} that is more than the model's {limit:,} positions: {advice}leave "
+            "it out"
+        )
+
+
+@torch.no_grad()
+def greedy_tokens(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    names: Sequence[str],
+) -> list[list[int]]:
+    """What ``model`` writes after each prompt, greedily: token ids, one list a prompt.
+
+    The prompts are one batch. An answer ends with one of `stop_tokens`, or is cut after
+    ``max_new_tokens``. ``names`` says whose prompts they are, for errors.
+
+    Raises ValueError for a prompt that leaves no room (`check_room`), and where the logits are
+    not finite.
+    """
+    for prompt, name in zip(prompts, names, strict=True):
+        check_room(model, len(prompt), max_new_tokens, name=name)
+    stops = set(stop_tokens(model, tokenizer))
+    longest = max(map(len, prompts))
+    fill = pad_token(tokenizer)
+    ids = torch.tensor([[fill] * (longest - len(p)) + list(p) for p in prompts])
+    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    inner = getattr(model, "get_base_model", lambda: model)()
+    watch = FiniteLogits()
+    with own_generation(model, tokenizer) as config:
+        config.max_new_tokens = max_new_tokens
+        written = inner.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=seen.to(model.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([watch]),
+        )[:, longest:]
+    if broken := watch.broken:
+        raise ValueError(
+            f"{names[broken[0]]}: the model's logits are not finite, so it writes nothing that "
+            "counts. Either its weights are not finite, or half precision overflows: load the "
+            "model with dtype='float32', or with attn_implementation='eager'"
+        )
+    answers = []
+    for row in written.tolist():
+        end = next((n for n, token in enumerate(row, 1) if token in stops), len(row))
+        answers.append(row[:end])
+    return answers

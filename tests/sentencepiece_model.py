@@ -1,0 +1,44 @@
+"""A real SentencePiece model, trained here, with a tokenizer of Llama's kind around it."""
+
+from pathlib import Path
+from typing import Any
+
+
+def lines() -> list[str]:
+    """Text to train it on."""
+    text = [
+        f"Question: Tom has {n} apples and eats {n // 2}. How many are left?\nAnswer:\n"
+        f"Five is {n} - {n // 2} = {n - n // 2} apples left. #### {n - n // 2}"
+        for n in range(400)
+    ]
+    return [line for one in text for line in one.split("\n")]
+
+
+def llama_tokenizer(folder: Path, **settings: Any) -> Any:
+    """`transformers.LlamaTokenizer` on a BPE model as Llama 2, Mistral and Phi-3 have them.
+
+    Byte fallback, no normalisation, digits apart, a mark at the start of a text.
+    """
+    import sentencepiece
+    from transformers import LlamaTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "tokenizer.model").exists():
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines()),
+            model_prefix=str(folder / "tokenizer"),
+            vocab_size=400,
+            model_type="bpe",
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            split_digits=True,
+            remove_extra_whitespaces=False,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    tokenizer = LlamaTokenizer.from_pretrained(str(folder), **settings)
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
