@@ -152,6 +152,8 @@ def save_adapter(
             text = json.dumps(identity, indent=1) + "\n"
             (new / IDENTITY_FILE).write_text(text, encoding="utf-8")
             check_equal(load_file(new / ADAPTER_WEIGHTS), state, "the adapter file just written")
+            if tokenizer is not None:
+                save_text_files(new, model, tokenizer)
 
     in_first(write, device=next(model.parameters()).device.type)
     return folder
