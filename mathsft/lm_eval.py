@@ -4,10 +4,11 @@
         --model_args pretrained=Qwen/Qwen2.5-0.5B,peft=runs/01_sft/adapter \
         --tasks mathqa --output_path results --log_samples
 
-All flags are the harness's. It finds models in a list of its own, to which a package can
+The flags are the harness's. It finds models in a list of its own, to which a package can
 add only from inside the process; hence this module. Our tasks (``mathqa_tiny``,
 ``mathqa_file`` and the clean readings) are included unless ``--include_path`` is given.
-Under torchrun the processes share the questions out.
+Under torchrun the processes share the questions out. ``--use_cache`` is refused: the harness's
+cache knows requests and no models (``mathsft evaluate --use_cache`` hashes the model as well).
 """
 
 import sys
@@ -22,6 +23,11 @@ from mathsft.evaluation.tasks import TASKS
 def main() -> None:
     """Hand the arguments to the harness."""
     given = [argument.partition("=")[0] for argument in sys.argv[1:]]
+    if {"--use_cache", "-c"} & set(given):
+        sys.exit(
+            "--use_cache: the harness's cache does not know which model answered, so another model "
+            "would get this one's answers. Use mathsft evaluate --use_cache, or leave it out"
+        )
     if given and "--include_path" not in given:
         sys.argv += ["--include_path", str(TASKS)]
     with shared_out():

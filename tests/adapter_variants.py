@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rsLoRA": {"use_rslora": True},
     "gaussian": {"init_lora_weights": "gaussian"},
     "orthogonal": {"init_lora_weights": "orthogonal"},
+    "MiCA": {"init_lora_weights": "mica"},
     "random": {"init_lora_weights": False},
     "LoRA on the embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "LoRA on the head": {"target_modules": ["lm_head", "q_proj"]},
@@ -90,7 +91,9 @@ def steps(model: Any, *, count: int = 3, rows: torch.Tensor = ROWS) -> Any:
     return model.eval()
 
 
-def by_plain_peft(folder: Path, adapter: Path, *, new_words: int = 0, quantize: bool = False) -> Any:
+def by_plain_peft(
+    folder: Path, adapter: Path, *, new_words: int = 0, quantize: bool = False
+) -> Any:
     """As its documentation says: the base, resized by hand, and `PeftModel.from_pretrained`."""
     model = base(folder, quantize=quantize)
     if new_words:

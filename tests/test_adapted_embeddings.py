@@ -1,4 +1,4 @@
-"""Adapters on the embedding and the output head: scored, trained and asked as the plain model is."""
+"""Adapters on the embedding and the output head are scored, trained and asked as they compute."""
 
 import contextlib
 from pathlib import Path
@@ -32,17 +32,18 @@ ADAPTED = [
 ]  # fmt: skip
 CHOICES = read_problems("tiny-mathqa", split="test", limit=4)[0]
 WORKED = read_problems("tiny-gsm", split="test", limit=4)[0]
-# Words that only new tokens have are not in the tokenizer: fewer words would lack its last ones.
-ADAPTED.remove("fewer words")
+ADAPTED.remove("fewer words")  # the tokenizer has them all
 
 
-@pytest.fixture(params=[True, False], ids=["tied", "untied"])
-def folder(
-    request: pytest.FixtureRequest, small_model_dir: Path, tmp_path_factory: Any
-) -> Path:
-    if request.param:
-        return small_model_dir
-    return untied_model(tmp_path_factory.mktemp("models") / "untied", small_model_dir)
+UNTIED = ["LoRA on both", "tokens", "both saved", "new words, LoRA on both", "head saved"]
+PAIRS = [(v, True) for v in ADAPTED] + [(v, False) for v in UNTIED]
+
+
+@pytest.fixture(scope="module")
+def folders(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """By whether embedding and output head are tied."""
+    other = tmp_path_factory.mktemp("models") / "untied"
+    return {True: small_model_dir, False: untied_model(other, small_model_dir)}
 
 
 @pytest.fixture
@@ -64,12 +65,18 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: gradient for name, gradient in found.items() if gradient.any()}
 
 
-@pytest.mark.parametrize("variant", ADAPTED)
+@pytest.mark.parametrize(("variant", "tied"), PAIRS)
 def test_choices_are_scored_as_by_separate_passes(
-    folder: Path, tokenizer: Any, variant: str
+    folders: dict[bool, Path], tokenizer: Any, variant: str, tied: bool
 ) -> None:
-    model = steps(adapted(folder, **VARIANTS[variant]))
-    check_isolation(model)
+    model = steps(adapted(folders[tied], **VARIANTS[variant]))
+    for context in (contextlib.nullcontext(), model.disable_adapter()):
+        with context:
+            check_isolation(model)
+    head = model.get_output_embeddings()
+    if has_plain_head(model):  # its weight must then be all there is
+        hidden = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(head(hidden), hidden @ head.weight.T)
     found = choice_logprobs(model, tokenizer, CHOICES)
     for group, scores in zip(encode_choices(tokenizer, CHOICES), found, strict=True):
         with torch.no_grad():
@@ -77,11 +84,11 @@ def test_choices_are_scored_as_by_separate_passes(
         assert scores == pytest.approx(alone, abs=2e-4)
 
 
-@pytest.mark.parametrize("variant", ADAPTED)
+@pytest.mark.parametrize(("variant", "tied"), PAIRS)
 def test_the_gradients_are_those_of_the_plain_losses(
-    folder: Path, tokenizer: Any, tmp_path: Path, variant: str
+    folders: dict[bool, Path], tokenizer: Any, tmp_path: Path, variant: str, tied: bool
 ) -> None:
-    model = steps(adapted(folder, lora_dropout=0.0, **VARIANTS[variant]))
+    model = steps(adapted(folders[tied], lora_dropout=0.0, **VARIANTS[variant]))
     settings = {"max_length": 256, "max_steps": 1, "disable_tqdm": True, "packing": True}
     trainer = sft_trainer(model, tokenizer, WORKED, output_dir=tmp_path / "sft", **settings)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -89,10 +96,9 @@ def test_the_gradients_are_those_of_the_plain_losses(
     ours, total, count = gradients(model), 0.0, 0
     for problem in WORKED:
         prompt = tokenizer(sft_prompt(problem["question"])).input_ids
-        end = tokenizer(sft_completion(problem)).input_ids + [tokenizer.eos_token_id]
-        found = logprobs(
-            model, {"input_ids": prompt + end, "labels": [-100] * len(prompt) + end}
-        )
+        end = tokenizer(sft_completion(problem["solution"], problem["answer"])).input_ids
+        end += [tokenizer.eos_token_id]
+        found = logprobs(model, {"input_ids": prompt + end, "labels": [-100] * len(prompt) + end})
         total, count = total - found.sum(), count + len(found)
     (total / count).backward()
     assert_same_gradients(gradients(model), ours, tolerance=1e-4)
@@ -150,21 +156,6 @@ def test_it_is_trained_saved_loaded_and_asked(
     ):
         assert ours == pytest.approx(theirs, abs=1e-3)
     assert torch.equal(all_logits(loaded), expected)
-
-
-@pytest.mark.parametrize("variant", ADAPTED)
-def test_a_head_counts_as_plain_only_where_its_weight_is_all_there_is(
-    folder: Path, variant: str
-) -> None:
-    model = steps(adapted(folder, **VARIANTS[variant]))
-    hidden = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
-    head = model.get_output_embeddings()
-    with torch.no_grad():
-        if has_plain_head(model):
-            torch.testing.assert_close(head(hidden), hidden @ head.weight.T)
-        for context in (contextlib.nullcontext(), model.disable_adapter()):
-            with context:
-                check_isolation(model)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

@@ -17,6 +17,11 @@ from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 
 OLD_PEFT = Version(peft.__version__) < Version("0.21")
+# Tied or not is the same to what leaves embedding and head alone.
+UNTIED = [
+    v for v in VARIANTS if any(w in v for w in ("words", "both", "head", "embedding", "tokens"))
+]
+PAIRS = [(v, True) for v in VARIANTS] + [(v, False) for v in UNTIED]
 # In 4 bits only the projections are other layers; these variants treat them in other ways.
 IN_4_BITS = ("plain", "bias all", "lora_bias", "DoRA", "both saved", "tokens", "parameters",
              "all-linear", "new words, LoRA on both")  # fmt: skip
@@ -35,10 +40,6 @@ def assert_comes_back(model: Any, folder: Path, out: Path, *, quantize: bool = F
     assert torch.equal(all_logits(loaded), expected)
     plain = by_plain_peft(folder, out, quantize=quantize, new_words=words)
     assert torch.equal(all_logits(plain), expected)
-    again = save_adapter(loaded, out.with_name("again"))  # and so does what was loaded
-    assert torch.equal(
-        all_logits(load_adapter(base(folder, quantize=quantize), again)), expected
-    )
 
 
 def refused_here(variant: str) -> bool:
@@ -46,8 +47,7 @@ def refused_here(variant: str) -> bool:
     return OLD_PEFT and variant == "bias lora_only"
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "tied"), PAIRS)
 def test_a_trained_adapter_comes_back(
     small_model_dir: Path, untied: Path, tmp_path: Path, variant: str, tied: bool
 ) -> None:
@@ -90,10 +90,21 @@ def test_settings_in_any_combination_come_back(
 ) -> None:  # fmt: skip
     folder = small_model_dir if tied else untied
     model = adapted(
-        folder, new_words=new_words, target_modules=targets, r=r, use_rslora=rslora, use_dora=dora,
+        folder, new_words=new_words, target_modules=targets, r=r, use_rslora=rslora,
+        # The padding token's row is zero, and DoRA divides by the length of a row.
+        use_dora=dora and "lm_head" not in targets,
         modules_to_save=sorted(set(saved) - set(targets)) or None,
     )  # fmt: skip
     assert_comes_back(steps(model), folder, tmp_path_factory.mktemp("trip") / "adapter")
+
+
+@pytest.mark.parametrize("variant", ["bias all", "new words, LoRA on both", "both saved"])
+def test_what_was_loaded_and_trained_on_comes_back_too(
+    small_model_dir: Path, tmp_path: Path, variant: str
+) -> None:
+    save_adapter(steps(adapted(small_model_dir, **VARIANTS[variant])), tmp_path / "first")
+    loaded = load_adapter(base(small_model_dir), tmp_path / "first", is_trainable=True)
+    assert_comes_back(steps(loaded), small_model_dir, tmp_path / "second")
 
 
 def test_eva_comes_back(small_model_dir: Path, tmp_path: Path) -> None:
@@ -117,8 +128,10 @@ def test_what_is_brought_of_the_base_is_rounded_to_a_base_in_half_precision(
     assert (all_logits(loaded) - expected).abs().max() < 0.01 * expected.abs().max()
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if "words" not in v])
+@pytest.mark.parametrize(
+    ("variant", "tied"),
+    [(v, tied) for v, tied in PAIRS if "words" not in v and (tied or "both" in v)],
+)
 def test_merged_and_loaded_it_is_the_same_model(
     small_model_dir: Path, untied: Path, tmp_path: Path, variant: str, tied: bool
 ) -> None:

@@ -115,3 +115,14 @@ def test_tokenizer_template_generation_and_attention_are_in_the_name(
     names.append(named(eager, tokenizer))
     assert len({first, *names}) == 6
     assert named(load_model(small_model_dir, device="cpu")[0], tokenizer) == first
+
+
+@pytest.mark.parametrize("given", [["--use_cache", "c"], ["--use_cache=c"], ["-c", "c"]])
+def test_the_harness_s_own_command_line_keeps_no_answers_without_their_model(
+    monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    from mathsft.lm_eval import main
+
+    monkeypatch.setattr("sys.argv", ["lm_eval", "--model", "mathsft", *given])
+    with pytest.raises(SystemExit, match="mathsft evaluate --use_cache"):
+        main()

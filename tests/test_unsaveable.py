@@ -12,8 +12,13 @@ from adapter_variants import ATTENTION, VARIANTS, adapted, all_logits, steps
 from model_files import base
 from packaging.version import Version
 from peft import (
-    BOFTConfig, IA3Config, LoraConfig, PromptTuningConfig, VeraConfig, get_peft_model,
-)  # fmt: skip
+    BOFTConfig,
+    IA3Config,
+    LoraConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 
 from mathsft.data.problems import read_problems
 from mathsft.models.adapters import add_adapter, load_adapter, merge_adapter, save_adapter

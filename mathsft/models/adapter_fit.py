@@ -127,6 +127,11 @@ def check_base(base: PreTrainedModel, folder: Path) -> None:
         name = identity["name"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): copy the adapter again") from error
+    if not compared:
+        raise ValueError(
+            f"{path} names no weight that {type(base).__name__} has, so that the base cannot be "
+            f"told. The adapter was trained on {name!r}"
+        )
     if differences:
         raise ValueError(
             f"{folder} is an adapter of another base: {len(differences)} of {compared} compared "

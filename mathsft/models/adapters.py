@@ -29,10 +29,10 @@ from mathsft.models.adapter_files import local_adapter, read_config
 from mathsft.models.adapter_fit import check_base, check_fit
 from mathsft.models.checkpoint import vocabulary
 from mathsft.models.folders import ADAPTER_WEIGHTS, holds_model, replaced_folder
-from mathsft.models.identity import IDENTITY_FILE, base_identity
+from mathsft.models.identity import IDENTITY_FILE, base_identity, is_adapters_own
 from mathsft.models.merging import merge_adapter as merge_adapter  # one place for all four
 from mathsft.models.saveable import check_saveable
-from mathsft.models.sharding import check_not_emptied, is_sharded, local, whole
+from mathsft.models.sharding import check_not_emptied, local, places, whole
 from mathsft.models.text_files import add_recorded_stops, save_text_files
 from mathsft.numbers import check_numbers
 from mathsft.processes import in_first, say
@@ -67,9 +67,7 @@ def add_adapter(
 
     Raises ValueError if the model has an adapter already, or lacks one of `target_modules`.
     """
-    check_numbers(
-        {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "seed": seed}
-    )
+    check_numbers({"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "seed": seed})
     if has_adapter(model):
         raise ValueError(
             "the model has an adapter already. A second one around it would be saved under keys "
@@ -116,10 +114,12 @@ def save_adapter(
     In several processes it is called in each: process 0 writes, the others wait. Weights that
     are sharded over them (FSDP) are gathered first, so that one process can load the file.
 
-    Raises ValueError if the folder holds a full model or files of another kind, if the
-    model was wrapped twice or has several adapters, if weights outside of the adapter were
-    trained (they would be lost), if DeepSpeed's ZeRO-3 has sharded the weights, or if the file
-    does not give back what is in memory.
+    With a resized vocabulary the embedding and the output head are part of the file.
+
+    Raises ValueError for what `load_adapter` could not give back (`mathsft.models.saveable`; the
+    trainers ask the same before training), values that are not finite, a folder that holds a
+    full model or files of another kind, weights that DeepSpeed's ZeRO-3 has sharded, or a file
+    that is not what is in memory.
     """
     folder = Path(folder)
     check_not_emptied(model)
@@ -130,21 +130,19 @@ def save_adapter(
             "all. Choose a folder of its own"
         )
     state = adapter_state(model)
-    kept = {local(tensor).data_ptr() for tensor in state.values()}
+    kept = places(state.values())
     identity = base_identity(base_of(model), without=brought_tensors(model))
     state = {key: whole(tensor).detach() for key, tensor in state.items()}
     check_finite(state, "the adapter in memory")
-    sharded = {
+    gathered = {
         name: whole(tensor)
         for name, tensor in model.state_dict().items()
-        if is_sharded(tensor) and local(tensor).data_ptr() in kept
+        if is_adapters_own(name) or local(tensor).data_ptr() in kept
     }
 
     def write() -> None:
         with replaced_folder(folder) as new:
-            model.save_pretrained(
-                str(new), save_embedding_layers=False, state_dict=sharded or None
-            )
+            model.save_pretrained(str(new), save_embedding_layers=False, state_dict=gathered)
             # Once more, as peft leaves out a part of a resized vocabulary (`adapter_state`). A
             # copy of each: the format has no shared tensors.
             copies = {key: tensor.contiguous().clone() for key, tensor in state.items()}
@@ -169,10 +167,10 @@ def load_adapter(
     """Put a saved LoRA adapter on `base`, after checking that it is whole and belongs there.
 
     `folder` may be a hub name (with `revision`); `is_trainable` lets the adapter be trained on.
-    The base is not touched before the keys,
-    shapes and the base's identity have been checked. Adapters saved by `save_adapter` carry
-    that identity; one from elsewhere is checked by keys and shapes alone. In the
-    end the logits with and without the adapter must differ.
+    The base is not touched before the keys, shapes and the base's identity have been checked.
+    Adapters saved by `save_adapter` carry that identity; one from elsewhere is checked by keys
+    and shapes alone. If the adapter was trained with a resized vocabulary, `base` is resized to
+    it, and a line says so. In the end the logits with and without the adapter must differ.
 
     Raises FileNotFoundError if an expected file is absent; ValueError if `base` has an
     adapter, a key is missing or left over, a shape differs, the base is another one, the

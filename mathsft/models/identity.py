@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mathsft.models.checkpoint import weight_files
-from mathsft.models.sharding import local, whole
+from mathsft.models.sharding import local, places, whole
 
 IDENTITY_FILE = "base_identity.json"
 SAMPLES = 8  # per tensor; some 2,000 values, 40 kB of JSON, for a model of 24 layers
@@ -102,7 +102,7 @@ def _sampled(
     base: PreTrainedModel, without: Iterable[Tensor]
 ) -> tuple[dict[str, tuple[tuple[int, ...], list[float]]], dict[str, tuple[int, ...]]]:
     """Shape and values by name, and the shapes of the tensors that are packed."""
-    left_out = {local(tensor).data_ptr() for tensor in without}
+    left_out = places(without)
     sampled, packed = {}, {}
     for name, parameter in base.named_parameters():
         if is_adapters_own(name):

@@ -11,8 +11,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from mathsft.models.adapter_checks import adapter_state, base_of, brought_tensors
 from mathsft.models.adapter_files import some
 from mathsft.models.adapter_fit import DOUBLY_WRAPPED, STARTS
-from mathsft.models.identity import checkpoint_differences
-from mathsft.models.sharding import local
+from mathsft.models.identity import checkpoint_differences, is_adapters_own
+from mathsft.models.sharding import local, places
 
 # Settings of LoRA with which a saved adapter gives back the model, by test. Others are refused.
 _RESTORED = {
@@ -43,11 +43,13 @@ def check_saveable(model: PeftModel) -> None:
         )
     _check_settings(config)
     _check_in_effect(model, rslora=config.use_rslora)
-    kept = {local(tensor).data_ptr() for tensor in state.values()}
+    kept = places(state.values())
     lost = [
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and local(parameter).data_ptr() not in kept
+        if parameter.requires_grad
+        and not is_adapters_own(name)
+        and local(parameter).data_ptr() not in kept
     ]
     if lost and config.bias == "lora_only" and all(name.endswith(".bias") for name in lost):
         raise ValueError(

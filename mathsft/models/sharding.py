@@ -1,5 +1,6 @@
 """Weights that are sharded over several processes (FSDP2): each holds a part of every tensor."""
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -57,6 +58,14 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
         elif torch.distributed.get_rank() == 0:
             kept[key] = found.cpu()
     return {name: kept[id(tensor)] for name, tensor in state.items() if id(tensor) in kept}
+
+
+def places(tensors: Iterable[Tensor]) -> set[int]:
+    """Where the tensors lie in memory, to tell them again behind other objects.
+
+    A part of a sharded tensor that is empty lies nowhere, and is left out.
+    """
+    return {local(tensor).data_ptr() for tensor in tensors} - {0}
 
 
 def local(tensor: Tensor) -> Tensor:

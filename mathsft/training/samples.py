@@ -53,9 +53,7 @@ def show_samples(
     ``max_new_tokens`` is below 1; where the trainer is made, for a prompt that leaves the model no
     room to answer; for a conversation where the tokenizer has no chat template.
     """
-    check_numbers(
-        {"samples": samples, "max_new_tokens": max_new_tokens}, where="show_samples: "
-    )
+    check_numbers({"samples": samples, "max_new_tokens": max_new_tokens}, where="show_samples: ")
     asked_for: list[dict[str, Any]] = []
     passed_over: Counter[str] = Counter()
     for row in problems:

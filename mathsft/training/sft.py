@@ -6,13 +6,15 @@ who sees whom in it (`mathsft.models.forest`), and the loss, which projects only
 tokens onto the vocabulary (`mathsft.models.likelihood`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
@@ -29,12 +31,30 @@ from mathsft.training.documents import collate, sft_rows, trained_tokens
 from mathsft.training.trainer import ForestTrainer
 
 
+@contextmanager
+def _head_untold(model: Any) -> Iterator[None]:
+    """Let ``model.get_output_embeddings()`` give the layer inside an adapted output head.
+
+    TRL (1.16) refuses an adapter there, as its own loss would not read it. Ours does.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, BaseTunerLayer):
+        yield
+        return
+    vars(model)["get_output_embeddings"] = head.get_base_layer
+    try:
+        yield
+    finally:
+        del vars(model)["get_output_embeddings"]
+
+
 class PackedSFTTrainer(ForestTrainer, SFTTrainer):
     """SFTTrainer for the rows of `sft_rows`; made by `sft_trainer`."""
 
     def __init__(self, model: Any, **arguments: Any) -> None:
         trainable = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
-        super().__init__(model, **arguments)
+        with _head_untold(model):
+            super().__init__(model, **arguments)
         # TRL casts the adapters of a 4-bit model to bfloat16, which a T4 cannot train and
         # which rounds away small updates: put the original values back, in float32.
         for name, parameter in model.named_parameters():
