@@ -73,7 +73,8 @@ def training_arguments(
     (`mathsft.settings.prepare_tracking`), and batches left as they are.
 
     Raises ValueError where the model has nothing to train, is in 4 bits without an adapter, has
-    4-bit layers without a gradient, or weights to train in half precision; where it cannot be
+    4-bit layers without a gradient, or weights to train in half precision; for an adapter that
+    could not be saved and loaded again (`mathsft.models.saveable`); where it cannot be
     told who sees whom in a row or does not keep to it, where ``remove_unused_columns`` is
     asked for, or for a number that cannot be meant (`mathsft.numbers`).
     """
@@ -89,10 +90,10 @@ def training_arguments(
             "4-bit weights have no gradient, so that most of this model cannot be trained: load "
             "it with lora=True, or without quantize to train all of it"
         )
-    if has_adapter(model):
-        check_saveable(model)
     _check_precision(model)
     check_trainable(model)
+    if has_adapter(model):
+        check_saveable(model)
     check_isolation(model)  # now, not in the first step
     home = next(model.parameters()).device
     capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
