@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "both saved, kept tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     "norms saved": {"modules_to_save": ["input_layernorm", "norm"]},
     "rank_pattern": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 5}},
-    "one layer": {"layers_to_transform": [1]},
+    "one layer": {"layers_to_transform": [1], "layers_pattern": "layers"},
     "without one layer": {"exclude_modules": ["layers.0.self_attn.q_proj"]},
     "all-linear": {"target_modules": "all-linear"},
     "pattern": {"target_modules": r".*\.1\..*(q_proj|down_proj)"},
