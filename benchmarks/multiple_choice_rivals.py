@@ -1,6 +1,6 @@
 """The multiple-choice loss as it is usually written, and as it is written well.
 
-Both take rows of `multiple_choice_rows`, leave the gradients of the mean loss in the model
+Both take rows of `MultipleChoice`, leave the gradients of the mean loss in the model
 and return how many positions, padding included, passed it.
 """
 

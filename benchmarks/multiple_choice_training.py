@@ -6,7 +6,7 @@
 A GPU that may be here is hidden and stays idle: the times are those of a CPU. The rivals
 (`multiple_choice_rivals`) are `loop`, five padded passes with full logits and log-probabilities
 picked one by one, and `vectorised`, all choices in one padded batch with only the scored
-positions projected. `ours` calls what MultipleChoiceTrainer calls.
+positions projected. `ours` calls what the trainer calls.
 
 Timed: collation, forward, backward, clipping, AdamW's update. Not timed: tokenization. The
 model has random weights and LoRA without dropout; LoRA's B is moved away from zero, as
@@ -59,23 +59,25 @@ from common import (
 from datasets import disable_progress_bars
 from multiple_choice_rivals import Questions, loop, vectorised
 from torch import Tensor
-from torch.nn import functional
 
 from mathsft.models import projection
-from mathsft.models.likelihood import option_logprobs
-from mathsft.training.multiple_choice import choice_scores
-from mathsft.training.questions import collate, multiple_choice_rows
+from mathsft.models.logprobs import sequence_logprobs
+from mathsft.objectives.multiple_choice import MultipleChoice
+from mathsft.training.collation import Collator
+from mathsft.training.rows import training_rows
 
 Step = Callable[[Any, Questions], int]
+OBJECTIVE = MultipleChoice()
+COLLATE = Collator(OBJECTIVE, pad_token_id=0)
 SWEEP, SWEEP_QUESTIONS = (2, 4, 8, 16, 32), 4
 
 
 def ours(model: Any, questions: Questions) -> int:
     """The forest: gradients of the mean loss; returns the positions passed, padding included."""
-    batch = collate(questions, pad_token_id=0)
+    batch = COLLATE(questions)
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    scores = choice_scores(option_logprobs(model, batch), batch)
-    functional.cross_entropy(scores, batch["labels"]).backward()
+    loss = OBJECTIVE.loss(sequence_logprobs(model, batch), batch)
+    (loss.total / len(batch["labels"])).backward()
     return batch["input_ids"].numel()
 
 
@@ -134,7 +136,7 @@ def count_both(shape: str, questions: Questions) -> tuple[int, int]:
 def unpadded(rows: Questions) -> dict[str, int]:
     """Tokens that pass the model, in the forest and with a pass for each choice."""
     return {
-        "forest_tokens": int(collate(rows, pad_token_id=0)["row_tokens"].sum()),
+        "forest_tokens": int(COLLATE(rows)["row_tokens"].sum()),
         "separate_tokens": sum(len(ids) - 1 for row in rows for ids in row["input_ids"]),
     }
 
@@ -147,7 +149,7 @@ def sweep(
     found = []
     for count in SWEEP:
         made = [more_choices(problem, count=count) for problem in numeric[:SWEEP_QUESTIONS]]
-        rows = list(multiple_choice_rows(made, tokenizer, name=f"{count} choices"))
+        rows = list(training_rows(made, tokenizer, OBJECTIVE, name=f"{count} choices"))
         if len(rows) < SWEEP_QUESTIONS:
             raise RuntimeError("the sweep compares the same questions; one was dropped")
         flops, separate_flops = count_both(shape, rows)
@@ -188,7 +190,7 @@ def main() -> None:
     tokenizer = tokenizer_for(problems, vocab_size=SHAPES[shape]["vocab_size"])
     problems, needed = problems.shuffle(seed=0), count * rounds + 1
     drawn = problems.select(range(needed + needed // 4 + 4))  # some may be unusable
-    rows = multiple_choice_rows(drawn, tokenizer, name=source)
+    rows = training_rows(drawn, tokenizer, OBJECTIVE, name=source)
     if len(rows) < needed:
         raise RuntimeError(f"{len(rows)} of {len(drawn)} questions are usable, not {needed}")
     *rows, warm_up = rows.select(range(needed))

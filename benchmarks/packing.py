@@ -43,9 +43,9 @@ from trl import SFTConfig, SFTTrainer
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import TokenForest
-from mathsft.training.documents import packed_rows
-from mathsft.training.sft import sft_trainer
-from mathsft.training.tokens import tokenize_problems
+from mathsft.models.packing import pack
+from mathsft.objectives.sft import tokenize_problems
+from mathsft.training.make import sft_trainer
 
 MAX_LENGTH = 512
 ROWS_PER_STEP = 4  # ours and TRL packed; TRL padded takes about as many documents
@@ -143,10 +143,17 @@ def _tokens(row: list[Any]) -> int:
     return sum(len(part) if isinstance(part, list) else 1 for part in row)
 
 
+def packed_rows(documents: list[dict[str, list[int]]]) -> tuple[list[list[int]], float]:
+    """Which documents share a row, and the share of all rows that is not padding."""
+    lengths = [len(document["input_ids"]) - 1 for document in documents]  # the last is predicted
+    rows = pack(lengths, max_length=MAX_LENGTH)
+    return rows, sum(lengths) / (MAX_LENGTH * len(rows))
+
+
 def max_logit_difference(model: Any, documents: list[dict[str, list[int]]]) -> float:
     """Largest difference between a packed row's logits and those of its documents alone."""
     model.eval()
-    rows, _ = packed_rows(documents, max_length=MAX_LENGTH)
+    rows, _ = packed_rows(documents)
     together = [documents[index] for index in max(rows, key=len)]
     batch = TokenForest(together, share=False).tensors(pad_token_id=0)
     differences, start = [], 0
@@ -180,7 +187,7 @@ def main() -> None:
     lengths = [len(document["input_ids"]) for document in documents]
     model = random_model(options.shape)
     result: dict[str, Any] = {
-        "fill": round(packed_rows(documents, max_length=MAX_LENGTH)[1], 4),
+        "fill": round(packed_rows(documents)[1], 4),
         "max_logit_diff": max_logit_difference(model, documents[:200]),
     }
 

@@ -47,7 +47,7 @@ from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
 from mathsft.recipes import load_recipe
 from mathsft.training.estimate import estimate_memory
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import sft_trainer
 
 UTILISATION = (0.4, 0.2)
 SPARE = 0.9  # of a card: estimates may be off, and none was held against a GPU

@@ -28,7 +28,10 @@ from mathsft.models import projection, shapes
 from mathsft.models.adapters import add_adapter
 from mathsft.models.likelihood import option_logprobs
 from mathsft.models.loading import load_model
-from mathsft.training import documents, questions
+from mathsft.objectives.multiple_choice import MultipleChoice
+from mathsft.objectives.sft import SFT
+from mathsft.training.collation import Collator
+from mathsft.training.rows import training_rows
 
 MATHQA_TRAIN, SAMPLE = 29_837, 1000  # rows it has, and rows of dev that stand for them
 # The published config.json of Qwen/Qwen2.5-...: hidden, layers, heads, key-value heads,
@@ -123,9 +126,8 @@ def backward(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
 def one_row(length: int, trained: int) -> dict[str, torch.Tensor]:
     """A batch of one document that takes ``length`` positions, ``trained`` of them predicting."""
     labels = [-100] * (length + 1 - trained) + [1] * trained
-    return documents.collate(
-        [{"input_ids": [[1] * (length + 1)], "labels": [labels]}], pad_token_id=0
-    )
+    row = {"input_ids": [[1] * (length + 1)], "labels": [labels]}
+    return Collator(SFT(), pad_token_id=0)([row])
 
 
 @cache
@@ -159,7 +161,7 @@ def _counted(size: str, layers: int, lora: bool, checkpointing: bool) -> list[fl
 def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) -> Work:
     """One pass over worked problems, packed and batched as `sft_trainer` does it."""
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = documents.sft_rows(problems, tokenizer, max_length=max_length)
+        rows = training_rows(problems, tokenizer, SFT(), max_length=max_length)
     lengths = [sum(len(ids) - 1 for ids in row) for row in rows["input_ids"]]
     batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
     labels = [labels[1:] for row in rows["labels"] for labels in row]
@@ -175,12 +177,11 @@ def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int
 def choices(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) -> Work:
     """One pass over multiple-choice problems, in batches as `multiple_choice_trainer` has them."""
     with contextlib.redirect_stdout(io.StringIO()):
-        kept = list(questions.multiple_choice_rows(problems, tokenizer, max_length=max_length))
+        kept = list(training_rows(problems, tokenizer, MultipleChoice(), max_length=max_length))
+    collate = Collator(MultipleChoice(), pad_token_id=0, max_length=max_length)
     tokens = positions = pairs = predictors = 0
     for first in range(0, len(kept), batch_size):
-        batch = questions.collate(
-            kept[first : first + batch_size], pad_token_id=0, max_length=max_length
-        )
+        batch = collate(kept[first : first + batch_size])
         rows, length = batch["input_ids"].shape
         tokens += int(batch["row_tokens"].sum())
         positions += rows * length

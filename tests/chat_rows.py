@@ -4,7 +4,7 @@ from typing import Any
 
 from mathsft.models.forest import IGNORE
 from mathsft.models.loading import load_model
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
 
 # ChatML's form with marks of one character, which `with_template` makes special tokens.
 TEMPLATE = (

@@ -5,7 +5,7 @@ from typing import Any
 
 from mathsft.data.problems import read_problems
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.make import multiple_choice_trainer
 
 PROBLEMS = read_problems("tiny-mathqa", limit=40)[0]
 

@@ -11,9 +11,8 @@ import torch
 
 from mathsft.data.problems import read_problems
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 from mathsft.training.persist import persist
-from mathsft.training.sft import sft_trainer
 
 STEPS = 40
 COMMON: dict[str, Any] = {

@@ -20,8 +20,7 @@ from mathsft.models.isolation import check_isolation
 from mathsft.models.likelihood import choice_logprobs, encode_choices
 from mathsft.models.loading import load_model
 from mathsft.models.projection import has_plain_head
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 ADAPTED = [
     name for name, settings in VARIANTS.items()

@@ -27,9 +27,9 @@ from mathsft.data.problems import read_problems
 from mathsft.models.encoding import stop_tokens
 from mathsft.models.forest import IGNORE
 from mathsft.models.sources import TINY
-from mathsft.training.conversations import holds_conversations, stop_after_turns
-from mathsft.training.sft import sft_trainer
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.conversations import holds_conversations, stop_after_turns
+from mathsft.objectives.sft import tokenize_problems
+from mathsft.training.make import sft_trainer
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="^~"), min_size=1).filter(str.strip)
 WORDS = st.text("ab 12.?", min_size=1).map(lambda text: f"x{text}x")  # no merge at a line break

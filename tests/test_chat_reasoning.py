@@ -15,8 +15,8 @@ from mathsft.data.local_files import write_rows
 from mathsft.data.mixtures import mix
 from mathsft.data.overlap import without_test_rows
 from mathsft.data.problems import load_problems, read_problems
+from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.samples import show_samples
-from mathsft.training.tokens import tokenize_problems
 
 ONE = thought(("3 and 2.", "It is 5."))
 

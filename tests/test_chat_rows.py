@@ -11,6 +11,7 @@ import pytest
 from chat_rows import chat
 from datasets import Dataset
 from hub import LocalHub, local_hub  # noqa: F401  (local_hub is a fixture)
+from made_rows import multiple_choice_rows
 from problem_rows import GSM, jsonl
 
 from mathsft.data.chat import CHAT_FEATURES, PROMPT_FEATURES
@@ -18,7 +19,6 @@ from mathsft.data.choices import add_choices
 from mathsft.data.mixtures import mix
 from mathsft.data.overlap import overlap, without_test_rows
 from mathsft.data.problems import load_problems, read_problems
-from mathsft.training.multiple_choice import multiple_choice_rows
 
 CHAT = chat("What is 2 + 3?", "It is 5.", system="Be brief.")
 TEXT = {"prompt": "2 + 3 =", "completion": " 5\n"}

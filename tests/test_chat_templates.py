@@ -9,7 +9,7 @@ import pytest
 from chat_rows import TEMPLATE, chat, document, joint, new_tokenizer, trained_parts, with_template
 
 from mathsft.models.loading import load_model
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
 
 
 @pytest.fixture(scope="module")

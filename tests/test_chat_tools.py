@@ -17,8 +17,8 @@ from mathsft.data.local_files import write_rows
 from mathsft.data.mixtures import mix
 from mathsft.data.overlap import overlap
 from mathsft.data.problems import load_problems, read_problems
+from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.samples import show_samples
-from mathsft.training.tokens import tokenize_problems
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call>~'
 

@@ -11,6 +11,7 @@ from chat_rows import chat, document, new_tokenizer, trained_parts, with_templat
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from made_rows import multiple_choice_rows
 from problem_rows import GSM, OWN, jsonl
 
 from mathsft.data.chat import CHAT_FEATURES
@@ -18,9 +19,8 @@ from mathsft.data.local_files import write_rows
 from mathsft.data.mixtures import mix
 from mathsft.data.problems import load_problems, read_problems
 from mathsft.models.forest import IGNORE
-from mathsft.training.multiple_choice import multiple_choice_rows
+from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.samples import show_samples
-from mathsft.training.tokens import tokenize_problems
 
 
 @pytest.fixture(scope="module")

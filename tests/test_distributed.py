@@ -249,7 +249,7 @@ def test_two_hosts_train_the_adapter_of_one_process(one: Path, tmp_path: Path) -
 
 
 def test_an_epoch_has_each_row_once_in_the_order_of_one_process_and_then_fillers() -> None:
-    from mathsft.training.filling import FilledRows, FilledSampler
+    from mathsft.training.padded_sampler import FilledRows, FilledSampler
 
     rows = [{"input_ids": [[n, n, n]], "labels": [[n, n, n]]} for n in range(13)]
     filled = FilledRows(rows)

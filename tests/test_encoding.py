@@ -11,7 +11,7 @@ from sentencepiece_model import lines, llama_tokenizer
 from mathsft.models.encoding import encode_pieces, encode_prompts, special_ends, stop_tokens
 from mathsft.models.forest import IGNORE
 from mathsft.models.likelihood import encode_choices
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
 
 KINDS: dict[str, dict[str, Any]] = {
     "legacy": {"legacy": True},

@@ -19,8 +19,7 @@ from mathsft.models.shapes import Shapes
 from mathsft.recipes import load_recipe
 from mathsft.training.estimate import estimate_memory
 from mathsft.training.footprint import MemoryEstimate
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import torch
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
 from mathsft.training.finite import FiniteCheck
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 
 @pytest.fixture

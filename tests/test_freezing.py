@@ -9,7 +9,7 @@ from small_training import PROBLEMS
 
 from mathsft.models.freezing import freeze
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.make import multiple_choice_trainer
 
 
 def small(folder: Path, **arguments: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gradients import assert_same_gradients
+from made_rows import choice_batch, multiple_choice_rows, sft_batch, sft_rows
 from small_training import PROBLEMS, trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -16,13 +17,11 @@ from mathsft.models.adapters import add_adapter
 from mathsft.models.freezing import freeze
 from mathsft.models.likelihood import encode_choices, option_logprobs
 from mathsft.models.loading import load_model
+from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.saving import save_model
-from mathsft.training.documents import collate, sft_rows
-from mathsft.training.multiple_choice import choice_scores, multiple_choice_trainer
-from mathsft.training.questions import collate as collate_questions
-from mathsft.training.questions import multiple_choice_rows
-from mathsft.training.sft import sft_trainer
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.multiple_choice import MultipleChoice
+from mathsft.objectives.sft import tokenize_problems
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 WORKED = read_problems("tiny-gsm", limit=12)[0]
 
@@ -67,15 +66,15 @@ def test_gradients_of_every_weight_the_tied_head_included_are_those_of_separate_
     model, tokenizer = small
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     if objective == "sft":
-        batch = collate(sft_rows(WORKED, tokenizer).to_list(), pad_token_id=0)
+        batch = sft_batch(sft_rows(WORKED, tokenizer).to_list())
         (-option_logprobs(model, batch).sum()).backward()
         ours = gradients(model)
         plain_sft_loss(model, tokenizer).backward()
     else:
         problems = PROBLEMS.to_list()[:8]
         rows = multiple_choice_rows(problems, tokenizer).to_list()
-        batch = collate_questions(rows, pad_token_id=0)
-        scores = choice_scores(option_logprobs(model, batch), batch)
+        batch = choice_batch(rows)
+        scores = MultipleChoice().scores(sequence_logprobs(model, batch), batch)
         cross_entropy(scores, batch["labels"], reduction="sum").backward()
         ours = gradients(model)
         plain_choice_loss(model, tokenizer, problems).backward()
@@ -88,7 +87,7 @@ def test_under_bfloat16_autocast_the_gradients_are_those_of_a_plain_loss_to_roun
     small: Any,
 ) -> None:
     model, tokenizer = small
-    batch = collate(sft_rows(WORKED, tokenizer).to_list(), pad_token_id=0)
+    batch = sft_batch(sft_rows(WORKED, tokenizer).to_list())
     with torch.autocast("cpu", torch.bfloat16):
         loss = -option_logprobs(model, batch).sum()
     loss.backward()

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from gradients import adapted, adapter, assert_same_gradients
+from made_rows import choice_batch, multiple_choice_rows
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mathsft.data.problems import load_problems
 from mathsft.data.prompts import choice_continuation
 from mathsft.models.likelihood import choice_logprobs, encode_choices
-from mathsft.training.multiple_choice import choice_scores, multiple_choice_trainer
-from mathsft.training.questions import collate, multiple_choice_rows
+from mathsft.models.logprobs import SequenceLogprobs
+from mathsft.objectives.multiple_choice import MultipleChoice
+from mathsft.training.make import multiple_choice_trainer
 
 
 def asked(question: str, choices: list[str], label: int) -> dict[str, object]:
@@ -109,12 +111,12 @@ def test_batches_accumulated_one_by_one_and_checkpointing_give_the_gradient_of_o
 
 def test_a_question_with_fewer_choices_has_no_chance_for_those_it_lacks(tokenizer, problems):
     rows = multiple_choice_rows(problems[:3], tokenizer).to_list()
-    batch = collate(rows, pad_token_id=0)
-    logprobs = -torch.arange(1.0, 10.0)
-    scores = choice_scores(logprobs, batch)
+    batch = choice_batch(rows)
+    logprobs = SequenceLogprobs(-torch.arange(1.0, 10.0), torch.arange(9), batch["scored_tokens"])
+    scores = MultipleChoice().scores(logprobs, batch)
     inf = torch.inf
     assert scores.tolist() == [[-1, -2, -inf, -inf], [-3, -4, -5, -inf], [-6, -7, -8, -9]]
-    assert batch["tokens"].tolist() == [
+    assert batch["scored_tokens"].tolist() == [
         len(tokenizer(choice_continuation(choice)).input_ids)
         for problem in problems[:3]
         for choice in problem["choices"]
@@ -179,7 +181,7 @@ def test_a_4_bit_model_learns_its_questions_quietly_and_logs_loss_accuracy_and_t
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert logs[-1]["loss"] < logs[0]["loss"] - 1
     assert 0 < logs[-1]["accuracy"] < 1
-    batch = collate(trainer.train_dataset.to_list(), pad_token_id=0, max_length=256)
+    batch = choice_batch(trainer.train_dataset.to_list(), max_length=256)
     assert logs[-1]["num_tokens"] == 30 * int(batch["row_tokens"].sum())
     noise = [str(w.message) for w in raised if w.category is not DeprecationWarning]
     assert noise == []

@@ -10,7 +10,7 @@ from mathsft.data.problems import load_problems
 from mathsft.evaluation.intervals import wilson
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.make import multiple_choice_trainer
 
 
 def accuracy_after(train: Dataset, test: Dataset, folder: Path, *, max_steps: int):

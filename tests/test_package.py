@@ -49,7 +49,7 @@ def test_no_public_name_is_gone() -> None:
 
 def test_training_does_not_import_evaluation() -> None:
     code = (
-        "import sys, mathsft.training.sft\n"
+        "import sys, mathsft.training.make\n"
         "print([m for m in sys.modules if m.startswith('mathsft.evaluation')])"
     )
     assert run(code).splitlines()[-1] == "[]"

@@ -15,7 +15,6 @@ from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.likelihood import option_logprobs
 from mathsft.models.packing import even_rows, pack
-from mathsft.training.documents import packed_rows
 
 
 def best_fit_decreasing_by_scan(lengths: Sequence[int], max_length: int) -> list[int]:
@@ -66,7 +65,7 @@ def test_even_rows_hold_everything_within_the_length_and_pad_little_more_than_th
 
 def test_rows_of_real_problems_are_at_least_95_percent_full(data_dir: Path):
     from mathsft.models.tiny.tokenizer import train_tokenizer
-    from mathsft.training.tokens import tokenize_problems
+    from mathsft.objectives.sft import tokenize_problems
 
     lines = (data_dir / "gsm8k" / "train.jsonl").read_text().splitlines()
     raw = [json.loads(line) for line in lines]
@@ -83,8 +82,13 @@ def test_rows_of_real_problems_are_at_least_95_percent_full(data_dir: Path):
     tokenizer = train_tokenizer(texts, vocab_size=8000)
     documents, dropped = tokenize_problems(problems, tokenizer, max_length=512)
     assert len(documents) + dropped.total() == len(problems)
-    _, fill = packed_rows(documents, max_length=512)
-    assert fill >= 0.95
+    rows = pack(passed(documents), max_length=512)
+    assert sum(passed(documents)) / (512 * len(rows)) >= 0.95
+
+
+def passed(documents) -> list[int]:
+    """The tokens of each document that pass the model: its last one is only predicted."""
+    return [len(document["input_ids"]) - 1 for document in documents]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,7 @@ def test_packed_logits_equal_the_separate_ones(
     small_model_dir, documents, attention, use_cache, training
 ):
     model = load(small_model_dir, attention).train(training)
-    rows, _ = packed_rows(documents, max_length=40)
+    rows = pack(passed(documents), max_length=40)
     assert any(len(row) > 2 for row in rows)
     assert len(rows) > 1
     batch = TokenForest(documents, rows=rows, share=False).tensors(pad_token_id=0)
@@ -153,7 +157,7 @@ def test_the_loss_of_packed_rows_is_the_token_weighted_loss_of_its_documents(
             targets = torch.tensor(document["labels"][1:])
             expected += cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
         shuffled = [documents[index] for index in order]
-        rows, _ = packed_rows(shuffled, max_length=max_length)
+        rows = pack(passed(shuffled), max_length=max_length)
         batch = TokenForest(shuffled, rows=rows, share=False).tensors(pad_token_id=0)
         loss = -option_logprobs(model, batch).sum()
     trained = sum(label != IGNORE for d in documents for label in d["labels"])

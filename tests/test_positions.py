@@ -10,8 +10,7 @@ from mathsft.evaluation.harness import ForestLM
 from mathsft.models.attention import position_limit
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_tokenizer
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 LIMIT = 64
 

@@ -44,13 +44,13 @@ def test_priced_operations_are_those_counted_on_a_real_training_pass(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if objective == "sft":
         problems = read_problems("tiny-gsm", limit=12)[0]
-        rows = costs.documents.sft_rows(problems, tokenizer, max_length=256)
-        batch = costs.documents.collate(list(rows), pad_token_id=0)
+        rows = costs.training_rows(problems, tokenizer, costs.SFT(), max_length=256)
+        batch = costs.Collator(costs.SFT(), pad_token_id=0)(list(rows))
         work = costs.solutions(problems, tokenizer, batch_size=12, max_length=256)
     else:
         problems = read_problems("tiny-mathqa", limit=12)[0]
-        rows = costs.questions.multiple_choice_rows(problems, tokenizer)
-        batch = costs.questions.collate(list(rows), pad_token_id=0, max_length=256)
+        rows = costs.training_rows(problems, tokenizer, costs.MultipleChoice())
+        batch = costs.Collator(costs.MultipleChoice(), pad_token_id=0, max_length=256)(list(rows))
         work = costs.choices(problems, tokenizer, batch_size=12, max_length=256)
     # Taken apart into its products, as the counter knows nothing of the CPU's fused attention.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from gradients import adapted, adapter, assert_same_gradients
+from made_rows import sft_batch, sft_rows
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.likelihood import option_logprobs
-from mathsft.training.documents import collate, sft_rows
-from mathsft.training.sft import sft_trainer
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
+from mathsft.training.make import sft_trainer
 
 
 def problems(count: int) -> list[dict[str, str]]:
@@ -74,7 +74,7 @@ def test_labels_are_exactly_the_completion_and_the_stop_token(tokenizer):
         assert tokenizer.decode(trained) == completion + tokenizer.eos_token
         prompt = document["input_ids"][: -len(trained)]
         assert tokenizer.decode(prompt) == sft_prompt(problem["question"])
-    batch = collate(sft_rows(rows, tokenizer).to_list(), pad_token_id=0)
+    batch = sft_batch(sft_rows(rows, tokenizer).to_list())
     assert int((batch["labels"] == tokenizer.eos_token_id).sum()) == 6
 
 

@@ -19,8 +19,7 @@ from mathsft.evaluation.worked import worked_answers
 from mathsft.models import likelihood
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 T4 = policy((7, 5))
 

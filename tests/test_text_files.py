@@ -15,7 +15,7 @@ from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 from mathsft.models.encoding import stop_tokens
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import sft_trainer
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}~{% endfor %}"

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_rows import sft_rows
 from transformers import TrainerCallback, TrainingArguments
 
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
-from mathsft.training.documents import sft_rows
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 
 @pytest.fixture

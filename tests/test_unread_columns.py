@@ -10,6 +10,7 @@ from chat_rows import chat, new_tokenizer, with_template
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from made_rows import multiple_choice_rows
 from problem_rows import CHAT as INSTRUCTION
 from problem_rows import GSM, MATHQA, OWN, jsonl
 
@@ -19,8 +20,7 @@ from mathsft.data.sources import questions_of
 from mathsft.evaluation.tasks.functions import rows_of_file
 from mathsft.evaluation.worked import worked_answers
 from mathsft.models.likelihood import encode_choices
-from mathsft.training.multiple_choice import multiple_choice_rows
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
 
 CHAT = chat("What is 2 + 3?", "It is 5.")
 TEXT = {"prompt": "2 + 3 =", "completion": " 5"}

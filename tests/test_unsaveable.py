@@ -24,8 +24,7 @@ from mathsft.data.problems import read_problems
 from mathsft.models.adapters import add_adapter, load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 LORA = LoraConfig(r=4, target_modules=ATTENTION, task_type="CAUSAL_LM")
 

@@ -14,7 +14,7 @@ from mathsft.evaluation.tasks import TASKS
 from mathsft.evaluation.watch import watch
 from mathsft.models.adapters import add_adapter
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.make import multiple_choice_trainer
 
 ARGUMENTS: dict[str, Any] = {"tasks": "mathqa_tiny", "limit": 10, "timeout": 0}
 

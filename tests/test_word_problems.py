@@ -17,7 +17,7 @@ from mathsft.data.prompts import sft_completion
 from mathsft.data.sources import questions_of
 from mathsft.data.word_problems import worked_equation
 from mathsft.models.loading import load_model
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
 
 ASKED = (
     "Seven red apples and two green apples are in the basket. How many apples are in the basket?"

@@ -1,6 +1,5 @@
 """Which model was evaluated, in sixteen letters: names do not tell."""
 
-import json
 from typing import Any
 
 from peft import PeftModel
@@ -16,6 +15,7 @@ from mathsft.models.computation import (
     plain,
     tensors_hash,
 )
+from mathsft.models.encoding import tokenizer_values
 
 # Of an adapter's configuration what is over when it has been made: where its layers are, and what
 # they began with (both are in the tensors), and what only training reads.
@@ -74,33 +74,3 @@ def cache_name(lm: Any, weights: str, adapter: str) -> str:
         "versions": {name: installed_version(name) for name in _CODE},
     }
     return "-".join(filter(None, [weights, adapter, json_hash(about)[:16]]))
-
-
-def tokenizer_values(tokenizer: Any) -> dict[str, Any]:
-    """What decides which tokens a text becomes: JSON values.
-
-    The tokenizer's serialised form (without padding and truncation, which each call sets), or, of
-    one that is written in Python, its vocabulary and its settings; the chat template; and the
-    tokens that it puts around a text.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    model = getattr(tokenizer, "sp_model", None)
-    if backend is not None:
-        form = json.loads(backend.to_str())
-        form = {k: v for k, v in form.items() if k not in ("padding", "truncation")}
-    else:
-        form = {"vocabulary": tokenizer.get_vocab(), "settings": tokenizer.init_kwargs}
-        if model is not None:
-            form["sentencepiece"] = model.serialized_model_proto().hex()
-    names = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file")
-    if "settings" in form:
-        form["settings"] = {k: v for k, v in form["settings"].items() if k not in names}
-    return {
-        "class": type(tokenizer).__name__,
-        "form": plain(form),
-        "chat_template": plain(tokenizer.chat_template),
-        "special": plain(tokenizer.special_tokens_map),
-        "around": tokenizer("a").input_ids,
-        "bos": getattr(tokenizer, "add_bos_token", None),
-        "eos": getattr(tokenizer, "add_eos_token", None),
-    }

@@ -5,6 +5,7 @@ training, sample answers, worked answers and the evaluation harness all encode p
 `encode_prompts`, and all stop at `stop_tokens`.
 """
 
+import json
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from mathsft.models.chat_template import Closing
+from mathsft.models.computation import plain
 
 # Before a text that cannot be told from its joint tokens, each of these is tried as a stand-in
 # for what precedes it. A line break merges with nothing in most vocabularies.
@@ -143,3 +145,33 @@ def pad_token(tokenizer: Any) -> int:
     """What fills a row up: never read and never trained, so the stop token will do as well."""
     found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(found or 0)
+
+
+def tokenizer_values(tokenizer: Any) -> dict[str, Any]:
+    """What decides which tokens a text becomes: JSON values.
+
+    The tokenizer's serialised form (without padding and truncation, which each call sets), or, of
+    one that is written in Python, its vocabulary and its settings; the chat template; and the
+    tokens that it puts around a text.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = getattr(tokenizer, "sp_model", None)
+    if backend is not None:
+        form = json.loads(backend.to_str())
+        form = {k: v for k, v in form.items() if k not in ("padding", "truncation")}
+    else:
+        form = {"vocabulary": tokenizer.get_vocab(), "settings": tokenizer.init_kwargs}
+        if model is not None:
+            form["sentencepiece"] = model.serialized_model_proto().hex()
+    names = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file")
+    if "settings" in form:
+        form["settings"] = {k: v for k, v in form["settings"].items() if k not in names}
+    return {
+        "class": type(tokenizer).__name__,
+        "form": plain(form),
+        "chat_template": plain(tokenizer.chat_template),
+        "special": plain(tokenizer.special_tokens_map),
+        "around": tokenizer("a").input_ids,
+        "bos": getattr(tokenizer, "add_bos_token", None),
+        "eos": getattr(tokenizer, "add_eos_token", None),
+    }

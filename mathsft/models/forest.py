@@ -54,6 +54,7 @@ class TokenForest:
         self.end: list[list[int]] = []
         # Each scored token: (row, place of its predecessor, token), and its sequence.
         self._scored: list[tuple[tuple[int, int, int], int]] = []
+        self._last = [(0, 0)] * len(sequences)  # row and place of each one's last passed token
         self._count = len(sequences)
         for row in [range(len(sequences))] if rows is None else rows:
             self._plant(sequences, row, share)
@@ -114,6 +115,8 @@ class TokenForest:
             position_ids += range(shared, len(ids))
             end += [0] * (len(ids) - shared)
             before = ids
+            if path:
+                self._last[index] = (len(self.input_ids), path[-1])
             self._scored += [
                 ((len(self.input_ids), place, label), index)
                 for place, label in zip(path, labels[1:], strict=True)
@@ -138,6 +141,7 @@ class TokenForest:
         - ``scored``, ``sequence`` (T,): that sequence ``sequence[t]`` has the scored token
           ``scored[t]``, an index into ``branch``. Choices that begin alike share entries.
         - ``scored_tokens`` (S,): how many scored tokens each sequence has.
+        - ``last`` (S,): the place, in the flattened (B L), of each sequence's last passed token.
         """
         longest = max(map(len, self.input_ids))
 
@@ -160,6 +164,7 @@ class TokenForest:
             "scored": torch.tensor([number[b] for b, _ in self._scored], dtype=torch.long),
             "sequence": sequence,
             "scored_tokens": sequence.bincount(minlength=self._count),
+            "last": torch.tensor([r * longest + p for r, p in self._last], dtype=torch.long),
         }
 
 

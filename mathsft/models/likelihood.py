@@ -1,4 +1,4 @@
-"""log p(continuation | context): the one score, in training, evaluation and reports.
+"""log p(continuation | context): how a choice is scored.
 
 A choice is scored as lm-evaluation-harness scores it: the context is encoded, then
 context + continuation, and the continuation's tokens are what the second adds to the
@@ -10,35 +10,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch import Tensor
 
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
 from mathsft.data.prompts import choice_context, choice_continuation
-from mathsft.models.attention import attention_inputs, position_limit
+from mathsft.models.attention import position_limit
 from mathsft.models.encoding import encode_prompts, pad_token
 from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.isolation import check_isolation
+from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.modes import evaluating
-from mathsft.models.projection import TokenLogprobs, has_plain_head
-from mathsft.models.sharding import whole
 from mathsft.numbers import at_least, check_number, check_numbers
 
 
 def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor:
     """Summed log-probability in nats of each sequence's scored tokens: (S,), float32.
 
-    Args:
-        model: a causal language model, with or without an adapter.
-        batch: what `TokenForest.tensors` gives, on the model's device. A multiple-choice
-            question has one sequence for each choice, a document is a sequence by itself.
-        wrapped: what is called instead of ``model`` where something (DDP) wraps it.
-
-    Differentiable. Only the positions that predict a scored token are projected onto the
-    vocabulary, and a position that several choices go on from is projected once.
-    Raises ValueError where the model's attention implementation cannot be told the mask.
+    The ``sum`` of `mathsft.models.logprobs.sequence_logprobs`, which has the arguments.
     """
-    return _scores(model, batch, model if wrapped is None else wrapped)[0]
+    return sequence_logprobs(model, batch, wrapped=wrapped).sum
 
 
 @torch.no_grad()
@@ -48,42 +38,8 @@ def option_scores(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     That is: whether every scored token is the most likely one where it stands, as
     lm-evaluation-harness asks of each continuation.
     """
-    sums, greedy = _scores(model, batch, model)
-    missed = sums.new_zeros(len(sums)).index_add(
-        0, batch["sequence"], (~greedy[batch["scored"]]).float()
-    )
-    return sums, missed == 0
-
-
-def _scores(model: Any, batch: Mapping[str, Tensor], run: Any) -> tuple[Tensor, Tensor]:
-    """Sums by sequence (S,), and by distinct scored token whether it is the most likely, (E,)."""
-    head = model.get_output_embeddings()
-    plain = has_plain_head(model)
-    caught: list[Tensor] = []
-
-    def keep_predictors(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
-        hidden = arguments[0].flatten(0, 1)[batch["predictor"]]
-        caught.append(hidden)
-        # With a plain head nothing is left for it to do.
-        return (hidden[None, :0] if plain else hidden[None],)
-
-    hook = head.register_forward_pre_hook(keep_predictors)
-    try:
-        logits = run(**attention_inputs(model, batch), use_cache=False).logits
-    finally:
-        hook.remove()
-    branch, token = batch["branch"], batch["token"]
-    if plain:
-        # Without gradients nothing may be prepared for them: that costs six times the rest.
-        weight = whole(head.weight if torch.is_grad_enabled() else head.weight.detach())
-        logprobs, greedy = TokenLogprobs.apply(caught[0], weight, branch, token)
-        if isinstance(head, FSDPModule):  # gathers the weights again when its output's turn comes
-            logprobs = logprobs + logits.sum()  # of no logits: 0
-    else:
-        logprobs = logits[0].float().log_softmax(-1)[branch, token]
-        greedy = logits[0].argmax(-1)[branch] == token
-    sums = logprobs.new_zeros(len(batch["scored_tokens"]))
-    return sums.index_add(0, batch["sequence"], logprobs[batch["scored"]]), greedy
+    found = sequence_logprobs(model, batch)
+    return found.sum, found.greedy
 
 
 def encode_continuation(

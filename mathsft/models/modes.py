@@ -107,3 +107,22 @@ def ties_untouched(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         del vars(model)["tie_weights"]
+
+
+@contextmanager
+def forward_restored(model: Any) -> Iterator[None]:
+    """accelerate wraps ``model.forward`` in autocast for good: give the model its own back.
+
+    Otherwise scores after training come from another precision than those before it.
+    (`accelerator.unwrap_model(keep_fp32_wrapper=False)` would strip the model's own
+    decorators as well.) The mark goes too, or the next training would not be wrapped.
+    """
+    names = ("forward", "_original_forward", "_is_accelerate_prepared")
+    before = {name: model.__dict__.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            model.__dict__.pop(name, None)
+            if value is not None:
+                model.__dict__[name] = value

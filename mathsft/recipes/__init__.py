@@ -37,21 +37,21 @@ _SECTIONS = {
     "choices": ("mathsft.data.problems", "load_problems"),
     "mix": ("mathsft.data.mixtures", "mix"),
     "add_choices": ("mathsft.data.choices", "add_choices"),
-    "sft": ("mathsft.training.sft", "sft_trainer"),
-    "multiple_choice": ("mathsft.training.multiple_choice", "multiple_choice_trainer"),
-    "mixing": ("mathsft.training.multiple_choice", "multiple_choice_trainer"),
+    "sft": ("mathsft.training.make", "sft_trainer"),
+    "multiple_choice": ("mathsft.training.make", "multiple_choice_trainer"),
+    "mixing": ("mathsft.training.make", "multiple_choice_trainer"),
     "persist": ("mathsft.training.persist", "persist"),
     "show_samples": ("mathsft.training.samples", "show_samples"),
     "worked": ("mathsft.evaluation.worked", "worked_answers"),
 }
 NOT_KEYS = {
     "model", "tokenizer", "problems", "eval_problems", "test", "output_dir", "run_dir", "callbacks",
-    "more_arguments", "prompt", "hub_token", "parallelism_config",
+    "arguments", "prompt", "hub_token", "parallelism_config",
 }  # fmt: skip
 
 # Where the keys go that a trainer of ours does not name itself.
 _REST = {
-    "sft": ("trl", "SFTConfig"),
+    "sft": ("transformers", "TrainingArguments"),
     "multiple_choice": ("transformers", "TrainingArguments"),
     "mixing": ("transformers", "TrainingArguments"),
 }
@@ -74,8 +74,7 @@ def no_keys(section: str) -> dict[str, str]:
     """Arguments of that class that our trainers do not heed, and what to say of each."""
     from mathsft.training.arguments import unheeded
 
-    library = library_arguments(section)
-    return {} if library is None else unheeded(library)
+    return {} if library_arguments(section) is None else unheeded()
 
 
 def shipped_recipes() -> dict[str, Path]:

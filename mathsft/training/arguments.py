@@ -14,6 +14,7 @@ from mathsft.models.adapters import has_adapter
 from mathsft.models.isolation import check_isolation
 from mathsft.models.quantization import check_trainable
 from mathsft.models.saveable import check_saveable
+from mathsft.names import unknown_name
 from mathsft.numbers import check_numbers
 from mathsft.settings import prepare_tracking
 
@@ -23,10 +24,9 @@ _UNHEEDED = {
     "resume_from_checkpoint": "it goes to train(), or on the command line --resume true",
     "do_train": "the trainer trains by train()",
     "do_eval": "eval_strategy says when there is evaluation",
-    "do_predict": "packed rows give no predictions",
+    "do_predict": "rows give no predictions",
 }
-# And of TRL's own: rows come to it tokenized, packed and masked.
-_TRL_HEEDS = {"activation_offloading"}
+# And what users of TRL's `SFTConfig` know, with what to take instead.
 _TRL_INSTEAD = {
     "completion_only_loss": "train_on_prompt",
     "assistant_only_loss": "rows with messages are trained on assistant turns alone",
@@ -35,38 +35,43 @@ _TRL_INSTEAD = {
     "pad_token": "the tokenizer's own",
     "model_init_kwargs": "the arguments of load_model",
     "eval_packing": "packing",
-    "loss_type": "the loss is the negative log-likelihood",
+    "loss_type": "the loss is the objective's own",
+    "max_seq_length": "max_length",
+    "dataset_text_field": "the rows are tokenized by the objective",
+    "dataset_kwargs": "the rows are tokenized by the objective",
+    "dataset_num_proc": "the rows are tokenized by the objective",
+    "packing_strategy": "rows are packed by the best fit over the whole data set",
+    "padding_free": "packing",
+    "pad_to_multiple_of": "a batch is padded to its longest row",
+    "truncation_mode": "what is longer than max_length is dropped and counted",
+    "shuffle_dataset": "rows are shuffled by seed",
+    "activation_offloading": "gradient_checkpointing",
 }
 
 
-def unheeded(library: Any) -> dict[str, str]:
+def unheeded() -> dict[str, str]:
     """Arguments of `TrainingArguments`, or of TRL's `SFTConfig`, that would change nothing here.
 
     By name, what is to be said of each. They are no options and no keys of a recipe.
     """
-    base = {field.name for field in fields(TrainingArguments)}
-    own = [field.name for field in fields(library) if field.name not in base]
-    ours = {"max_length", "packing"}  # of the same name and meaning
-    trls = {
-        name: _TRL_INSTEAD.get(name, "the rows are tokenized and packed before TRL gets them")
-        for name in own
-        if name not in _TRL_HEEDS | ours
-    }
-    return {**_UNHEEDED, **trls}
+    return {**_UNHEEDED, **_TRL_INSTEAD}
 
 
-def refuse_unheeded(given: Iterable[str], library: Any) -> None:
-    """Raise ValueError for an argument that would be taken and change nothing."""
-    known = unheeded(library)
+def refuse_unheeded(given: Iterable[str]) -> None:
+    """Raise ValueError for an argument that would be taken and change nothing, or is unknown."""
+    known = unheeded()
+    names = [field.name for field in fields(TrainingArguments)]
     for name in given:
         if name in known:
             raise ValueError(f"{name} would change nothing here: {known[name]}")
+        if name not in names:
+            raise TypeError(unknown_name("argument", name, names, shown=30))
 
 
 def training_arguments(
-    model: Any, *, optim: str | None, per_device_train_batch_size: int, **named: Any
+    model: Any, *, optim: str | None = None, per_device_train_batch_size: int, **named: Any
 ) -> dict[str, Any]:
-    """Keyword arguments for `transformers.TrainingArguments` or TRL's `SFTConfig`.
+    """Keyword arguments for `transformers.TrainingArguments`.
 
     ``named`` and what every trainer of ours needs: precision and optimiser of the device
     that the model is on (`mathsft.device.policy`), trackers that ask nothing

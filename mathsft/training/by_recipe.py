@@ -23,11 +23,10 @@ from mathsft.numbers import check_numbers
 from mathsft.processes import in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import runs_folder
-from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 from mathsft.training.persist import persist
 from mathsft.training.runs import rows_hash
 from mathsft.training.samples import show_samples
-from mathsft.training.sft import sft_trainer
 
 Objective = Literal["sft", "multiple_choice"]
 Recipe = Mapping[str, Mapping[str, Any]]

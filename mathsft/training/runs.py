@@ -10,10 +10,12 @@ a library adds tomorrow then counts as well.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel, SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
@@ -63,6 +65,8 @@ WITHOUT_EFFECT = _SCHEDULE | {
 }  # fmt: skip
 # What a record held as a text before it held values.
 _ENUMERATIONS: dict[str, Any] = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}
+# What the classes were called that are now one trainer with an objective.
+_FORMER_TRAINERS = {"PackedSFTTrainer": "sft", "MultipleChoiceTrainer": "multiple_choice"}
 
 
 def run_identity(trainer: Any) -> dict[str, Any]:
@@ -72,18 +76,18 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.identity`)
     with the SHA-256 of its tensors as they are kept.
 
-    Settings are the trainer's arguments without `WITHOUT_EFFECT`, what its loss and its batches
-    are made with, the adapter's configuration, and the model's own (``config.``), such as
-    ``attention_dropout``.
+    Settings are the trainer's arguments without `WITHOUT_EFFECT`, every field of its objective,
+    what its batches are made with, the adapter's configuration, and the model's own
+    (``config.``), such as ``attention_dropout``.
     """
     base: PreTrainedModel = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
     settings = arguments_that_count(trainer.args)
     if _evaluation_decides(trainer.args) and hasattr(trainer.eval_dataset, "data"):
         settings["eval_rows"] = rows_hash(trainer.eval_dataset)
-    settings |= {"processes": trainer.args.world_size, "trainer": type(trainer).__name__}
-    # max_length, temperature, … stand in what the trainer was given as functions of them.
-    for function in (trainer.data_collator, getattr(trainer, "_score", None)):
-        settings |= plain(getattr(function, "keywords", {}))
+    settings |= {"processes": trainer.args.world_size, "trainer": trainer.objective.name}
+    settings |= plain(asdict(trainer.objective))
+    settings |= {"max_length": trainer.collate.max_length, "reference": trainer.reference}
+    settings["pad_token_id"] = trainer.collate.pad_token_id
     for config in getattr(trainer.model, "peft_config", {}).values():
         settings |= adapter_values(config)
     settings["quantize"] = bool(getattr(base, "is_quantized", False))
@@ -105,8 +109,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
 def arguments_that_count(args: TrainingArguments) -> dict[str, Any]:
     """The arguments that change the weights, by name: JSON values.
 
-    A dataclass among them (``accelerator_config``) gives each of its fields a name of its own. Of
-    the library's further arguments (TRL's) none reaches the loss (`unheeded`).
+    A dataclass among them (``accelerator_config``) gives each of its fields a name of its own.
     """
     left_out = set(WITHOUT_EFFECT)
     if _evaluation_decides(args):
@@ -170,7 +173,7 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _setting_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key, theirs in recorded.items():
         ours = now.get(key)
-        if theirs == ours:
+        if theirs == ours or (key == "trainer" and _FORMER_TRAINERS.get(theirs) == ours):
             continue
         if isinstance(theirs, str):  # as former versions wrote enumerations and dicts
             kind = _ENUMERATIONS.get(key, str) if ours is not None else str
@@ -180,13 +183,28 @@ def _setting_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def rows_hash(rows: Any) -> str:
-    """SHA-256 of a data set's rows in their order."""
+    """SHA-256 of a data set's token ids, labels and numbers in the order of its rows.
+
+    The same however the table is cut into pieces on disk. ``reference`` is left out: it follows
+    from the rows and the weights, and rounds in another way on another card.
+    """
     digest = hashlib.sha256()
-    for batch in rows.data.table.combine_chunks().to_batches():
-        digest.update(memoryview(batch.serialize()))
-    if rows._indices is not None:  # a selection or another order of the same rows
-        digest.update(str(rows._indices.to_pydict()).encode())
+    names = sorted(set(rows.column_names) - {"reference"})
+    digest.update(repr([len(rows), names]).encode())
+    arrow = rows.select_columns(names).with_format("arrow")
+    for start in range(0, len(rows), 1000):
+        table = arrow[start : start + 1000]
+        for name in names:
+            _hash_values(table.column(name).combine_chunks(), digest)
     return digest.hexdigest()
+
+
+def _hash_values(values: Any, digest: Any) -> None:
+    """Lengths of lists at each level, and the numbers in them."""
+    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        digest.update(pc.list_value_length(values).to_numpy(zero_copy_only=False).tobytes())
+        values = values.flatten()
+    digest.update(values.to_numpy(zero_copy_only=False).tobytes())
 
 
 def start_hash(model: torch.nn.Module) -> str:

@@ -16,10 +16,10 @@ from mathsft.models.chat_template import Closing
 from mathsft.models.encoding import encode_prompts, stop_tokens
 from mathsft.models.greedy import check_room, greedy_tokens
 from mathsft.numbers import check_numbers
+from mathsft.objectives.conversations import Conversation
+from mathsft.objectives.left_out import with_fitting_arguments
 from mathsft.processes import say
 from mathsft.training.arguments import reasons
-from mathsft.training.conversations import Conversation
-from mathsft.training.left_out import with_fitting_arguments
 
 _WIDTH = 300  # characters of a text that are printed
 

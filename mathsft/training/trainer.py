@@ -1,44 +1,68 @@
-"""transformers' Trainer for batches that are token forests: loss per item, counts, clean-up.
+"""The one trainer: transformers' Trainer for batches that are token forests, for any objective.
 
 Loop, accumulation, mixed precision and several devices stay Trainer's; its checkpoints are
-`mathsft.training.resumable`'s.
+`mathsft.training.resumable`'s. What is trained is the objective's (`mathsft.objectives`).
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from mathsft.models.modes import checkpointing_restored, checkpoints_activations, restored
+from mathsft.models.logprobs import SequenceLogprobs, last_hidden, sequence_logprobs
+from mathsft.models.modes import (
+    checkpointing_restored,
+    checkpoints_activations,
+    evaluating,
+    forward_restored,
+    restored,
+)
+from mathsft.objectives.base import Loss, Objective
 from mathsft.training.arguments import renaming_notices_off
-from mathsft.training.filling import FilledRows, FilledSampler
+from mathsft.training.collation import Collator
 from mathsft.training.finite import FiniteCheck
+from mathsft.training.means import Means
+from mathsft.training.padded_sampler import FilledRows, FilledSampler
+from mathsft.training.reference import Reference, choose_reference, reference_model, with_reference
 from mathsft.training.resumable import ResumableTrainer
 
 
 class ForestTrainer(ResumableTrainer):
-    """The base of our trainers; a subclass gives ``summed_loss``.
+    """Trains any objective; made by `mathsft.training.make.make_trainer`.
 
-    Logs ``num_tokens``, the tokens that passed the model since the training began, and
-    ``tokens_per_second`` since the last log: of all processes, without padding, and
-    without the time of evaluating and saving.
+    The ``loss`` is per item of the objective: a trained token, a question, a pair. It is logged
+    with the objective's metrics, in training the means since the last log, and by `evaluate` those
+    of all rows (``eval_loss``, …). Also logged: ``num_tokens``, the tokens that passed the model
+    since the training began, and ``tokens_per_second`` since the last log: of all processes,
+    without padding, and without the time of evaluating and saving.
 
     Several processes (torchrun) train what one trains with their batches put together: no row
-    is trained twice in an epoch, and each counts once (`mathsft.training.filling`). Each
+    is trained twice in an epoch, and each counts once (`mathsft.training.padded_sampler`). Each
     process draws its own dropout. A filler is one of ``num_tokens``.
 
     Stops with FloatingPointError before a loss or a gradient that is not finite gets into
     the weights.
     """
 
-    def __init__(self, model: Any, **arguments: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        *,
+        collate: Collator,
+        reference: Reference | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.objective: Objective = objective
+        self.collate: Collator = collate
         self._checkpointed = checkpoints_activations(model)  # by whoever lends the model
         with restored(model):
-            super().__init__(model, **arguments)
+            super().__init__(model, data_collator=collate, **arguments)
         if self.args.n_gpu > 1:  # DataParallel would hand each device rows without their places
             raise ValueError(
                 f"{self.args.n_gpu} devices in one process: start one process for each with "
@@ -51,8 +75,15 @@ class ForestTrainer(ResumableTrainer):
         self._finite = FiniteCheck(self)
         self.add_callback(self._finite)
         self._reset_counters()
+        self.reference: Reference | None = None
+        if objective.needs_reference:
+            self.reference = reference or choose_reference(model)
+        if self.reference == "before_training":
+            self.train_dataset = self._with_reference(self.train_dataset)
+            self.eval_dataset = self._with_reference(self.eval_dataset)
 
     def _reset_counters(self) -> None:
+        self._means = Means()
         self._seen: Tensor | int = 0  # a tensor on the device: reading it would wait for the GPU
         self._seen_total = 0
         self._since: float | None = None
@@ -93,9 +124,26 @@ class ForestTrainer(ResumableTrainer):
         total: Tensor = self.accelerator.reduce(here, reduction="sum")
         return total
 
-    def summed_loss(self, inputs: dict[str, Tensor], *, wrapped: Any) -> Tensor:
-        """The loss in nats, summed over the items of ``inputs["labels"]``: a float32 scalar."""
-        raise NotImplementedError
+    def _logprobs(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> SequenceLogprobs:
+        """What the objective's loss reads: log-probabilities, or hidden states."""
+        if self.objective.needs_hidden:
+            hidden, value = last_hidden(self.model, batch, wrapped=wrapped)
+            none = hidden.new_zeros(0, dtype=torch.float32)
+            logprobs = SequenceLogprobs(none, batch["sequence"], batch["scored_tokens"])
+            return replace(logprobs, hidden=hidden, value=value)
+        reference = None
+        if self.reference == "adapter_off":
+            model: Any = self.model
+            with reference_model(model):
+                reference = sequence_logprobs(model, batch, wrapped=wrapped)
+        logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped)
+        if self.reference == "before_training":
+            reference = replace(logprobs, values=batch["reference"], likeliest=None, _logits=None)
+        return replace(logprobs, reference=reference)
+
+    def _loss(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
+        with self.accelerator.autocast():  # the projection as well, and as in evaluation
+            return self.objective.loss(self._logprobs(batch, wrapped=wrapped), batch)
 
     def compute_loss(
         self,
@@ -110,15 +158,65 @@ class ForestTrainer(ResumableTrainer):
         """
         if return_outputs:
             raise NotImplementedError("the loss makes no logits; call the model for them")
+        found = self._loss(inputs, wrapped=model)
         if model.training:
             self._seen = self._seen + inputs["row_tokens"].sum()
-        with self.accelerator.autocast():  # the projection as well, and as in evaluation
-            loss = self.summed_loss(inputs, wrapped=model)
+            self._means.add(found, items=len(inputs["labels"]))
         if num_items_in_batch is None:
-            return loss / max(1, len(inputs["labels"]))
+            return found.total / max(1, len(inputs["labels"]))
+        loss = found.total
         if self.args.average_tokens_across_devices:  # the count is global, DDP averages
             loss = loss * self.accelerator.num_processes
         return loss / num_items_in_batch
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, None, None]:
+        """Adds a batch to the sums of `evaluation_loop`: Trainer would average over batches."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            self._evaluated.add(self._loss(inputs, wrapped=model), items=len(inputs["labels"]))
+        return None, None, None
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' loop; the loss and the metrics are those of all items together."""
+        self._evaluated = Means()
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        means = self._evaluated.taken(self.summed)
+        found = {f"{prefix}_{name}": mean for name, mean in means.items()}
+        return output._replace(metrics={**found, **(output.metrics or {})})
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            "rows give a loss and metrics, and no predictions: evaluate(rows) gives these, "
+            "choice_logprobs and worked_answers the rest"
+        )
+
+    def _with_reference(self, rows: Any) -> Any:
+        if isinstance(rows, dict):
+            return {name: self._with_reference(part) for name, part in rows.items()}
+        if rows is None:
+            return None
+        model: Any = self.model
+
+        def score(part: Sequence[Mapping[str, Any]]) -> SequenceLogprobs:
+            batch = {key: tensor.to(self.args.device) for key, tensor in self.collate(part).items()}
+            with self.accelerator.autocast():
+                return sequence_logprobs(model, batch)
+
+        with evaluating(model), torch.no_grad():
+            return with_reference(
+                rows,
+                score,
+                batch_size=self.args.per_device_eval_batch_size,
+                process=self.args.process_index,
+                processes=self.args.world_size,
+            )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
@@ -127,7 +225,7 @@ class ForestTrainer(ResumableTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = self.model
-        with self._clock_stopped(), _forward_restored(model), restored(model):
+        with self._clock_stopped(), forward_restored(model), restored(model):
             return super().evaluate(*args, **kwargs)
 
     @contextmanager
@@ -135,7 +233,7 @@ class ForestTrainer(ResumableTrainer):
         """The model comes back as it was lent, but for the weights that were trained."""
         model: Any = self.model
         with (
-            _forward_restored(model),
+            forward_restored(model),
             restored(model),
             checkpointing_restored(model, before=self._checkpointed),
         ):
@@ -169,30 +267,13 @@ class ForestTrainer(ResumableTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds ``num_tokens`` and ``tokens_per_second`` to the logs of training."""
+        """Adds the metrics, ``num_tokens`` and ``tokens_per_second`` to the logs of training."""
         if "loss" in logs and self._since is not None:
+            means = self._means.taken(self.summed)
+            logs |= {name: round(mean, 4) for name, mean in means.items() if name != "loss"}
             seen, now = int(self.summed(self._seen)), time.perf_counter()
             self._seen_total += seen
             logs["num_tokens"] = self._seen_total
             logs["tokens_per_second"] = round(seen / (now - self._since), 1)
             self._seen, self._since = 0, now
         super().log(logs, start_time)
-
-
-@contextmanager
-def _forward_restored(model: Any) -> Iterator[None]:
-    """accelerate wraps ``model.forward`` in autocast for good: give the model its own back.
-
-    Otherwise scores after training come from another precision than those before it.
-    (`accelerator.unwrap_model(keep_fp32_wrapper=False)` would strip the model's own
-    decorators as well.) The mark goes too, or the next training would not be wrapped.
-    """
-    names = ("forward", "_original_forward", "_is_accelerate_prepared")
-    before = {name: model.__dict__.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            model.__dict__.pop(name, None)
-            if value is not None:
-                model.__dict__[name] = value

@@ -10,8 +10,7 @@ from transformers import Qwen2ForCausalLM
 
 from mathsft.data.problems import read_problems
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 # The precision of a T4, also forced on a newer card, and that of Ampere and later.
 POLICIES: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from mathsft.data.problems import read_problems
 from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import TokenForest
 from mathsft.models.likelihood import encode_choices, option_logprobs
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
 
 # Largest difference as a share of the largest value: rounding of 11 and of 8 bits, 24 layers deep.
 TOLERANCE = {"T4": 0.02, "A100": 0.1}

@@ -11,13 +11,11 @@ from typing import Any
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
-from mathsft.models.forest import IGNORE
-
 
 class FilledRows(Dataset[Mapping[str, Any]]):
-    """The rows of either trainer, as many as there are; an index from their number on is a filler.
+    """The rows, as many as there are; an index from their number on is a filler.
 
-    A filler passes one token, and has no label, be it of a token or of a choice.
+    A filler is a row without anything in it (`mathsft.training.collation`).
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -28,11 +26,7 @@ class FilledRows(Dataset[Mapping[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        if index < len(self.rows):
-            return self.rows[index]
-        tokens = self.rows[0]["input_ids"][0][:2]
-        labels = [IGNORE] * len(tokens)
-        return {"input_ids": [tokens], "labels": [labels], "characters": [1], "label": IGNORE}
+        return self.rows[index] if index < len(self.rows) else {}
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch.

@@ -1,39 +1,35 @@
 """From rows to token documents: what is read, and what is trained."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from datasets import Dataset
 
 from mathsft.data.given import given_row
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import UnusableRowError
-from mathsft.data.tally import not_read
 from mathsft.models.chat_template import Closing, control_tokens
 from mathsft.models.encoding import encode_pieces
 from mathsft.models.forest import IGNORE
-from mathsft.processes import say
-from mathsft.training.conversations import Conversation, Piece, pieces, refuse_control
+from mathsft.objectives.base import Group
+from mathsft.objectives.conversations import Conversation, Piece, pieces, refuse_control
 
 
-def tokenize_problems(
-    problems: Iterable[Mapping[str, Any]],
+def documents(
+    rows: Sequence[Mapping[str, Any]],
     tokenizer: Any,
     *,
-    max_length: int = 512,
-    positions: int | None = None,
+    first: int = 0,
+    arrow: bool = False,
     train_on_prompt: bool = False,
-) -> tuple[list[dict[str, list[int]]], Counter[str]]:
-    """The documents of problems, conversations or prompts, as ``{"input_ids", "labels"}``.
+) -> list[Group]:
+    """Each row as one document: a `Group` of one sequence, or with the reason for none.
 
     A problem becomes prompt + worked solution + stop token; a prompt with its completion
     likewise, word for word (a stop token that it ends with is not doubled). A conversation is
-    written by the tokenizer's chat template (`mathsft.training.conversations`); its assistant
+    written by the tokenizer's chat template (`mathsft.objectives.conversations`); its assistant
     turns are trained, from ``trained_from`` on, each to the stop token that closes it and no
     further. A turn with ``weight: 0`` or ``train: false`` is context and carries no loss. Rows may
     be given as they are published: what they say of their training is read here as `load_problems`
-    reads it (`mathsft.data.given`), and a printed line counts what is not read.
+    reads it (`mathsft.data.given`).
 
     The completion's tokens are those that a model meets when it continues the tokenized prompt
     (`mathsft.models.encoding.encode_pieces`), and the labels decode to exactly the completion and
@@ -43,47 +39,36 @@ def tokenize_problems(
     a model that never saw it trained never stops. Labels are set by position, not by
     comparing with the padding token, which in many tokenizers is the stop token.
 
-    Returns the documents and the dropped rows counted by reason. A document of
-    more than ``max_length`` tokens, or than the model has ``positions``
-    (`mathsft.models.attention.position_limit`), is dropped whole: cutting it would cut its
-    answer. So is a row whose text holds a control token of the tokenizer: it would be read as one.
-    Raises ValueError where the tokenizer has no stop token; for conversations where it has no
+    A row whose text holds a control token of the tokenizer is dropped: it would be read as one.
+    Raises ValueError if the tokenizer has no stop token; for conversations if it has no
     chat template, or one that closes a turn without a special token.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: a model tuned without one never stops")
-    dropped: Counter[str] = Counter()
     control = control_tokens(tokenizer)
     closing: Closing | None = None
-    cut: list[list[Piece]] = []  # a conversation's, or a prompt and its completion
-    unread: Counter[str] = Counter()
-    arrow = isinstance(problems, Dataset)
-    for index, given in enumerate(problems):
-        counted: set[str] = set()
+    groups = [Group() for _ in rows]
+    cut: dict[int, list[Piece]] = {}  # a conversation's, or a prompt and its completion
+    for index, given in enumerate(rows):
         try:
-            row = given_row(given, where=f"row {index}", counted=counted, arrow=arrow)
-            unread.update(counted)
+            where = f"row {first + index}"
+            row = given_row(given, where=where, counted=groups[index].unread, arrow=arrow)
             if row.get("messages") is None:
                 parts = _completed(row, stop=tokenizer.eos_token)
                 refuse_control((part.text for part in parts), control)
-                cut.append(parts)
-                continue
-            closing = closing or Closing.of(tokenizer)
-            conversation = Conversation.of(row, tokenizer)
-            cut.append(pieces(conversation, tokenizer, closing=closing))
+            else:
+                closing = closing or Closing.of(tokenizer)
+                parts = pieces(Conversation.of(row, tokenizer), tokenizer, closing=closing)
+            cut[index] = parts
         except UnusableRowError as reason:
-            dropped[str(reason)] += 1
-    for line in not_read(unread):
-        say(line)
-    rendered = [bool(parts[-1].stops) for parts in cut]
-    texts = [[piece.text for piece in parts] for parts in cut]
+            groups[index] = Group(dropped=str(reason))
+    rendered = [bool(parts[-1].stops) for parts in cut.values()]
+    texts = [[piece.text for piece in parts] for parts in cut.values()]
     encoded = encode_pieces(tokenizer, texts, rendered=rendered)
     stop = tokenizer.convert_tokens_to_ids(closing.stop) if closing else tokenizer.eos_token_id
-
-    documents = []
-    for parts, tokens in zip(cut, encoded, strict=True):
+    for (index, parts), tokens in zip(cut.items(), encoded, strict=True):
         if tokens is None:
-            dropped["whose completion cannot be told from its prompt in tokens"] += 1
+            groups[index].dropped = "whose completion cannot be told from its prompt in tokens"
             continue
         input_ids: list[int] = []
         labels: list[int] = []
@@ -93,16 +78,10 @@ def tokenize_problems(
             read = _turn_length(ids, stop, piece.stops) if piece.trained else 0
             input_ids += ids
             labels += [*ids[:read], *[IGNORE] * (len(ids) - read)]
-        if len(input_ids) > max_length:
-            dropped[f"longer than {max_length} tokens"] += 1
-            continue
-        if positions is not None and len(input_ids) - 1 > positions:  # the last is only predicted
-            dropped[f"longer than the model's {positions:,} positions"] += 1
-            continue
         if train_on_prompt:  # the first token is never predicted
             labels = [IGNORE, *input_ids[1:]]
-        documents.append({"input_ids": input_ids, "labels": labels})
-    return documents, dropped
+        groups[index].sequences = [{"input_ids": input_ids, "labels": labels}]
+    return groups
 
 
 def _completed(row: Mapping[str, Any], *, stop: str) -> list[Piece]:

@@ -19,13 +19,13 @@ from mathsft.data.chat import trained_turns
 from mathsft.data.given import is_conversation
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.chat_template import Closing
-from mathsft.processes import say
-from mathsft.training.left_out import (
+from mathsft.objectives.left_out import (
     refuse_partial_prompt,
     refuse_partial_turn,
     refuse_unused_arguments,
     with_fitting_arguments,
 )
+from mathsft.processes import say
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -108,7 +108,7 @@ def pieces(conversation: Conversation, tokenizer: Any, *, closing: Closing) -> l
 
     Raises UnusableRowError, whose message is the reason, where the text holds a control token of
     the tokenizer (it would be read as one); where the template refuses the conversation, or leaves
-    a part of it out (`mathsft.training.left_out`); or where it writes a turn otherwise once
+    a part of it out (`mathsft.objectives.left_out`); or where it writes a turn otherwise once
     another one follows, up to its stop: then there is no one text in which each turn is as a model
     would write it. (Qwen3's own template does so, in conversations of several turns: give one that
     keeps every turn as it was.)

@@ -16,7 +16,7 @@ from mathsft.data.messages import REASONING
 from mathsft.data.schemas import UnusableRowError
 
 if TYPE_CHECKING:
-    from mathsft.training.conversations import Conversation
+    from mathsft.objectives.conversations import Conversation
 
 Message = Mapping[str, Any]
 

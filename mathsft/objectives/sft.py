@@ -1,0 +1,139 @@
+"""Supervised fine-tuning: the negative log-likelihood of worked solutions and answers."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from torch import Tensor
+
+from mathsft.compat import dataset_fingerprint, without_progress_bars
+from mathsft.data.tally import not_read
+from mathsft.models.computation import json_hash
+from mathsft.models.forest import TokenForest, TokenSequence
+from mathsft.models.logprobs import SequenceLogprobs
+from mathsft.models.packing import pack
+from mathsft.objectives.base import Group, Loss, Objective, Row, RowCounts, sequences_of
+from mathsft.objectives.documents import documents
+from mathsft.processes import say
+
+
+@dataclass(frozen=True)
+class SFT(Objective):
+    """Cross-entropy of the trained tokens: -log p(token | what stands before it), per token.
+
+    Args:
+        packing: several documents share a row, apart from each other; False: one a row.
+        train_on_prompt: put a loss on the question as well.
+    """
+
+    name = "sft"
+    kinds = ("problem", "chat", "prompt")
+    # QLoRA's settings (Dettmers et al. 2023, appendix B).
+    defaults: ClassVar = {
+        "per_device_train_batch_size": 4,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": 0.3,
+    }
+
+    packing: bool = True
+    train_on_prompt: bool = False
+
+    def groups(
+        self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
+    ) -> list[Group]:
+        return documents(
+            rows, tokenizer, first=first, arrow=arrow, train_on_prompt=self.train_on_prompt
+        )
+
+    def length(self, sequences: Sequence[TokenSequence]) -> int:
+        (document,) = sequences
+        return len(document["input_ids"])
+
+    def rows(self, groups: Any, *, max_length: int) -> tuple[Any, str]:
+        """Packed over the whole data set; with ``packing=False`` each document has its own row.
+
+        The fill, the share of a row that is not padding, is shown for packed rows.
+        """
+        if not self.packing:  # padded to the longest of a batch only
+            return groups, f"one a row of at most {max_length}"
+        tokens = pc.list_value_length(pc.list_flatten(groups.with_format("arrow")["input_ids"][:]))
+        lengths = [length - 1 for length in tokens.to_pylist()]  # the last is only predicted
+        members = pack(lengths, max_length=max_length)
+        fill = sum(lengths) / (max_length * len(members))
+        rows = _joined(groups, members)
+        return rows, f"in {len(rows):,} rows of {max_length} ({fill:.1%} full)"
+
+    def told(self, counts: RowCounts, layout: str) -> str:
+        return (
+            f"{counts.groups:,} documents of {counts.passed:,} tokens {layout}, "
+            f"{counts.trained / counts.passed:.1%} of tokens trained"
+        )
+
+    def forest(self, rows: Sequence[Row], *, max_length: int) -> TokenForest:
+        """Documents are chains side by side, also if they begin alike: plain packing."""
+        numbers = iter(range(sum(len(row["input_ids"]) for row in rows)))
+        planted = [[next(numbers) for _ in row["input_ids"]] for row in rows]
+        chains = [sequence for row in rows for sequence in sequences_of(row)]
+        return TokenForest(chains, rows=planted, share=False)
+
+    def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """An item is a trained token."""
+        return {"labels": tensors["token"][tensors["scored"]]}
+
+    def loss(self, logprobs: SequenceLogprobs, batch: Mapping[str, Tensor]) -> Loss:
+        return Loss(-logprobs.sum.sum())
+
+
+def _joined(groups: Dataset, members: list[list[int]]) -> Dataset:
+    """Rows of several documents each; on disk beside ``groups`` if these are."""
+    arrow = groups.with_format("arrow")
+
+    def join(batch: Mapping[str, list[list[int]]]) -> pa.Table:
+        taken = arrow[[index for row in batch["members"] for index in row]]
+        offsets = [0, *accumulate(map(len, batch["members"]))]
+        return pa.table(
+            {
+                key: pa.ListArray.from_arrays(offsets, pc.list_flatten(column).combine_chunks())
+                for key, column in zip(taken.column_names, taken.columns, strict=True)
+            }
+        )
+
+    where = {}
+    if groups.cache_files:
+        name = f"packed-{json_hash([dataset_fingerprint(groups), members])}.arrow"
+        where = {"cache_file_name": str(Path(groups.cache_files[0]["filename"]).with_name(name))}
+    with without_progress_bars():
+        return Dataset.from_dict({"members": members}).map(
+            join, batched=True, remove_columns=["members"], features=groups.features, **where
+        )
+
+
+def tokenize_problems(
+    problems: Iterable[Row],
+    tokenizer: Any,
+    *,
+    max_length: int = 512,
+    positions: int | None = None,
+    train_on_prompt: bool = False,
+) -> tuple[list[TokenSequence], Counter[str]]:
+    """The documents of `SFT` as ``{"input_ids", "labels"}``, and the dropped rows by reason.
+
+    What they are made of: `mathsft.objectives.documents`. A document of more than ``max_length``
+    tokens, or than the model has ``positions`` (`mathsft.models.attention.position_limit`), is
+    dropped whole: cutting it would cut its answer. A printed line counts the rows that hold a
+    column which is not read.
+    """
+    objective = SFT(train_on_prompt=train_on_prompt)
+    arrow = isinstance(problems, Dataset)
+    groups = objective.groups(list(problems), tokenizer, first=0, arrow=arrow)
+    objective.drop_long(groups, max_length=max_length, positions=positions)
+    for line in not_read(Counter(name for group in groups for name in group.unread)):
+        say(line)
+    kept = [group.sequences[0] for group in groups if not group.dropped]
+    return kept, Counter(group.dropped for group in groups if group.dropped)

@@ -1,0 +1,197 @@
+"""A trainer from a model, rows and an objective, checked before the first step."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from mathsft.models.attention import position_limit
+from mathsft.models.encoding import pad_token
+from mathsft.objectives.base import Objective
+from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
+from mathsft.objectives.sft import SFT
+from mathsft.training.arguments import refuse_unheeded, renaming_notices_off, training_arguments
+from mathsft.training.collation import Collator
+from mathsft.training.reference import Reference
+from mathsft.training.rows import training_rows
+from mathsft.training.trainer import ForestTrainer
+
+Rows = Iterable[Mapping[str, Any]]
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: Rows,
+    objective: Objective,
+    *,
+    output_dir: str | Path,
+    eval_rows: Rows | None = None,
+    max_length: int = 512,
+    reference: Reference | None = None,
+    callbacks: list[Any] | None = None,
+    **arguments: Any,
+) -> ForestTrainer:
+    """A trainer for any objective, ready for ``.train()``.
+
+    Args:
+        model: with its adapter (`load_model(..., lora=True)`), or with none: then all of it is
+            trained, in float32, but for what `freeze` has frozen.
+        tokenizer: the model's own.
+        rows: rows of `load_problems` of a kind that the objective reads.
+        objective: such as ``SFT()``, ``MultipleChoice(temperature=4.0)`` or ``DPO(beta=0.2)``.
+        output_dir: the folder for checkpoints, logs and samples.
+        eval_rows: what ``.evaluate()`` takes, and ``eval_strategy="steps"`` every ``eval_steps``.
+        max_length: tokens of a row; what is longer is dropped and counted, never cut. So is what
+            is longer than the model has positions.
+        reference: for objectives that compare with the model as it was before training.
+            "adapter_off": the model without its adapter, in each step. "before_training":
+            log-probabilities that are computed once, now, and kept with the rows. Default: the
+            first if the adapter is fresh (it changes nothing yet), else the second.
+        callbacks: such as `persist` and `show_samples`.
+        arguments: fields of `transformers.TrainingArguments`. Where neither you nor the objective
+            (``defaults``) says otherwise: ``learning_rate`` 2e-4, QLoRA's (Dettmers et al. 2023,
+            appendix B); one epoch; ``warmup_steps`` 0.03 of all steps; a log line every 10 steps;
+            no checkpoints (`persist` saves by the clock); no tracker; seed 0; and the optimiser
+            of the device that the model is on (`mathsft.device.policy`).
+
+    The logged ``loss`` is per item of the objective, and ``nan`` if it is not finite;
+    ``tokens_per_second`` leaves padding, evaluation and saving out.
+    The same seed and data give the same adapters bit for bit on a CPU.
+
+    Raises ValueError if the model has nothing to train, if no row is left, if the attention
+    implementation is not known to keep sequences apart, for an argument of the library that would
+    change nothing (`mathsft.training.arguments.unheeded`), or for a number that cannot be meant,
+    such as -1 epochs (`mathsft.numbers`).
+    """
+    refuse_unheeded(arguments)
+    settings = {
+        "per_device_train_batch_size": 4,
+        "learning_rate": 2e-4,
+        "num_train_epochs": 1.0,
+        "warmup_steps": 0.03,
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": 0,
+        **objective.defaults,
+        **arguments,
+    }
+    args = training_arguments(model, output_dir=str(output_dir), **settings)
+    made = partial(
+        training_rows,
+        tokenizer=tokenizer,
+        objective=objective,
+        max_length=max_length,
+        positions=position_limit(model.config),
+    )
+    train_dataset = made(rows)
+    eval_dataset = None if eval_rows is None else made(eval_rows, name="eval")
+    collate = Collator(objective, pad_token_id=pad_token(tokenizer), max_length=max_length)
+    with renaming_notices_off():
+        return ForestTrainer(
+            model,
+            objective,
+            collate=collate,
+            reference=reference,
+            args=TrainingArguments(**args),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+
+
+def sft_trainer(
+    model: Any,
+    tokenizer: Any,
+    problems: Rows,
+    *,
+    output_dir: str | Path,
+    eval_problems: Rows | None = None,
+    max_length: int = 512,
+    packing: bool = True,
+    train_on_prompt: bool = False,
+    callbacks: list[Any] | None = None,
+    **arguments: Any,
+) -> ForestTrainer:
+    """`make_trainer` for `SFT`: trains worked solutions, conversations and prompts.
+
+    Args:
+        model: with its adapter, or with none (`make_trainer`).
+        tokenizer: the model's own.
+        problems: rows of `load_problems`: problems, conversations or prompts.
+        output_dir: the folder for checkpoints, logs and samples.
+        eval_problems: what ``.evaluate()`` takes.
+        max_length: tokens of a row; what is longer is dropped and counted, never cut.
+        packing: several documents share a row, apart from each other; False: one a row.
+        train_on_prompt: put a loss on the question as well.
+        callbacks: such as `persist` and `show_samples`.
+        arguments: fields of `transformers.TrainingArguments`. Defaults beside those of
+            `make_trainer`: ``per_device_train_batch_size`` 4, ``lr_scheduler_type`` "cosine",
+            ``max_grad_norm`` 0.3 (QLoRA's).
+
+    The logged ``loss`` is per trained token. Raises what `make_trainer` raises.
+    """
+    return make_trainer(
+        model,
+        tokenizer,
+        problems,
+        SFT(packing=packing, train_on_prompt=train_on_prompt),
+        output_dir=output_dir,
+        eval_rows=eval_problems,
+        max_length=max_length,
+        callbacks=callbacks,
+        **arguments,
+    )
+
+
+def multiple_choice_trainer(
+    model: Any,
+    tokenizer: Any,
+    problems: Rows,
+    *,
+    output_dir: str | Path,
+    eval_problems: Rows | None = None,
+    max_length: int = 512,
+    normalization: Normalization = "none",
+    temperature: float = 1.0,
+    callbacks: list[Any] | None = None,
+    **arguments: Any,
+) -> ForestTrainer:
+    """`make_trainer` for `MultipleChoice`: trains the choices' log-likelihoods.
+
+    Args:
+        model: with its adapter, or with none (`make_trainer`).
+        tokenizer: the model's own.
+        problems: rows of `load_problems` with ``choices``, 2 or more, and a ``label``.
+        output_dir: the folder for checkpoints and logs.
+        eval_problems: what ``.evaluate()`` takes; it gives ``eval_loss`` and ``eval_accuracy``.
+        max_length: tokens of a row, which several questions share; a longer question is dropped
+            and counted.
+        normalization: divide a choice's log-probability by its number of "tokens", or of
+            "characters" as the harness's ``acc_norm`` does. "none", because its ``acc`` compares
+            sums.
+        temperature: of the softmax over choices; above 1 a question that is right by a wide
+            margin goes on being trained.
+        callbacks: such as `persist`.
+        arguments: fields of `transformers.TrainingArguments`. Defaults beside those of
+            `make_trainer`: ``per_device_train_batch_size`` 16, questions with all their choices;
+            ``lr_scheduler_type`` "linear"; ``max_grad_norm`` 1.0.
+
+    The loss is per question: ln 5 = 1.61 is chance for five choices. Raises what `make_trainer`
+    and `MultipleChoice` raise.
+    """
+    return make_trainer(
+        model,
+        tokenizer,
+        problems,
+        MultipleChoice(normalization=normalization, temperature=temperature),
+        output_dir=output_dir,
+        eval_rows=eval_problems,
+        max_length=max_length,
+        callbacks=callbacks,
+        **arguments,
+    )

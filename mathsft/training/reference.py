@@ -1,0 +1,86 @@
+"""The second model that some objectives compare with: the model as it was before training."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset, Features, List, Value
+from peft import PeftModel
+
+from mathsft.models.adapter_checks import adapter_effect, adapter_off
+from mathsft.models.logprobs import SequenceLogprobs
+from mathsft.models.modes import evaluating
+
+Reference = Literal["adapter_off", "before_training"]
+
+
+def choose_reference(model: Any) -> Reference:
+    """How the reference is had: "adapter_off" if that is the model as it is now, for nothing.
+
+    A fresh adapter changes nothing yet. One that was trained already does, and a model without an
+    adapter changes in training: then the log-probabilities are computed before training.
+    """
+    if not isinstance(model, PeftModel) or _trains_its_base(model):
+        return "before_training"
+    try:
+        adapter_effect(model)
+    except ValueError as nothing:
+        if "does nothing" not in str(nothing):
+            raise
+        return "adapter_off"
+    return "before_training"
+
+
+def _trains_its_base(model: PeftModel) -> bool:
+    """Whether weights are trained that switching the adapter off does not switch off."""
+    with adapter_off(model):
+        marks = (model.prefix, "modules_to_save", "trainable_tokens", "lora_")
+        return any(
+            parameter.requires_grad and not any(mark in name for mark in marks)
+            for name, parameter in model.named_parameters()
+        )
+
+
+@contextmanager
+def reference_model(model: PeftModel) -> Iterator[None]:
+    """The model without its adapter, in eval mode, without gradients."""
+    with adapter_off(model), evaluating(model), torch.no_grad():
+        yield
+
+
+def with_reference(
+    rows: Dataset,
+    score: Callable[[Sequence[Mapping[str, Any]]], SequenceLogprobs],
+    *,
+    batch_size: int,
+    process: int,
+    processes: int,
+) -> Dataset:
+    """``rows`` with a column ``reference``: for each sequence its scored tokens' log-probabilities.
+
+    ``score`` takes rows. Processes share them out and gather what they found, so each has to call
+    it. Float32 is kept whole.
+    """
+    found: list[tuple[int, list[list[float]]]] = []
+    shares = range(process * batch_size, len(rows), processes * batch_size)
+    for start in shares:
+        indices = range(start, min(start + batch_size, len(rows)))
+        part = [rows[index] for index in indices]
+        logprobs = score(part)
+        values: list[list[float]] = [[] for _ in range(len(logprobs.tokens))]
+        for index, value in zip(logprobs.sequence.tolist(), logprobs.values.tolist(), strict=True):
+            values[index].append(value)
+        sequences = iter(values)
+        for index, row in zip(indices, part, strict=True):
+            found.append((index, [next(sequences) for _ in row["input_ids"]]))
+    if processes > 1:
+        found = gather_object(found)
+    kept = [values for _, values in sorted(found)]
+    column = Dataset.from_dict(
+        {"reference": kept}, features=Features({"reference": List(List(Value("float32")))})
+    )
+    return rows.add_column(
+        "reference", column["reference"][:], feature=column.features["reference"]
+    )

@@ -1,0 +1,166 @@
+"""The rows to train on: what an objective makes of a data set, counted, packed and kept on disk."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+import mathsft
+from mathsft.compat import dataset_fingerprint, without_progress_bars
+from mathsft.data.tally import not_read
+from mathsft.device import installed_version
+from mathsft.models.computation import json_hash, plain
+from mathsft.models.encoding import tokenizer_values
+from mathsft.models.forest import IGNORE
+from mathsft.numbers import check_numbers
+from mathsft.objectives.base import Group, Objective, RowCounts
+from mathsft.processes import say
+from mathsft.training.arguments import reasons
+
+_TOKENS = List(List(Value("int32")))
+# Counted for the log, and gone from the rows that are trained on.
+_NOTED = {
+    "passed": Value("int32"),
+    "separate": Value("int32"),
+    "trained": Value("int32"),
+    "dropped": Value("string"),
+    "unread": List(Value("string")),
+}
+_AT_ONCE = 500  # rows that are Python objects at a time
+
+
+def training_rows(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    objective: Objective,
+    *,
+    max_length: int = 512,
+    positions: int | None = None,
+    name: str = "train",
+) -> Dataset:
+    """What ``objective`` makes of ``rows``, with one printed line: counts, and drops by reason.
+
+    Columns ``input_ids, labels``: for each row a list of its sequences' tokens, and of the same
+    with -100 where a token carries no loss; and the columns that the objective keeps.
+
+    Rows of a `datasets.Dataset` that lies on disk (as `load_problems` leaves it) are tokenised
+    in batches to its folder, and found there again at the next start; nothing but a batch is held
+    in memory.
+
+    Args:
+        max_length: tokens of a row; what is longer is dropped and counted, never cut.
+        positions: of the model (`mathsft.models.attention.position_limit`); likewise.
+        name: begins the printed line.
+
+    Raises ValueError if nothing is left, saying why, and what the objective raises for a row.
+    """
+    check_numbers({"max_length": max_length})
+
+    def encode(given: Sequence[Mapping[str, Any]], first: int, arrow: bool) -> dict[str, list[Any]]:
+        groups = objective.groups(given, tokenizer, first=first, arrow=arrow)
+        objective.drop_long(groups, max_length=max_length, positions=positions)
+        return _columns(groups, objective)
+
+    features = Features({"input_ids": _TOKENS, "labels": _TOKENS, **objective.columns, **_NOTED})
+    if isinstance(rows, Dataset):
+        about = [objective.name, plain(asdict(objective)), max_length, positions]
+        with without_progress_bars():
+            encoded = rows.map(
+                lambda batch, indices: encode(_rows_of(batch), indices[0], True),
+                batched=True,
+                batch_size=_AT_ONCE,
+                with_indices=True,
+                remove_columns=rows.column_names,
+                features=features,
+                new_fingerprint=_fingerprint(rows, tokenizer, about) if rows.cache_files else None,
+            )
+    else:
+        first, parts = 0, [Dataset.from_dict({key: [] for key in features}, features=features)]
+        given = iter(rows)
+        while part := list(islice(given, _AT_ONCE)):
+            parts.append(Dataset.from_dict(encode(part, first, False), features=features))
+            first += len(part)
+        encoded = concatenate_datasets(parts)
+
+    table = encoded.with_format("arrow")[:]
+    dropped = _counted(table.column("dropped"))
+    kept_rows = dropped.pop("", 0)
+    for line in not_read(_counted(pc.list_flatten(table.column("unread")))):
+        say(f"{name}: {line}")
+    if not kept_rows:
+        hints = [hint for reason, hint in objective.hints.items() if reason in dropped]
+        raise ValueError(
+            ". ".join([f"{name}: nothing to train on; dropped: {reasons(dropped)}", *hints])
+        )
+    kept = encoded
+    if dropped:
+        kept = encoded.select(pc.indices_nonzero(pc.equal(table.column("dropped"), "")).to_pylist())
+    counts = RowCounts(
+        groups=kept_rows,
+        sequences=len(pc.list_flatten(table.column("input_ids"))),
+        **{key: pc.sum(table.column(key)).as_py() for key in ("passed", "separate", "trained")},
+    )
+    made, layout = objective.rows(kept.remove_columns(list(_NOTED)), max_length=max_length)
+    say(f"{name}: {objective.told(counts, layout)}; dropped: {reasons(dropped)}")
+    return made
+
+
+def _rows_of(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def _columns(groups: Iterable[Group], objective: Objective) -> dict[str, list[Any]]:
+    """Groups as columns. What is dropped keeps its reason alone."""
+    columns: dict[str, list[Any]] = {
+        key: [] for key in ("input_ids", "labels", *objective.columns, *_NOTED)
+    }
+    for group in groups:
+        sequences = () if group.dropped else group.sequences
+        row = {
+            "input_ids": [sequence["input_ids"] for sequence in sequences],
+            "labels": [sequence["labels"] for sequence in sequences],
+            "passed": 0 if group.dropped else group.length,
+            "separate": sum(len(sequence["input_ids"]) - 1 for sequence in sequences),
+            # The first of a sequence has nothing to be predicted from.
+            "trained": sum(n != IGNORE for sequence in sequences for n in sequence["labels"][1:]),
+            "dropped": group.dropped,
+            "unread": sorted(group.unread),
+            **{key: group.columns.get(key) for key in objective.columns},
+        }
+        for key, values in columns.items():
+            values.append(row[key])
+    return columns
+
+
+def _counted(texts: Any) -> Counter[str]:
+    return Counter({pair["values"]: pair["counts"] for pair in pc.value_counts(texts).to_pylist()})
+
+
+def _fingerprint(rows: Dataset, tokenizer: Any, about: Any) -> str:
+    """Names the tokenised rows on disk: other rows, words, settings or code are other rows."""
+    libraries = ("datasets", "transformers", "tokenizers", "jinja2")
+    versions = {library: installed_version(library) for library in libraries}
+    parts = [dataset_fingerprint(rows), tokenizer_values(tokenizer), about, versions, _code()]
+    return json_hash(parts)
+
+
+@cache
+def _code() -> str:
+    """SHA-256 of the sources that tokenise."""
+    digest = hashlib.sha256()
+    for path in _sources(Path(mathsft.__file__).parent):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(package: Path) -> Iterator[Path]:
+    for folder in ("data", "models", "objectives"):
+        yield from sorted((package / folder).glob("*.py"))
+    yield Path(__file__)
