@@ -1,0 +1,113 @@
+"""Rows to train on: tokenised once, kept on disk, the same whatever they came from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_rows import chat, sums, with_template
+from datasets import Dataset
+
+from mathsft.data.problems import read_problems
+from mathsft.models.loading import load_model
+from mathsft.objectives.multiple_choice import MultipleChoice
+from mathsft.objectives.sft import SFT
+from mathsft.training.rows import training_rows
+from mathsft.training.runs import rows_hash
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return with_template(load_model("tiny", device="cpu")[1])
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """1,200 conversations in a file, of which two cannot be used."""
+    rows = [*sums(600), chat("What is ^ 2?", "It is 2."), *sums(598), chat("Hi", "y" * 4000)]
+    Dataset.from_list(rows).to_json(tmp_path / "chats.jsonl")
+    found: Any = Dataset.from_json(str(tmp_path / "chats.jsonl"), cache_dir=str(tmp_path / "cache"))
+    assert found.cache_files
+    return found
+
+
+class Counting(SFT):
+    """SFT that counts how often it is asked to tokenise."""
+
+    asked = 0
+
+    def groups(self, *args: Any, **kwargs: Any) -> Any:
+        type(self).asked += 1
+        return super().groups(*args, **kwargs)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_second_start_finds_the_rows_on_disk_and_says_the_same(
+    on_disk: Dataset, tokenizer: Any, capsys: pytest.CaptureFixture[str], packing: bool
+) -> None:
+    objective = Counting(packing=packing)
+    Counting.asked = 0
+    first = training_rows(on_disk, tokenizer, objective, max_length=512)
+    line, asked = capsys.readouterr().out, Counting.asked
+    assert first.cache_files
+    assert asked == 3  # batches of 500 rows
+    tokenizer(["padding", "and truncation"], padding=True, truncation=True, max_length=2)
+    second = training_rows(on_disk, tokenizer, objective, max_length=512)
+    assert Counting.asked == asked
+    assert capsys.readouterr().out == line
+    assert "1,198 documents" in line
+    assert "1 that hold a control token of the tokenizer, 1 longer than 512 tokens" in line
+    assert rows_hash(first) == rows_hash(second)
+    assert first[:5] == second[:5]
+
+
+def test_other_words_settings_or_rows_are_tokenised_anew(on_disk: Dataset, tokenizer: Any) -> None:
+    training_rows(on_disk, tokenizer, Counting(), max_length=512)
+    other = with_template(load_model("tiny", device="cpu")[1])
+    other.chat_template = other.chat_template.replace("~\n", "~\n\n")
+    for changed, rows, words, size in [
+        ("length", on_disk, tokenizer, 256),
+        ("template", on_disk, other, 512),
+        ("rows", on_disk.select(range(700)), tokenizer, 512),
+    ]:
+        Counting.asked = 0
+        training_rows(rows, words, Counting(), max_length=size)
+        assert Counting.asked, changed
+    Counting.asked = 0
+    training_rows(on_disk, tokenizer, Counting(train_on_prompt=True), max_length=512)
+    assert Counting.asked
+
+
+def test_rows_from_a_list_and_from_a_table_on_disk_are_the_same(
+    on_disk: Dataset, tokenizer: Any
+) -> None:
+    rows = on_disk.to_list()
+    for packing in (True, False):
+        listed = training_rows(rows, tokenizer, SFT(packing=packing))
+        stored = training_rows(on_disk, tokenizer, SFT(packing=packing))
+        assert listed.to_list() == stored.to_list()
+        assert rows_hash(listed) == rows_hash(stored)
+
+
+def test_the_hash_is_of_the_values_in_their_order(tokenizer: Any) -> None:
+    problems = read_problems("tiny-mathqa", limit=20)[0]
+    rows = training_rows(problems, tokenizer, MultipleChoice())
+    same = Dataset.from_list(rows.to_list(), features=rows.features)
+    assert rows_hash(same) == rows_hash(rows)
+    kept = rows.add_column("reference", [[[0.5]]] * len(rows))
+    assert rows_hash(kept) == rows_hash(rows)
+    seen = {rows_hash(rows)}
+    order = [*range(1, 20), 0]
+    changed = [rows.select(order), rows.select(range(19))]
+    for key in ("input_ids", "labels"):
+        one = rows.to_list()
+        one[7][key][0][-1] += 1
+        changed.append(Dataset.from_list(one, features=rows.features))
+    one = rows.to_list()
+    one[7]["label"] += 1
+    changed.append(Dataset.from_list(one, features=rows.features))
+    one = rows.to_list()  # the same tokens, cut at another place
+    one[3]["input_ids"][1].insert(0, one[3]["input_ids"][0].pop())
+    changed.append(Dataset.from_list(one, features=rows.features))
+    for other in changed:
+        assert rows_hash(other) not in seen
+        seen.add(rows_hash(other))
