@@ -1,5 +1,5 @@
 # make course   install into .venv and run the lessons offline with the embedded model
-# make test     the tests and all notebooks, newest stack
+# make test     the quick tests and all notebooks, newest stack
 # make help     the rest
 
 PYTHON ?= python3
@@ -25,12 +25,13 @@ $(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(OTHERS) & others=$$!; \
 $(1)/python -m pytest $(NBVAL) $(ROW); row=$$?; wait $$others && exit $$row
 endef
 
-.PHONY: help install course test test-colab test-gpu bench format check
+.PHONY: help install course test test-slow test-colab test-gpu bench format check
 
 help:
 	@echo "make course      install, then run every lesson (pages and a report in runs/course)"
-	@echo "make test        tests and notebooks on the newest stack"
-	@echo "make test-colab  the same on Colab's versions, and what only Colab does (needs a registry)"
+	@echo "make test        quick tests and notebooks on the newest stack"
+	@echo "make test-slow   the tests that take longer: kills, several processes, whole lessons"
+	@echo "make test-colab  make test on Colab's versions, and what only Colab does (needs a registry)"
 	@echo "make test-gpu    what needs a CUDA device: exactness, memory, speed in half precision"
 	@echo "make bench       every benchmark"
 	@echo "make format      let ruff format code and notebooks"
@@ -54,11 +55,14 @@ course: install
 	$(BIN)/mathsft course
 
 test: install
-	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab" tests
+	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab and not slow" tests
 	$(call NOTEBOOKS,$(BIN))
 
+test-slow: install
+	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "slow and not colab" tests
+
 test-colab: .venv-colab/.installed
-	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) tests
+	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) -m "colab or not slow" tests
 	$(call NOTEBOOKS,.venv-colab/bin)
 
 test-gpu: install

@@ -120,6 +120,7 @@ def test_the_gradients_are_those_of_the_plain_losses(
     assert_same_gradients(gradients(model), ours, tolerance=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ADAPTED)
 def test_it_is_trained_saved_loaded_and_asked(
     small_model_dir: Path, tokenizer: Any, tmp_path: Path, variant: str

@@ -56,6 +56,7 @@ def _hits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return best[np.arange(len(labels)), labels] / best.sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["real", "tiny"])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_that_ignores_the_question_is_at_chance(

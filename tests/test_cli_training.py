@@ -64,6 +64,7 @@ def test_the_revision_is_that_of_the_checkout() -> None:
     assert str(git_revision()).startswith(done.stdout.strip())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -116,6 +117,7 @@ def test_a_mistake_leaves_no_folder_behind(runs: Path) -> None:
     assert not runs.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [

@@ -25,6 +25,7 @@ from mathsft.evaluation.compare import compare, compare_all, detectable_differen
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
 
 
+@pytest.mark.slow
 @given(answers)
 @settings(max_examples=30, deadline=None)
 def test_a_difference_is_gained_less_lost_and_p_is_mcnemar_s(

@@ -133,6 +133,7 @@ def test_four_bits_are_another_model_and_one_of_their_constants_counts(
     assert fingerprints(four) != before
 
 
+@pytest.mark.slow
 def test_equal_models_are_equal_in_another_process_and_after_an_evaluation(
     small_model_dir: Path,
 ) -> None:

@@ -49,6 +49,7 @@ def ask(*pairs: tuple[str, str], kind: str = "loglikelihood") -> list[Instance]:
     return [Instance(kind, {}, pair, n) for n, pair in enumerate(pairs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shots", "sampler"), [(0, "default"), (3, "default"), (3, "first_n")], ids=str
 )

@@ -146,6 +146,7 @@ def test_gradients_are_those_of_five_separate_passes(small_model_dir, problems, 
     assert_exact(model, tokenizer, problems, max_length=512)
 
 
+@pytest.mark.slow
 def test_gradients_at_a_real_depth_are_those_of_five_separate_passes(problems):
     """The embedded model, with rows of one, of a few, and of all questions."""
     model, tokenizer = load_model("tiny", lora={"lora_dropout": 0.0}, device="cpu")
@@ -162,6 +163,7 @@ choices = st.lists(words, min_size=2, max_size=6, unique=True)
 question = st.tuples(st.lists(words, min_size=1, max_size=12), choices, st.integers(0, 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(asked=st.lists(question, min_size=1, max_size=6), data=st.data())
 def test_generated_questions_score_and_learn_as_in_separate_passes(small_model_dir, asked, data):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from hub import LocalHub, local_hub  # noqa: F401  (local_hub is a fixture)
 
 NAME = "Qwen/Qwen2.5-0.5B"
@@ -28,6 +29,7 @@ save_adapter(model, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_a_quantised_model_and_an_adapter_come_from_the_hub(
     local_hub: LocalHub,  # noqa: F811
     small_model_dir: Path,
@@ -44,6 +46,7 @@ def test_a_quantised_model_and_an_adapter_come_from_the_hub(
     assert "adapter default" in loaded.stdout
 
 
+@pytest.mark.slow
 def test_an_unknown_name_says_what_to_do(local_hub: LocalHub, tmp_path: Path) -> None:  # noqa: F811
     code = "from mathsft import load_model; load_model('Qwen/Qwen2.5-0.5b')"
     failed = local_hub.python(code, home=tmp_path / "home")

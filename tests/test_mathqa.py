@@ -107,6 +107,7 @@ def dev(data_dir: Path) -> Path:
     return data_dir / "mathqa" / "dev.json"
 
 
+@pytest.mark.slow
 def test_on_all_real_rows_the_clean_reading_has_no_stray_quote_and_no_cut_number(
     dev: Path,
 ) -> None:
@@ -131,6 +132,7 @@ def test_on_all_real_rows_the_clean_reading_has_no_stray_quote_and_no_cut_number
         assert re.sub(r"[ ,]", "", kept) == re.sub(r"[ ,]", "", said)
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_repaired_and_what_cannot_be_used_and_why(
     dev: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +155,7 @@ def test_the_report_says_what_was_repaired_and_what_cannot_be_used_and_why(
         assert part in said
 
 
+@pytest.mark.slow
 def test_disputed_rows_can_be_left_out_of_training_and_are_counted(dev: Path) -> None:
     problems, dropped = read_problems(dev, reading="clean", drop_disputed=True)
     assert dropped["formula and label disagree"] == 1358
@@ -176,6 +179,7 @@ def test_but_never_out_of_a_test_nor_in_the_official_reading(arguments: dict[str
 # --- generated rows, and bad ones ---------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_generated_rows_read_the_same_both_ways_and_their_formulas_hold(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -176,6 +176,7 @@ print("same:", *((here / name / "checkpoint-6/adapter_model.safetensors").read_b
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_good_and_is_told(tmp_path: Path, small_model_dir: Path) -> None:
     """Two file systems of two and a half checkpoints each, in a mount namespace."""
     alone = ["unshare", "--user", "--map-root-user", "--mount"]

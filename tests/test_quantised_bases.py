@@ -48,6 +48,7 @@ BASES: dict[str, Base] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("on", BASES)
 def test_an_adapter_of_a_folder_in_4_bits_loads_on_its_base_in_any_form(

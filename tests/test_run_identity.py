@@ -145,6 +145,7 @@ def test_a_secret_is_not_recorded(tmp_path: Path) -> None:
     assert "hf_secret" not in json.dumps(arguments_that_count(args))
 
 
+@pytest.mark.slow
 def test_a_record_is_the_same_in_every_process(tmp_path: Path, small_model_dir: Path) -> None:
     code = (
         "import json, sys; from pathlib import Path; from small_training import trainer\n"

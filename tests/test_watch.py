@@ -178,6 +178,7 @@ def test_several_processes_are_refused(training: Path, monkeypatch: pytest.Monke
         watch(training, **ARGUMENTS)
 
 
+@pytest.mark.slow
 def test_a_task_that_goes_by_another_name_is_refused_and_not_evaluated_for_ever(
     training: Path,
 ) -> None:
