@@ -7,32 +7,43 @@ import json
 import os
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from mathsft import (
+    DPO,
+    SFT,
+    MultipleChoice,
     add_adapter,
     evaluate,
     load_model,
     load_problems,
-    multiple_choice_trainer,
+    make_trainer,
     persist,
     save_adapter,
     save_model,
-    sft_trainer,
     worked_answers,
 )
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 TOGETHER = 4  # rows a batch, of all processes; 13 rows leave one process without any in the last
-OBJECTIVES = ("sft", "choices")
+OBJECTIVES = {"sft": SFT(packing=False), "choices": MultipleChoice(), "dpo": DPO()}
 GSM, MATHQA = load_problems("tiny-gsm", limit=40), load_problems("tiny-mathqa", limit=40)
+# The solution of a problem, and that of another one.
+PAIRS = Dataset.from_list(
+    [
+        {"prompt": row["question"], "chosen": row["solution"], "rejected": other["solution"]}
+        for row, other in pairwise(GSM)
+    ]
+)
 
 
 def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: Any) -> Any:
@@ -46,12 +57,16 @@ def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: An
         "learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "num_train_epochs": 2,
         "max_length": 256, **more,
     }  # fmt: skip
-    if objective == "sft":
-        settings["packing"] = False
-    rows, make = (GSM, sft_trainer) if objective == "sft" else (MATHQA, multiple_choice_trainer)
+    rows = {"sft": GSM, "choices": MATHQA, "dpo": PAIRS}[objective]
     held_out = rows.select(range(20, 27))
-    made: Any = make(model, tokenizer, rows.select(range(13)), eval_problems=held_out, **settings)
-    return made
+    return make_trainer(
+        model,
+        tokenizer,
+        rows.select(range(13)),
+        OBJECTIVES[objective],
+        eval_rows=held_out,
+        **settings,
+    )
 
 
 def write(path: Path, content: Any) -> None:
@@ -183,8 +198,10 @@ def let_accelerate_shard_on_cpu() -> None:
 
     def with_plugin(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
         init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+        # Whoever asks for the state again gets the processes' type back: keep ours.
+        plugin = fsdp_plugin or vars(self).get("fsdp_plugin")
+        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
 
     AcceleratorState.__init__ = with_plugin
 

@@ -20,15 +20,18 @@ from mathsft.evaluation.tables import results_table
 from mathsft.models.adapters import load_adapter, save_adapter
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
+from mathsft.objectives.sft import SFT
 from mathsft.training.checkpoints import checkpoint_problem
+from mathsft.training.collation import Collator
 
 WORK = Path(__file__).with_name("distributed_work.py")
-OBJECTIVES = ["sft", "choices"]
+OBJECTIVES = ["sft", "choices", "dpo"]
 # Before it, accelerate cannot shard weights that are tied, as torch has come to forbid its way.
 can_shard = pytest.mark.skipif(
     tuple(map(int, version("accelerate").split(".")[:2])) < (1, 15),
     reason="this accelerate cannot shard tied weights with torch 2.13",
 )
+METRICS = ["accuracy", "eval_accuracy", "rewards/margins", "eval_logps/chosen"]
 SHARD = ["sharded"] if not can_shard.args[0] else []
 
 
@@ -105,7 +108,7 @@ def test_logs_and_held_out_losses_are_those_of_all_processes(
     for rank in (0, 1):
         together = read(two / f"{objective}-{accumulation}" / "log", rank)
         for entry, other in zip(alone, together, strict=True):
-            for key in ("loss", "grad_norm", "accuracy", "eval_loss", "eval_accuracy"):
+            for key in ("loss", "grad_norm", "eval_loss", *METRICS):
                 assert (key in entry) == (key in other)
                 assert other.get(key, 0) == pytest.approx(entry.get(key, 0), rel=1e-5)
             if objective == "sft" and "num_tokens" in entry:
@@ -117,7 +120,7 @@ def test_logs_and_held_out_losses_are_those_of_all_processes(
 def test_lines_are_printed_once(two: Path) -> None:
     printed = (two / "printed").read_text()
     assert printed.count("tiny-gsm/train: 40 rows read") == 1
-    trainings = 4 + 3 + 1 + 1 + 4 * len(SHARD)
+    trainings = 6 + 3 + 1 + 1 + 6 * len(SHARD)
     assert sum(line.startswith("train: 13 ") for line in printed.splitlines()) == trainings
     assert printed.count("training goes on after step 6 of 8") == 1
     assert printed.count("training had ended: its weights and its log are loaded, step 8 of 8") == 1
@@ -263,4 +266,8 @@ def test_an_epoch_has_each_row_once_in_the_order_of_one_process_and_then_fillers
     assert len(sampler) == 16
     assert len(filled) == 13
     assert filled[12] is rows[12]
-    assert set(filled[14]["labels"][0]) == {-100}
+    collate = Collator(SFT(), pad_token_id=0)
+    alone, beside = collate([rows[12]]), collate([rows[12], filled[14]])
+    assert beside["row_tokens"].tolist() == [2, 1]
+    for key in ("labels", "predictor", "token", "sequence"):  # neither scored nor counted
+        assert torch.equal(alone[key], beside[key])
