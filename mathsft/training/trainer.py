@@ -206,7 +206,10 @@ class ForestTrainer(ResumableTrainer):
 
         def score(part: Sequence[Mapping[str, Any]]) -> SequenceLogprobs:
             batch = {key: tensor.to(self.args.device) for key, tensor in self.collate(part).items()}
-            with self.accelerator.autocast():
+            # Not accelerate's: before a model is prepared it forgets that this is to be sharded.
+            half = torch.float16 if self.args.fp16 else torch.bfloat16
+            mixed = self.args.fp16 or self.args.bf16
+            with torch.autocast(self.args.device.type, dtype=half, enabled=mixed):
                 return sequence_logprobs(model, batch)
 
         with evaluating(model), torch.no_grad():
