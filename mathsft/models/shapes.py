@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 
-from mathsft.models.adapters import PROJECTIONS
+from mathsft.models.lora import fit_to_model, linear_layers, lora_config
 from mathsft.models.pretrained import model_config
 
 
@@ -23,20 +24,20 @@ class Shapes:
     rank: int
     projected: int  # numbers in the matrices that NF4 quantises
     other: int  # all other parameters
-    adapted: int  # numbers in the adapters
+    adapted: int  # numbers that are trained with an adapter
 
     @classmethod
     def of(
         cls,
         name: str | Path,
         revision: str | None = None,
-        rank: int = 16,
-        target_modules: tuple[str, ...] = PROJECTIONS,
+        adapter: LoraConfig | None = None,
     ) -> "Shapes":
         """Counted on a model without memory, made from its config.json.
 
-        ``rank`` and ``target_modules`` are those of `add_adapter`. Raises ValueError for a
-        model whose configuration does not name its sizes as Llama's and Qwen's do.
+        ``adapter`` is put on it, and what is then trained is counted; default: that of
+        `add_adapter`. Raises ValueError for a model whose configuration does not name its sizes
+        as Llama's and Qwen's do.
         """
         from transformers import AutoModelForCausalLM
 
@@ -46,10 +47,11 @@ class Shapes:
                 raise ValueError(f"{name}: its config.json has no {key}, so this cannot be counted")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        matrices = [m for m in linear.values() if m is not model.get_output_embeddings()]
-        adapted = [m for n, m in linear.items() if n.rpartition(".")[2] in target_modules]
-        projected = sum(m.weight.numel() for m in matrices)
+        projected = sum(matrix.weight.numel() for matrix in linear_layers(model).values())
+        total = sum(parameter.numel() for parameter in model.parameters())
+        adapter = fit_to_model(lora_config(adapter), model)
+        with torch.device("meta"):
+            wrapped = get_peft_model(model, adapter)
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
@@ -61,8 +63,8 @@ class Shapes:
             heads=heads,
             layers=config.num_hidden_layers,
             vocabulary=config.vocab_size,
-            rank=rank,
+            rank=adapter.r,
             projected=projected,
-            other=sum(p.numel() for p in model.parameters()) - projected,
-            adapted=sum(rank * (m.in_features + m.out_features) for m in adapted),
+            other=total - projected,
+            adapted=sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
         )
