@@ -191,6 +191,7 @@ def outcome(name: str) -> Outcome:
         "all" if window is None else "piece" if window.chunks else "window"
         for window in layer_windows(model.config).values()
     }
+    sees = " and ".join(sorted(kinds))
     attention = model.config._attn_implementation
     try:
         check_isolation(model)
@@ -199,8 +200,8 @@ def outcome(name: str) -> Outcome:
         cells = dict.fromkeys(OBJECTIVES, "refused")
     scored = scoring(model)
     if set(cells.values()) == {"refused"}:
-        scored += ", one by one"
-    return Outcome(name, " and ".join(sorted(kinds)), attention, cells, scored, WHY.get(name, ""))
+        sees, scored = "", f"{scored}, one by one"
+    return Outcome(name, sees, attention, cells, scored, WHY.get(name, ""))
 
 
 def table() -> str:

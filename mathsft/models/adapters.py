@@ -30,7 +30,7 @@ from mathsft.models.adapter_fit import check_base, check_fit
 from mathsft.models.checkpoint import vocabulary
 from mathsft.models.folders import ADAPTER_WEIGHTS, holds_model, replaced_folder
 from mathsft.models.identity import IDENTITY_FILE, base_identity, is_adapters_own
-from mathsft.models.lora import fit_to_model, lora_config, unadapted_experts
+from mathsft.models.lora import adapted_weights, fit_to_model, lora_config, mixture_weights
 from mathsft.models.merging import merge_adapter as merge_adapter  # one place for all four
 from mathsft.models.saveable import check_saveable
 from mathsft.models.sharding import check_not_emptied, local, places, whole
@@ -62,7 +62,7 @@ def add_adapter(
             lora_dropout=0.05, target_modules="all-linear"`` and peft's own. "all-linear" is every
             linear layer but the output head, whatever the model calls them
             (`mathsft.models.lora`). The experts of a mixture are no linear layers: a line says
-            how many of their weights are left as they are.
+            how many weights get no adapter.
 
     Raises ValueError if the model has an adapter already or lacks one of the modules that are
     named, for a setting that `LoraConfig` does not have, and for a number that cannot be meant.
@@ -76,16 +76,18 @@ def add_adapter(
             "that no loader matches. Load the base again, or merge_adapter(model) first"
         )
     config = fit_to_model(config, model)
-    experts = unadapted_experts(config, model)
-    if experts:
-        say(
-            f"LoRA: the experts' {experts:,} weights are left as they are (no linear layers); "
-            "target_parameters names those to adapt"
-        )
+    weights = mixture_weights(model)
     # peft draws on the CPU and moves the result, so the CPU's generator is the one that counts.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return get_peft_model(model, config)  # float32: peft's autocast_adapter_dtype
+        adapted = get_peft_model(model, config)  # float32: peft's autocast_adapter_dtype
+    left = sum(weights[name] for name in weights.keys() - adapted_weights(adapted))
+    if left:
+        say(
+            f"LoRA: {left:,} weights of the mixture's experts and linear layers get no adapter; "
+            "target_parameters names the experts' weights to adapt"
+        )
+    return adapted
 
 
 def save_adapter(

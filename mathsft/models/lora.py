@@ -1,12 +1,15 @@
 """What a LoRA adapter adapts, and how: peft's `LoraConfig` with our defaults and checks."""
 
 import copy
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from peft import LoraConfig
-from torch import nn
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mathsft.names import unknown_name
@@ -65,9 +68,7 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
     names = [name for name, _ in model.named_modules()]
     linear = linear_layers(model)
     if config.target_modules == DEFAULTS["target_modules"]:
-        short = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
-        if [name for name in names if name.rpartition(".")[2] in short] == list(linear):
-            config.target_modules = set(short)
+        _set_all_linear(config, model, list(linear), names)
     if any(isinstance(module, Conv1D) for module in linear.values()):
         config.fan_in_fan_out = True
     if not isinstance(config.target_modules, str):
@@ -77,34 +78,82 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
             if not any(f".{known}".endswith(f".{name}") for known in names)
         ]
         if absent:
-            last = dict.fromkeys(name.rpartition(".")[2] for name in linear)
             raise ValueError(
                 f"{type(model).__name__} has no module named {', '.join(absent)}. Its linear "
-                f"layers: {', '.join(last) or 'none'}. Give target_modules=(…) of these"
+                f"layers: {', '.join(_last(linear)) or 'none'}. Give target_modules=(…) of these"
             )
     for name in config.modules_to_save or ():
         if not any(known.endswith(name) for known in names):  # as peft looks for them
-            last = dict.fromkeys(known.rpartition(".")[2] for known in names if known)
+            last = _last(filter(None, names))
             raise ValueError(f"modules_to_save: {unknown_name('module', name, last, shown=20)}")
     return config
 
 
-def linear_layers(model: Any) -> dict[str, nn.Module]:
+def linear_layers(model: Any) -> dict[str, Any]:
     """Every linear layer but the output head, by name, in the model's order.
 
-    In 4 bits too, and GPT-2's `Conv1D`. The weights of a mixture's experts are no layers in
-    transformers: they stand together in one tensor, and only ``target_parameters`` adapts them.
+    In 4 bits too, and GPT-2's `Conv1D`; not a router that is one and returns more than a product
+    (Llama 4), which an adapter could not be added to. The weights of a mixture's experts are no
+    layers in transformers: they stand together in one tensor, and only ``target_parameters``
+    adapts them.
     """
     head = model.get_output_embeddings()
+    products: dict[type, bool] = {nn.Linear: True, Conv1D: True}
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+            kind = type(module)
+            if kind not in products:
+                products[kind] = _gives_a_product(module)
+            if products[kind]:
+                found[name] = module
+    return found
+
+
+def mixture_weights(model: Any) -> dict[str, int]:
+    """Of a mixture without an adapter, the size of each expert's and linear weight; else {}."""
+    experts = {name: p.numel() for name, p in model.named_parameters() if p.ndim == 3}
+    linear = {f"{n}.weight": m.weight.numel() for n, m in linear_layers(model).items()}
+    return experts | linear if experts else {}
+
+
+def adapted_weights(model: Any) -> set[str]:
+    """The names that the base gives to the weights that an adapter is beside."""
     return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        f"{name.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}"
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, BaseTunerLayer)
     }
 
 
-def unadapted_experts(config: LoraConfig, model: Any) -> int:
-    """Numbers in the experts' weights of a mixture, if the configuration adapts none of them."""
-    if config.target_parameters:
-        return 0
-    return sum(p.numel() for _, p in model.named_parameters() if p.ndim == 3)
+def _set_all_linear(config: LoraConfig, model: Any, linear: list[str], names: list[str]) -> None:
+    short = _last(linear)
+    fits = [name for name in names if name.rpartition(".")[2] in short] == linear
+    chosen = set(short if fits else linear)
+    config.target_modules = chosen  # type: ignore[assignment]  # a set, as peft makes of a list
+    if not any(p.ndim == 3 for p in model.parameters()):
+        return
+    # Of some mixtures peft takes a name such as "gate_proj" for that of an expert's projection, as
+    # it was in transformers 4, also where a linear layer has it. Experts are adapted on demand.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tried = copy.deepcopy(config)
+        tried.lora_dropout, tried.use_dora = 0.0, False  # impossible on experts
+        empty = type(model)(copy.deepcopy(model.config))
+        read: Any = get_peft_model(empty, tried).peft_config["default"]
+    if set(read.target_parameters or ()) != set(config.target_parameters or ()):
+        chosen &= read.target_modules  # the set that the configuration holds
+
+
+def _gives_a_product(module: Any) -> bool:
+    """Tried on a row of zeros. Packed weights (4 bits) are always those of plain layers."""
+    weight = module.weight
+    if hasattr(weight, "quant_state") or not weight.is_floating_point():
+        return True
+    with torch.no_grad():
+        return isinstance(module(weight.new_zeros(1, module.in_features)), Tensor)
+
+
+def _last(names: Iterable[str]) -> list[str]:
+    """The last parts of the names, each once, in their order."""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
