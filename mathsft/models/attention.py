@@ -61,7 +61,11 @@ def forest_rule(end: Tensor, depth: Tensor | None = None, window: Window | None 
 
 
 def forest_mask(end: Tensor, depth: Tensor | None = None, window: Window | None = None) -> Tensor:
-    """`forest_rule` for all pairs of tokens of a row: a bool mask (B, 1, L, L)."""
+    """Who sees whom: a bool mask (B, 1, L, L) of all pairs of tokens of a row.
+
+    j <= i < end[b, j] for ``end`` (B, L); with a ``window``, that rule holds as well for the
+    tokens' positions ``depth`` (B, L). See `forest_rule`.
+    """
     rows, length = end.shape
     index = torch.arange(length, device=end.device)
     row = torch.arange(rows, device=end.device)[:, None, None, None]

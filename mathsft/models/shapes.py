@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 
+from mathsft.models.computation import json_hash
 from mathsft.models.lora import fit_to_model, linear_layers, lora_config
 from mathsft.models.pretrained import model_config
 
@@ -39,19 +41,12 @@ class Shapes:
         `add_adapter`. Raises ValueError for a model whose configuration does not name its sizes
         as Llama's and Qwen's do.
         """
-        from transformers import AutoModelForCausalLM
-
         config = model_config(name, revision).get_text_config()
         for key in ("hidden_size", "intermediate_size", "num_attention_heads"):
             if not hasattr(config, key):
                 raise ValueError(f"{name}: its config.json has no {key}, so this cannot be counted")
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        projected = sum(matrix.weight.numel() for matrix in linear_layers(model).values())
-        total = sum(parameter.numel() for parameter in model.parameters())
-        adapter = fit_to_model(lora_config(adapter), model)
-        with torch.device("meta"):
-            wrapped = get_peft_model(model, adapter)
+        adapter = lora_config(adapter)
+        projected, total, adapted = _numbers(config, adapter)
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
@@ -66,5 +61,24 @@ class Shapes:
             rank=adapter.r,
             projected=projected,
             other=total - projected,
-            adapted=sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
+            adapted=adapted,
         )
+
+
+_COUNTED: dict[str, tuple[int, int, int]] = {}  # peft takes a second for a large model
+
+
+def _numbers(config: Any, adapter: LoraConfig) -> tuple[int, int, int]:
+    """In the linear layers, in the whole model, and trained with the adapter."""
+    from transformers import AutoModelForCausalLM
+
+    key = json_hash([config.to_dict(), adapter.to_dict()])
+    if key not in _COUNTED:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+            linear = sum(matrix.weight.numel() for matrix in linear_layers(model).values())
+            total = sum(parameter.numel() for parameter in model.parameters())
+            wrapped = get_peft_model(model, fit_to_model(adapter, model))
+        adapted = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+        _COUNTED[key] = (linear, total, adapted)
+    return _COUNTED[key]
