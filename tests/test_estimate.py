@@ -115,7 +115,7 @@ def test_so_is_that_of_full_fine_tuning(
 
 
 def test_the_shapes_are_those_of_the_loaded_model() -> None:
-    shapes = Shapes.of("tiny", None, 16)
+    shapes = Shapes.of("tiny")
     model, _ = load_model("tiny", lora=True, device="cpu")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert shapes.adapted == trained

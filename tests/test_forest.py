@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 
-from mathsft.models.attention import forest_mask, forest_rule
+from mathsft.models.attention import Window, forest_mask, forest_rule
 from mathsft.models.forest import IGNORE, TokenForest
 
 
@@ -150,10 +150,29 @@ def test_labels_that_do_not_fit_the_tokens_are_an_error_naming_the_sequence():
 
 @given(sequences)
 def test_flex_attention_is_told_the_same_rule(found):
-    end = TokenForest(found, rows=[[i] for i in range(len(found))]).tensors(pad_token_id=9)["end"]
+    batch = TokenForest(found, rows=[[i] for i in range(len(found))]).tensors(pad_token_id=9)
+    end = batch["end"]
     rows, length = end.shape
     told = create_mask(forest_rule(end), rows, None, length, length, device="cpu")
     assert torch.equal(told, forest_mask(end))
+    for window in (Window(2), Window(2, chunks=True)):
+        rule = forest_rule(end, batch["position_ids"], window)
+        told = create_mask(rule, rows, None, length, length, device="cpu")
+        assert torch.equal(told, forest_mask(end, batch["position_ids"], window))
+
+
+@given(sequences, st.integers(1, 5))
+def test_a_window_hides_the_ancestors_that_are_too_far_above(found, size):
+    batch = TokenForest(found).tensors(pad_token_id=9)
+    depth = batch["position_ids"]
+    sees = forest_mask(batch["end"])[0, 0]
+    near = forest_mask(batch["end"], depth, Window(size))[0, 0]
+    piece = forest_mask(batch["end"], depth, Window(size, chunks=True))[0, 0]
+    for token in range(len(sees)):
+        above = sees[token].nonzero()[:, 0].tolist()  # from the root down to the token itself
+        assert near[token].nonzero()[:, 0].tolist() == above[-size:]
+        first = (len(above) - 1) // size * size
+        assert piece[token].nonzero()[:, 0].tolist() == above[first:]
 
 
 @given(st.data())

@@ -1,13 +1,18 @@
 """Models of other kinds: scored as separate passes score them, or refused; never in between."""
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mathsft.models import attention as attention_module
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.isolation import check_isolation
 from mathsft.models.likelihood import option_logprobs
 
+MIXED = ["sliding_attention", "full_attention"]
 SIZES = {
     "vocab_size": 120,
     "hidden_size": 32,
@@ -84,26 +89,89 @@ def test_models_that_learn_of_their_neighbours_in_another_way_are_refused(kind) 
         check_isolation(model)
 
 
+WINDOWED = {
+    "mistral": {"sliding_window": 8},  # one window for all layers
+    "gemma3_text": {"head_dim": 8, "sliding_window": 8, "layer_types": MIXED},
+    "gemma2": {"head_dim": 8, "sliding_window": 8, "layer_types": MIXED},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "llama4_text": {
+        "head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2,
+        "attention_chunk_size": 8, "no_rope_layers": [1, 0],
+        "layer_types": ["chunked_attention", "full_attention"],
+    },
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("mistral", {"sliding_window": 24}),
-        ("gemma2", {"head_dim": 8, "sliding_window": 24}),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0}),
-    ],
+    ("kind", "attention"),
+    [(k, a) for k in WINDOWED for a in ("sdpa", "eager") if (k, a) != ("gemma2", "sdpa")],
 )
-def test_a_sequence_beyond_a_sliding_window_is_an_error_and_one_within_it_is_exact(
-    kind, settings
+def test_sequences_longer_than_a_window_score_as_separate_passes(
+    kind: str, attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = small(kind, settings)
+    model = small(kind, WINDOWED[kind], attn_implementation=attention)
+    before = model.config.to_dict()
+    check_isolation(model)
+    assert model.config.to_dict() == before
     with torch.no_grad():
-        within = sequences(25)  # 24 tokens pass
+        found = sequences(30)
+        batch = TokenForest(found).tensors(pad_token_id=0)
+        expected = pytest.approx(alone(model, found), abs=1e-3)
+        assert option_logprobs(model, batch).tolist() == expected
+        monkeypatch.setattr(attention_module, "layer_windows", lambda config: {"any": None})
+        assert option_logprobs(model, batch).tolist() != expected  # the window counts
+
+
+def test_a_model_that_takes_one_mask_for_all_its_layers_is_refused() -> None:
+    model = small("gemma3_text", {**WINDOWED["gemma3_text"], "sliding_window": 64})
+    own = model.forward
+
+    def forward(attention_mask: Any = None, **arguments: Any) -> Any:
+        if isinstance(attention_mask, dict):
+            attention_mask = attention_mask["full_attention"]
+        return own(attention_mask=attention_mask, **arguments)
+
+    model.forward = forward
+    with pytest.raises(ValueError, match=r"the windows of .* cannot be told by a mask .logits dif"):
+        check_isolation(model)
+
+
+def test_a_model_that_keeps_its_window_elsewhere_is_refused() -> None:
+    model = small("mistral", {"sliding_window": 64})
+    model.model.config = copy.copy(model.config)  # what is written to the other is not seen here
+    with pytest.raises(ValueError, match=r"the windows of .* cannot be told by a mask .logits dif"):
+        check_isolation(model)
+
+
+def test_a_model_that_fails_on_a_mask_for_each_kind_of_layer_is_refused() -> None:
+    model = small("mistral", {"sliding_window": 64})
+    model.config.layer_types = MIXED  # its code knows of no such list
+    with pytest.raises(ValueError, match=r"cannot be told by a mask .it fails on our mask"):
+        check_isolation(model)
+
+
+LOCAL = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+
+
+def test_a_window_that_counts_places_of_the_row_is_exact_within_it_and_an_error_beyond() -> None:
+    model = small("gpt_neo", {**LOCAL, "window_size": 28})
+    check_isolation(model)
+    with torch.no_grad():
+        within = sequences(20)  # 15 tokens in common and three times 3: 24 places
         batch = TokenForest(within).tensors(pad_token_id=0)
-        found = option_logprobs(model, batch).tolist()
-        assert found == pytest.approx(alone(model, within), abs=1e-3)
+        assert option_logprobs(model, batch).tolist() == pytest.approx(
+            alone(model, within), abs=1e-3
+        )
         beyond = TokenForest(sequences(26)).tensors(pad_token_id=0)
-        with pytest.raises(ValueError, match=r"25 tokens, but some layers .* only the last 24"):
+        with pytest.raises(ValueError, match=r"31 tokens, but some layers .* up to 28 only"):
             option_logprobs(model, beyond)
+
+
+def test_an_sdpa_that_would_leave_out_a_cap_on_scores_is_refused() -> None:
+    model = small("gemma2", WINDOWED["gemma2"], attn_implementation="eager")
+    model.config._attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match="caps its attention scores"):
+        option_logprobs(model, TokenForest(sequences(10)).tensors(pad_token_id=0))
 
 
 def test_a_window_that_is_switched_off_does_not_count() -> None:

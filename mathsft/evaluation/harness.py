@@ -7,6 +7,7 @@ metrics, cache and logs, is the harness's own.
 """
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mathsft.evaluation.harness_text import TextLM
 from mathsft.evaluation.requests import Request, check_finite, passes, sequences_of, split_shared
 from mathsft.models.adapters import load_adapter
-from mathsft.models.attention import attention_window, position_limit
+from mathsft.models.attention import position_limit, row_limit
 from mathsft.models.encoding import pad_token
 from mathsft.models.forest import TokenForest
 from mathsft.models.isolation import check_isolation
@@ -63,8 +64,8 @@ class ForestLM(TextLM):
         arguments: further ones of `HFLM`, such as ``max_length`` or ``add_bos_token``.
 
     The usual way of `HFLM` is gone by requests that share no context with another one (and
-    rolling log-likelihoods, generation), by those longer than the model's ``max_length`` or
-    attention window, and by all where the model cannot keep the branches of a forest apart.
+    rolling log-likelihoods, generation), by those longer than the model's ``max_length``, and by
+    all where the model cannot keep the branches of a forest apart.
     Log-softmax is in float32 (the usual way: ``softmax_dtype``).
 
     In several processes (torchrun) each scores its share of the questions, on the device of its
@@ -156,7 +157,9 @@ class ForestLM(TextLM):
         override_bs: int | None = None,
     ) -> list[Score]:
         requests = list(requests)
-        groups, alone = split_shared(requests, longest=self._longest())
+        groups, alone = split_shared(
+            requests, longest=self.max_length, row=row_limit(self.model.config)
+        )
         if groups and not self._keeps_apart():
             groups, alone = [], list(range(len(requests)))
         cut = sum(len(c) + len(r) - 1 > self.max_length for _, c, r in requests)
@@ -187,11 +190,6 @@ class ForestLM(TextLM):
                     progress.update()
         return [results[index] for index in range(len(requests))]
 
-    def _longest(self) -> int:
-        """The most tokens that a sequence may have and still go through a forest."""
-        window = attention_window(self.model.config)
-        return min(self.max_length, window or self.max_length)
-
     def _keeps_apart(self) -> bool:
         """Whether the model can be told who sees whom; found out once."""
         if self._apart is None:
@@ -216,7 +214,8 @@ class ForestLM(TextLM):
         """Each request of the groups with its score, from one pass, or more if memory ends."""
         made = [sequences_of(requests, group) for group in groups]
         longest = max(TokenForest(group).tokens for group in made)
-        forest = TokenForest.from_groups(made, max_length=max(ROW_TOKENS, longest))
+        row = min(max(ROW_TOKENS, longest), row_limit(self.model.config) or math.inf)
+        forest = TokenForest.from_groups(made, max_length=int(row))
         batch = forest.tensors(pad_token_id=pad_token(self.tokenizer))
         try:
             with torch.autocast(

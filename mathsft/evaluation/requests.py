@@ -10,18 +10,25 @@ from mathsft.models.forest import IGNORE, TokenSequence, common_start
 Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
-def split_shared(requests: Sequence[Request], *, longest: int) -> tuple[list[list[int]], list[int]]:
+def split_shared(
+    requests: Sequence[Request], *, longest: int, row: int | None = None
+) -> tuple[list[list[int]], list[int]]:
     """Groups of requests with one context, as indices, and the indices of all others.
 
     A request with more than ``longest`` tokens is among the others, and so is one without a
-    continuation, or with no text to be known by (a window of a rolling log-likelihood).
+    continuation, or with no text to be known by (a window of a rolling log-likelihood), or in a
+    group that has more tokens than a ``row`` may have.
     """
     by_context: dict[tuple[int, ...], list[int]] = {}
     for index, (text, context, continuation) in enumerate(requests):
         fits = len(continuation) > 0 and 0 < len(context) + len(continuation) - 1 <= longest
         if fits and context and text is not None:
             by_context.setdefault(tuple(context), []).append(index)
-    groups = [group for group in by_context.values() if len(group) > 1]
+    groups = [
+        group
+        for group in by_context.values()
+        if len(group) > 1 and (row is None or _size(requests, group) <= row)
+    ]
     shared = {index for group in groups for index in group}
     return groups, [index for index in range(len(requests)) if index not in shared]
 

@@ -6,12 +6,12 @@ scores then pass for the tuned ones. Here everything that could end in that way 
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.models.adapter_checks import (
@@ -30,14 +30,13 @@ from mathsft.models.adapter_fit import check_base, check_fit
 from mathsft.models.checkpoint import vocabulary
 from mathsft.models.folders import ADAPTER_WEIGHTS, holds_model, replaced_folder
 from mathsft.models.identity import IDENTITY_FILE, base_identity, is_adapters_own
+from mathsft.models.lora import adapted_weights, fit_to_model, lora_config, mixture_weights
 from mathsft.models.merging import merge_adapter as merge_adapter  # one place for all four
 from mathsft.models.saveable import check_saveable
 from mathsft.models.sharding import check_not_emptied, local, places, whole
 from mathsft.models.text_files import add_recorded_stops, save_text_files
 from mathsft.numbers import check_numbers
 from mathsft.processes import in_first, say
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def has_adapter(model: torch.nn.Module) -> bool:
@@ -48,54 +47,47 @@ def has_adapter(model: torch.nn.Module) -> bool:
 
 
 def add_adapter(
-    model: PreTrainedModel,
-    *,
-    r: int = 16,
-    lora_alpha: int = 32,
-    lora_dropout: float = 0.05,
-    target_modules: tuple[str, ...] = PROJECTIONS,
-    seed: int = 0,
+    model: PreTrainedModel, config: LoraConfig | None = None, *, seed: int = 0, **settings: Any
 ) -> PeftModel:
     """Wrap `model` with a new LoRA adapter (Hu et al. 2021, arXiv:2106.09685) to be trained.
 
     The adapted output is ``W x + (lora_alpha / r) B A x`` with A (r, in) random and B (out, r)
-    zero, so a new adapter changes nothing yet; `lora_dropout` drops that share of x.
-    All seven projections are adapted, as in QLoRA (arXiv:2305.14314, section 4), where
-    adapting attention alone fell short. A and B are float32 whatever the dtype of the model;
-    everything else is frozen. `seed` makes A the same in every run and leaves the global random
-    state as it was.
+    zero, so a new adapter changes nothing yet; ``lora_dropout`` drops that share of x. A and B
+    are float32 whatever the dtype of the model; everything else is frozen.
 
-    Raises ValueError if the model has an adapter already, or lacks one of `target_modules`.
+    Args:
+        config: peft's `LoraConfig`, taken as it is. peft's defaults then hold, not ours.
+        seed: makes A the same in every run, and leaves the global random state as it was.
+        settings: single settings of `LoraConfig`; those not given are ``r=16, lora_alpha=32,
+            lora_dropout=0.05, target_modules="all-linear"`` and peft's own. "all-linear" is every
+            linear layer but the output head, whatever the model calls them
+            (`mathsft.models.lora`). The experts of a mixture are no linear layers: a line says
+            how many weights get no adapter.
+
+    Raises ValueError if the model has an adapter already or lacks one of the modules that are
+    named, for a setting that `LoraConfig` does not have, and for a number that cannot be meant.
+    What could not be saved and loaded again is refused before training (`check_saveable`).
     """
-    check_numbers({"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "seed": seed})
+    check_numbers({"seed": seed})
+    config = lora_config(config, **settings)
     if has_adapter(model):
         raise ValueError(
             "the model has an adapter already. A second one around it would be saved under keys "
             "that no loader matches. Load the base again, or merge_adapter(model) first"
         )
-    last_names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    absent = [name for name in target_modules if name not in last_names]
-    if absent:
-        linear = {
-            name.rpartition(".")[2]: None
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
-        }
-        raise ValueError(
-            f"{type(model).__name__} has no module named {', '.join(absent)}. Its linear layers: "
-            f"{', '.join(linear) or 'none'}. Give target_modules=(…) of these"
-        )
-    config = LoraConfig(
-        r=r,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        target_modules=list(target_modules),
-        task_type="CAUSAL_LM",
-    )
+    config = fit_to_model(config, model)
+    weights = mixture_weights(model)
     # peft draws on the CPU and moves the result, so the CPU's generator is the one that counts.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return get_peft_model(model, config)  # float32: peft's autocast_adapter_dtype
+        adapted = get_peft_model(model, config)  # float32: peft's autocast_adapter_dtype
+    left = sum(weights[name] for name in weights.keys() - adapted_weights(adapted))
+    if left:
+        say(
+            f"LoRA: {left:,} weights of the mixture's experts and linear layers get no adapter; "
+            "target_parameters names the experts' weights to adapt"
+        )
+    return adapted
 
 
 def save_adapter(

@@ -1,45 +1,95 @@
 """Who sees whom in a token forest, for each attention implementation that can be told.
 
-One rule: token i sees token j exactly when ``j <= i < end[j]`` (`mathsft.models.forest`).
+One rule: token i sees token j exactly when ``j <= i < end[j]`` (`mathsft.models.forest`). For
+layers with a window it holds together with the window's own rule on depths (`Window`).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+# How layers that do not see all that stands before name themselves in ``layer_types``, and the
+# setting that says how much they see.
+WINDOW_SETTINGS = {
+    "sliding_attention": "sliding_window",
+    "chunked_attention": "attention_chunk_size",
+}
 
-def forest_mask(end: Tensor) -> Tensor:
-    """Who sees whom: ``end`` (B, L) to a bool mask (B, 1, L, L), j <= i < end[b, j]."""
-    index = torch.arange(end.shape[1], device=end.device)
-    return ((index <= index[:, None]) & (index[:, None] < end[:, None, :])).unsqueeze(1)
+
+class Window(NamedTuple):
+    """How far a layer reaches back: a token sees the last ``size`` tokens, itself included.
+
+    With ``chunks`` (Llama 4) the text is cut into pieces of ``size`` tokens instead, and a token
+    sees what stands before it in its own piece.
+    """
+
+    size: int
+    chunks: bool = False
 
 
-def forest_rule(end: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The same rule as FlexAttention's ``mask_mod(batch, head, i, j)``.
+Rule = Callable[[Tensor | int, Tensor | int, Tensor, Tensor], Tensor]
+
+
+def forest_rule(end: Tensor, depth: Tensor | None = None, window: Window | None = None) -> Rule:
+    """Who sees whom, as FlexAttention's ``mask_mod(batch, head, i, j)``.
+
+    Args:
+        end: (B, L), just past the last descendant of each token.
+        depth: (B, L), the position of each token in its sequence; only read for a window.
+        window: of the layer; None: it sees all that stands before.
 
     FlexAttention (Dong et al. 2024, arXiv:2412.05496) skips the blocks of the mask that
     are empty, where a dense mask is computed and then thrown away.
     """
 
-    def sees(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    def sees(batch: Tensor | int, head: Tensor | int, i: Tensor, j: Tensor) -> Tensor:
         return (j <= i) & (i < end[batch, j])
 
-    return sees
+    if window is None or depth is None:
+        return sees
+    size, at = window.size, depth
+
+    def sees_near(batch: Tensor | int, head: Tensor | int, i: Tensor, j: Tensor) -> Tensor:
+        return sees(batch, head, i, j) & (at[batch, i] - at[batch, j] < size)
+
+    def sees_in_piece(batch: Tensor | int, head: Tensor | int, i: Tensor, j: Tensor) -> Tensor:
+        return sees(batch, head, i, j) & (at[batch, i] // size == at[batch, j] // size)
+
+    return sees_in_piece if window.chunks else sees_near
 
 
-def attention_window(config: Any) -> int | None:
-    """The fewest tokens that a layer's attention reaches back, itself included; None: all.
+def forest_mask(end: Tensor, depth: Tensor | None = None, window: Window | None = None) -> Tensor:
+    """Who sees whom: a bool mask (B, 1, L, L) of all pairs of tokens of a row.
 
-    Sliding windows (Mistral, Gemma, Phi-3, GPT-Neo) and chunks (Llama 4) by their settings.
+    j <= i < end[b, j] for ``end`` (B, L); with a ``window``, that rule holds as well for the
+    tokens' positions ``depth`` (B, L). See `forest_rule`.
+    """
+    rows, length = end.shape
+    index = torch.arange(length, device=end.device)
+    row = torch.arange(rows, device=end.device)[:, None, None, None]
+    return forest_rule(end, depth, window)(row, 0, index[:, None], index)
+
+
+def layer_windows(config: Any) -> dict[str, Window | None]:
+    """The kinds of layers that a model has, and the window of each; None: it sees all before.
+
+    The kinds are those of ``layer_types`` (Gemma 2 and 3, Qwen, gpt-oss, Llama 4). Without that
+    list a ``sliding_window`` holds for every layer (Mistral, Mixtral, Phi-3, StarCoder2).
     """
     config = config.get_text_config()
-    names = ["attention_chunk_size", "window_size"]
-    if getattr(config, "use_sliding_window", True):
-        names.append("sliding_window")
-    sizes = [size for name in names if isinstance(size := getattr(config, name, None), int)]
-    return min((size for size in sizes if size > 0), default=None)
+    found: dict[str, Window | None] = {}
+    for kind, name in WINDOW_SETTINGS.items():
+        size = getattr(config, name, None)
+        if isinstance(size, int) and size > 0:
+            found[kind] = Window(size, chunks=kind == "chunked_attention")
+    if not getattr(config, "use_sliding_window", True):
+        found.pop("sliding_attention", None)
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        kinds = ["sliding_attention" if "sliding_attention" in found else "full_attention"]
+    return {kind: found.get(kind) for kind in kinds}
 
 
 def position_limit(config: Any) -> int | None:
@@ -57,6 +107,24 @@ def position_limit(config: Any) -> int | None:
     return max(limit, int(factor * original)) if factor and original else limit
 
 
+def row_limit(config: Any) -> int | None:
+    """The most tokens of a row where a model counts places of the row, not positions; None: any.
+
+    GPT-Neo keeps the window of its local layers (``window_size``) in a table of places. Llama 4
+    scales the queries of some layers by the place, from ``floor_scale`` places on.
+    """
+    config = config.get_text_config()
+    limits = [getattr(config, "window_size", None)]
+    if getattr(config, "attn_temperature_tuning", False):
+        limits.append(getattr(config, "floor_scale", 0) - 1)
+    return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
+
+
+def caps_attention(config: Any) -> bool:
+    """Whether attention scores are capped (Gemma 2), which sdpa cannot do and may leave out."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+
 def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """``input_ids, position_ids, attention_mask`` such that ``model`` keeps the rule.
 
@@ -65,49 +133,79 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     Both hold with and without a cache, in training and in evaluation.
     ``flex_attention`` gets a block mask; it needs CUDA of capability 8.0 or more to train.
 
-    Raises ValueError for any other implementation, as flash attention ignores such a mask,
-    for sequences longer than the model has positions (`position_limit`), and for those longer
-    than the window of a model with sliding-window attention, which our mask would replace.
+    Where a row is longer than a window of the model, and not all layers have the same one, the
+    mask is a dict with a mask for each kind of layer, as transformers' models make them.
+
+    A mixture of experts is asked for no router logits: transformers' balance loss is made for
+    masks of padding, and fails on this one. So that loss is not part of any objective here.
+
+    Raises ValueError for any other implementation, as flash attention ignores such a mask, for
+    sdpa where the model caps its attention scores, for sequences longer than the model has
+    positions (`position_limit`), and for rows longer than `row_limit`.
     Silently wrong scores are worse than an error. (Models that do not learn what stands before
     from the mask alone: `mathsft.models.isolation`.)
     """
-    end = batch["end"]
+    end, depth = batch["end"], batch["position_ids"]
+    length = end.shape[1]
+    _check_lengths(model, length, depth)
+    windows = {
+        kind: window if window and window.size < length else None
+        for kind, window in layer_windows(model.config).items()
+    }
+    masks = {window: _mask(model, end, depth, window) for window in dict.fromkeys(windows.values())}
+    inputs = {
+        "input_ids": batch["input_ids"],
+        "position_ids": depth,
+        "attention_mask": {kind: masks[window] for kind, window in windows.items()}
+        if len(masks) > 1
+        else next(iter(masks.values())),
+    }
+    configs = (model.config, model.config.get_text_config())
+    if any(getattr(config, "output_router_logits", False) for config in configs):
+        inputs["output_router_logits"] = False
+    return inputs
+
+
+def _check_lengths(model: Any, length: int, depth: Tensor) -> None:
+    name = type(model).__name__
     limit = position_limit(model.config)
     # A row is at least as long as its longest sequence, and asking for that waits for the GPU.
-    if limit is not None and end.shape[1] > limit and int(batch["position_ids"].max()) >= limit:
+    if limit is not None and length > limit and int(depth.max()) >= limit:
         raise ValueError(
-            f"a sequence has {int(batch['position_ids'].max()) + 1:,} tokens, but "
-            f"{type(model).__name__} has {limit:,} positions: leave it out, or take a model for "
-            "longer texts"
+            f"a sequence has {int(depth.max()) + 1:,} tokens, but {name} has {limit:,} positions: "
+            "leave it out, or take a model for longer texts"
         )
-    window = attention_window(model.config)
-    if window and int(batch["position_ids"].max()) >= window:
+    limit = row_limit(model.config)
+    if limit is not None and length > limit:
         raise ValueError(
-            f"a sequence has {int(batch['position_ids'].max()) + 1} tokens, but some layers of "
-            f"{type(model).__name__} see only the last {window}, and a token forest cannot tell "
-            f"them so yet: use a max_length of at most {window}, or another model"
+            f"a row has {length:,} tokens, but some layers of {name} count places of the row, and "
+            f"that is exact up to {limit:,} only: use a max_length of at most {limit:,}, or "
+            "another model"
         )
+
+
+def _mask(model: Any, end: Tensor, depth: Tensor, window: Window | None) -> Any:
+    """The mask of the layers with this window, as the model's attention implementation takes it."""
     implementation = model.config._attn_implementation
-    mask: Any
+    if implementation == "sdpa" and caps_attention(model.config):
+        raise ValueError(
+            f"{type(model).__name__} caps its attention scores, and sdpa leaves the cap out: load "
+            'the model with attn_implementation="eager"'
+        )
     if implementation == "sdpa":
-        mask = forest_mask(end)
-    elif implementation == "eager":
-        seen = forest_mask(end)
+        return forest_mask(end, depth, window)
+    if implementation == "eager":
+        seen = forest_mask(end, depth, window)
         dtype = model.get_input_embeddings().weight.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-        mask = mask.masked_fill(~seen, torch.finfo(dtype).min)
-    elif implementation == "flex_attention":
+        return mask.masked_fill(~seen, torch.finfo(dtype).min)
+    if implementation == "flex_attention":
         from torch.nn.attention.flex_attention import create_block_mask
 
         rows, length = end.shape
-        mask = create_block_mask(forest_rule(end), rows, None, length, length, device=end.device)
-    else:
-        raise ValueError(
-            f"attention implementation {implementation!r} is not known to keep the sequences of "
-            'a row apart; load the model with attn_implementation="sdpa" (or "eager").'
-        )
-    return {
-        "input_ids": batch["input_ids"],
-        "position_ids": batch["position_ids"],
-        "attention_mask": mask,
-    }
+        rule: Any = forest_rule(end, depth, window)
+        return create_block_mask(rule, rows, None, length, length, device=end.device)
+    raise ValueError(
+        f"attention implementation {implementation!r} is not known to keep the sequences of "
+        'a row apart; load the model with attn_implementation="sdpa" (or "eager").'
+    )

@@ -5,10 +5,12 @@ The embedded default, a local folder and a hub name take one and the same path
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.device import Policy, policy
@@ -16,7 +18,13 @@ from mathsft.models.adapter_files import local_adapter
 from mathsft.models.adapters import add_adapter
 from mathsft.models.chat_template import set_chat_template
 from mathsft.models.folders import TOKENIZER_CONFIG
-from mathsft.models.pretrained import load_tokenizer, load_weights, refuse_hub_adapter
+from mathsft.models.lora import lora_config
+from mathsft.models.pretrained import (
+    load_tokenizer,
+    load_weights,
+    load_with_attention,
+    refuse_hub_adapter,
+)
 from mathsft.models.quantization import nf4_config, stay_trainable
 from mathsft.models.sources import checked_source
 from mathsft.names import unknown_name
@@ -29,7 +37,7 @@ def load_model(
     name: str | Path = "tiny",
     *,
     quantize: bool = False,
-    lora: bool | dict[str, Any] = False,
+    lora: bool | dict[str, Any] | LoraConfig = False,
     dtype: torch.dtype | str | None = None,
     attn_implementation: str | None = None,
     device: torch.device | str | None = None,
@@ -43,9 +51,12 @@ def load_model(
         quantize: load the projections as 4-bit NF4 with double quantisation (Dettmers et al.
             2023, QLoRA, arXiv:2305.14314). Embedding, norms and output head stay in `dtype`.
         lora: True adds a LoRA adapter (see `add_adapter` for the defaults); a dict overrides
-            single settings of it, such as ``{"r": 8}``. The model is then a `peft.PeftModel`.
+            single settings of it, such as ``{"r": 8, "use_dora": True}``: any of peft's
+            `LoraConfig`, and ``seed``. A `LoraConfig` is taken as it is. The model is then a
+            `peft.PeftModel`.
         dtype: of the weights, and the compute dtype of 4-bit layers; default: `policy`.
-        attn_implementation: default: `policy`.
+        attn_implementation: default: `policy`, or "eager" where the model has no such attention,
+            which a line then says.
         device: default: the CUDA device of this process (``LOCAL_RANK``), else the CPU.
         revision: branch, tag or commit of a hub name.
         chat_template_path: a Jinja file that takes the place of the checkpoint's chat template.
@@ -75,18 +86,17 @@ def load_model(
     tokenizer = load_tokenizer(source, revision)
     if chat_template_path is not None:
         set_chat_template(tokenizer, chat_template_path)
-    options: dict[str, Any] = {
-        "dtype": weights_dtype,
-        "attn_implementation": attn_implementation or choice.attn_implementation,
-    }
+    options: dict[str, Any] = {"dtype": weights_dtype}
     if quantize:
         options["quantization_config"] = nf4_config(weights_dtype)
     if quantize or target.type == "cuda":
         options["device_map"] = {"": str(target)}  # straight to the device, no copy in main memory
-    model: Any = load_weights(source, revision, options)
-    if model.config._attn_implementation != options["attn_implementation"]:
-        # A config.json may name one, which transformers prefers to its own argument.
-        model.set_attn_implementation(options["attn_implementation"])
+    model: Any
+    if attn_implementation is None:
+        model = load_with_attention(source, revision, choice.attn_implementation, options)
+    else:
+        named = {**options, "attn_implementation": attn_implementation}
+        model = load_weights(source, revision, named)
     if quantize:
         stay_trainable(model)
     else:
@@ -124,17 +134,17 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, *, source: 
         )
 
 
-def _lora_settings(lora: bool | dict[str, Any]) -> dict[str, Any] | None:
+def _lora_settings(lora: bool | dict[str, Any] | LoraConfig) -> dict[str, Any] | None:
     """Keyword arguments of `add_adapter`, or None; checked before anything is loaded."""
     if lora is False or lora is None:
         return None
-    settings = {} if lora is True else dict(lora)
-    known = list(add_adapter.__kwdefaults__ or ())
-    for key in settings:
-        if key not in known:
-            raise ValueError(unknown_name("LoRA setting", key, known))
-    check_numbers({"lora": settings})
-    return settings
+    if lora is True:
+        return {}
+    if not isinstance(lora, Mapping):
+        return {"config": lora_config(lora)}
+    check_numbers({"lora": lora})
+    lora_config(**{key: value for key, value in lora.items() if key != "seed"})
+    return dict(lora)
 
 
 def _device_and_policy(device: torch.device | str | None) -> tuple[torch.device, Policy]:

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.models.attention import caps_attention
 from mathsft.models.sources import checked_source
+from mathsft.processes import say
 
 
 def load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase:
@@ -43,6 +45,7 @@ def load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase
 def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> PreTrainedModel:
     """The model, every weight of it from the files and none left over.
 
+    ``options`` are those of `from_pretrained`, with an ``attn_implementation``.
     Raises OSError where there is none, ValueError where its files are damaged or do not fit.
     """
     from safetensors import SafetensorError
@@ -81,7 +84,47 @@ def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> 
             "random; save the model again, or take the config.json that belongs to it"
         )
     _check_shapes(source, model)
+    if model.config._attn_implementation != options["attn_implementation"]:
+        # A config.json may name one, which transformers prefers to its own argument.
+        model.set_attn_implementation(options["attn_implementation"])
     return model
+
+
+def load_with_attention(
+    source: str, revision: str | None, implementation: str, options: dict[str, Any]
+) -> PreTrainedModel:
+    """`load_weights` with this attention, or with "eager" where the model has no such one.
+
+    Models without sdpa are gpt-oss and Bloom, for example. Gemma 2 caps its attention scores,
+    which sdpa cannot do; some versions of transformers then leave the cap out, so eager is taken.
+    A line says so.
+    """
+    try:
+        model = load_weights(source, revision, {**options, "attn_implementation": implementation})
+    except ValueError:  # from files that are at fault, or before they are read
+        if _has_attention(source, revision, implementation):
+            raise
+        model = load_weights(source, revision, {**options, "attn_implementation": "eager"})
+    if implementation == "sdpa" and caps_attention(model.config):
+        model.set_attn_implementation("eager")
+    if model.config._attn_implementation != implementation:
+        say(f"{source}: attention is eager, as {type(model).__name__} has no {implementation}")
+    return model
+
+
+def _has_attention(source: str, revision: str | None, implementation: str) -> bool:
+    """Tried on a model without memory; True as well where that fails with eager attention too."""
+    from transformers import AutoModelForCausalLM
+
+    for tried in (implementation, "eager"):
+        config = model_config(source, revision)
+        try:
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(config, attn_implementation=tried)
+        except ValueError:
+            continue
+        return tried == implementation
+    return True
 
 
 def model_config(name: str | Path = "tiny", revision: str | None = None) -> PreTrainedConfig:

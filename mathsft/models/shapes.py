@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 
-from mathsft.models.adapters import PROJECTIONS
+from mathsft.models.computation import json_hash
+from mathsft.models.lora import fit_to_model, linear_layers, lora_config
 from mathsft.models.pretrained import model_config
 
 
@@ -23,33 +26,27 @@ class Shapes:
     rank: int
     projected: int  # numbers in the matrices that NF4 quantises
     other: int  # all other parameters
-    adapted: int  # numbers in the adapters
+    adapted: int  # numbers that are trained with an adapter
 
     @classmethod
     def of(
         cls,
         name: str | Path,
         revision: str | None = None,
-        rank: int = 16,
-        target_modules: tuple[str, ...] = PROJECTIONS,
+        adapter: LoraConfig | None = None,
     ) -> "Shapes":
         """Counted on a model without memory, made from its config.json.
 
-        ``rank`` and ``target_modules`` are those of `add_adapter`. Raises ValueError for a
-        model whose configuration does not name its sizes as Llama's and Qwen's do.
+        ``adapter`` is put on it, and what is then trained is counted; default: that of
+        `add_adapter`. Raises ValueError for a model whose configuration does not name its sizes
+        as Llama's and Qwen's do.
         """
-        from transformers import AutoModelForCausalLM
-
         config = model_config(name, revision).get_text_config()
         for key in ("hidden_size", "intermediate_size", "num_attention_heads"):
             if not hasattr(config, key):
                 raise ValueError(f"{name}: its config.json has no {key}, so this cannot be counted")
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        matrices = [m for m in linear.values() if m is not model.get_output_embeddings()]
-        adapted = [m for n, m in linear.items() if n.rpartition(".")[2] in target_modules]
-        projected = sum(m.weight.numel() for m in matrices)
+        adapter = lora_config(adapter)
+        projected, total, adapted = _numbers(config, adapter)
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
@@ -61,8 +58,27 @@ class Shapes:
             heads=heads,
             layers=config.num_hidden_layers,
             vocabulary=config.vocab_size,
-            rank=rank,
+            rank=adapter.r,
             projected=projected,
-            other=sum(p.numel() for p in model.parameters()) - projected,
-            adapted=sum(rank * (m.in_features + m.out_features) for m in adapted),
+            other=total - projected,
+            adapted=adapted,
         )
+
+
+_COUNTED: dict[str, tuple[int, int, int]] = {}  # peft takes a second for a large model
+
+
+def _numbers(config: Any, adapter: LoraConfig) -> tuple[int, int, int]:
+    """In the linear layers, in the whole model, and trained with the adapter."""
+    from transformers import AutoModelForCausalLM
+
+    key = json_hash([config.to_dict(), adapter.to_dict()])
+    if key not in _COUNTED:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+            linear = sum(matrix.weight.numel() for matrix in linear_layers(model).values())
+            total = sum(parameter.numel() for parameter in model.parameters())
+            wrapped = get_peft_model(model, fit_to_model(adapter, model))
+        adapted = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+        _COUNTED[key] = (linear, total, adapted)
+    return _COUNTED[key]

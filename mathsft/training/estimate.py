@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 
 from mathsft.device import policy
-from mathsft.models.adapters import add_adapter
+from mathsft.models.lora import lora_config
 from mathsft.models.shapes import Shapes
 from mathsft.names import unknown_name
 from mathsft.numbers import Rule, at_least, check_number, check_numbers
@@ -35,7 +36,7 @@ def estimate_memory(
     device: str | None = None,
     memory: float | None = None,
     quantize: bool | None = None,
-    lora: bool | Mapping[str, Any] | None = None,
+    lora: bool | Mapping[str, Any] | LoraConfig | None = None,
     shards: int = 1,
     question_tokens: int = 100,
     trained_share: float | None = None,
@@ -49,9 +50,10 @@ def estimate_memory(
             recipe given by name, else this machine.
         memory: GB that there are; default: those of the device, on a CPU what is free now.
         quantize: 4-bit weights (NF4); default: the recipe's model section.
-        lora: settings of `add_adapter` that differ from its defaults, such as ``{"r": 8}``;
-            False for full fine-tuning of float32 weights (``load_model(..., dtype="float32")``),
-            with autocast on a GPU; default: the recipe's model section, else True.
+        lora: settings of `add_adapter` that differ from its defaults, such as ``{"r": 8}``, or
+            a `LoraConfig`; False for full fine-tuning of float32 weights
+            (``load_model(..., dtype="float32")``), with autocast on a GPU; default: the recipe's
+            model section, else True.
         shards: processes that FSDP2 divides the model over. The estimate is of one of them,
             on a card of its own. 1: the whole model in every process, as DDP has it; the verdict
             says so where the recipe has ``fsdp``.
@@ -102,23 +104,20 @@ def estimate_memory(
     lora = model.get("lora", True) if lora is None else lora
     if quantize and lora is False:
         raise ValueError("4-bit weights cannot be trained: quantize=False, or an adapter (lora)")
-    adapter = dict(add_adapter.__kwdefaults__ or {})
-    for key, value in lora.items() if isinstance(lora, Mapping) else ():
-        if key not in adapter:
-            raise ValueError(unknown_name("LoRA setting", key, adapter))
-        adapter[key] = value
+    if isinstance(lora, Mapping):
+        adapter = lora_config(**{key: value for key, value in lora.items() if key != "seed"})
+    else:
+        adapter = lora_config(lora if isinstance(lora, LoraConfig) else None)
     capability, room = _CARDS[device] if device else (policy().capability, None)
     room = memory or room or _memory_here(capability)
-    shapes = Shapes.of(
-        model.get("name", "tiny"), model.get("revision"), adapter["r"], adapter["target_modules"]
-    )
+    shapes = Shapes.of(model.get("name", "tiny"), model.get("revision"), adapter)
 
     def size(**changes: Any) -> MemoryEstimate:
         return footprint(
             shapes,
             half=capability is not None,
             shards=shards,
-            dropout=adapter["lora_dropout"] > 0,
+            dropout=adapter.lora_dropout > 0,
             question_tokens=None if section == "sft" else question_tokens,
             trained_share=trained_share or (0.6 if section == "sft" else 0.2),
             **{"quantize": quantize, "lora": lora is not False, **settings, **changes},

@@ -1,0 +1,159 @@
+"""What a LoRA adapter adapts, and how: peft's `LoraConfig` with our defaults and checks."""
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mathsft.names import unknown_name
+from mathsft.numbers import check_numbers
+
+# r and lora_alpha as QLoRA's authors and most recipes have them: an update scaled by 2. All linear
+# layers, as adapting attention alone fell short (arXiv:2305.14314, section 4).
+DEFAULTS: Mapping[str, Any] = {
+    "r": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "target_modules": "all-linear",
+    "task_type": "CAUSAL_LM",
+}
+
+
+def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
+    """peft's `LoraConfig` from single ``settings`` of it, with `DEFAULTS` for those not given.
+
+    A ``given`` one is taken as it is, and copied: peft writes into what it uses.
+
+    Raises ValueError for a setting that `LoraConfig` does not have, naming the nearest; for both
+    at once, for another adapter's configuration, and for a number that cannot be meant.
+    """
+    if given is not None:
+        if type(given) is not LoraConfig:
+            raise ValueError(
+                f"a {type(given).__name__} was given, and adapters here are LoRA: give a LoraConfig"
+            )
+        if settings:
+            raise ValueError(
+                f"a LoraConfig and {', '.join(settings)} beside it: put all into one of the two"
+            )
+        config = copy.deepcopy(given)
+        config.task_type = config.task_type or "CAUSAL_LM"
+        check_numbers({name: getattr(config, name) for name in ("r", "lora_alpha", "lora_dropout")})
+        return config
+    known = [field.name for field in fields(LoraConfig)]
+    for name in settings:
+        if name not in known:
+            raise ValueError(unknown_name("LoRA setting", name, known, shown=len(DEFAULTS)))
+    check_numbers(settings)
+    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    return LoraConfig(**{**DEFAULTS, **lists})
+
+
+def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
+    """The configuration for this model, changed in place.
+
+    "all-linear" becomes the last names of the model's linear layers but the output head, where
+    those names fit no other module: peft would write down every layer of a small model. GPT-2's
+    layers are stored the other way round, which peft wants to know (``fan_in_fan_out``).
+
+    Raises ValueError where ``target_modules`` or ``modules_to_save`` names what the model lacks.
+    """
+    names = [name for name, _ in model.named_modules()]
+    linear = linear_layers(model)
+    if config.target_modules == DEFAULTS["target_modules"]:
+        _set_all_linear(config, model, list(linear), names)
+    if any(isinstance(module, Conv1D) for module in linear.values()):
+        config.fan_in_fan_out = True
+    if not isinstance(config.target_modules, str):
+        absent = [
+            name
+            for name in sorted(config.target_modules or ())
+            if not any(f".{known}".endswith(f".{name}") for known in names)
+        ]
+        if absent:
+            raise ValueError(
+                f"{type(model).__name__} has no module named {', '.join(absent)}. Its linear "
+                f"layers: {', '.join(_last(linear)) or 'none'}. Give target_modules=(…) of these"
+            )
+    for name in config.modules_to_save or ():
+        if not any(known.endswith(name) for known in names):  # as peft looks for them
+            last = _last(filter(None, names))
+            raise ValueError(f"modules_to_save: {unknown_name('module', name, last, shown=20)}")
+    return config
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Every linear layer but the output head, by name, in the model's order.
+
+    In 4 bits too, and GPT-2's `Conv1D`; not a router that is one and returns more than a product
+    (Llama 4), which an adapter could not be added to. The weights of a mixture's experts are no
+    layers in transformers: they stand together in one tensor, and only ``target_parameters``
+    adapts them.
+    """
+    head = model.get_output_embeddings()
+    products: dict[type, bool] = {nn.Linear: True, Conv1D: True}
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+            kind = type(module)
+            if kind not in products:
+                products[kind] = _gives_a_product(module)
+            if products[kind]:
+                found[name] = module
+    return found
+
+
+def mixture_weights(model: Any) -> dict[str, int]:
+    """Of a mixture without an adapter, the size of each expert's and linear weight; else {}."""
+    experts = {name: p.numel() for name, p in model.named_parameters() if p.ndim == 3}
+    linear = {f"{n}.weight": m.weight.numel() for n, m in linear_layers(model).items()}
+    return experts | linear if experts else {}
+
+
+def adapted_weights(model: Any) -> set[str]:
+    """The names that the base gives to the weights that an adapter is beside."""
+    return {
+        f"{name.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}"
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+
+
+def _set_all_linear(config: LoraConfig, model: Any, linear: list[str], names: list[str]) -> None:
+    short = _last(linear)
+    fits = [name for name in names if name.rpartition(".")[2] in short] == linear
+    chosen = set(short if fits else linear)
+    config.target_modules = chosen  # type: ignore[assignment]  # a set, as peft makes of a list
+    if not any(p.ndim == 3 for p in model.parameters()):
+        return
+    # Of some mixtures peft takes a name such as "gate_proj" for that of an expert's projection, as
+    # it was in transformers 4, also where a linear layer has it. Experts are adapted on demand.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tried = copy.deepcopy(config)
+        tried.lora_dropout, tried.use_dora = 0.0, False  # impossible on experts
+        empty = type(model)(copy.deepcopy(model.config))
+        read: Any = get_peft_model(empty, tried).peft_config["default"]
+    if set(read.target_parameters or ()) != set(config.target_parameters or ()):
+        chosen &= read.target_modules  # the set that the configuration holds
+
+
+def _gives_a_product(module: Any) -> bool:
+    """Tried on a row of zeros. Packed weights (4 bits) are always those of plain layers."""
+    weight = module.weight
+    if hasattr(weight, "quant_state") or not weight.is_floating_point():
+        return True
+    with torch.no_grad():
+        return isinstance(module(weight.new_zeros(1, module.in_features)), Tensor)
+
+
+def _last(names: Iterable[str]) -> list[str]:
+    """The last parts of the names, each once, in their order."""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
