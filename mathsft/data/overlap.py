@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from datasets import Dataset
 
-from mathsft.data.chat import asked
 from mathsft.data.plain_text import reader_text
+from mathsft.data.rows import KINDS, PROBLEM, asked
 from mathsft.data.wrapping import QuestionFinder, comparable
 from mathsft.numbers import check_numbers
 from mathsft.processes import say
@@ -23,7 +23,10 @@ from mathsft.processes import say
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
 Kind = Literal["exact", "template", "n-grams"]
 
-_ASKING = ("messages", "question", "prompt")  # columns
+# The columns that say what a row asks, and of which kind it is.
+_ASKING = sorted({name for kind in KINDS.values() for name in (kind.asks_in, *kind.told_by)})
+# Those that may hold more than a question.
+_WRAPPED = {kind.asks_in for kind in KINDS.values() if kind is not PROBLEM}
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
 _SIGN = "+-*/^=%:\u00b7"  # beside a number these change it
@@ -55,7 +58,7 @@ def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
     """
     if isinstance(problems, Dataset):
         columns = [column for column in _ASKING if column in problems.column_names]
-        if not columns:
+        if not any(kind.asks_in in columns for kind in KINDS.values()):
             raise _no_problems(name, f"a data set with the columns {problems.column_names}")
         for part in problems.select_columns(columns).with_format(None).iter(batch_size=1000):
             for values in zip(*(part[column] for column in columns), strict=True):
@@ -79,7 +82,7 @@ def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int
     a row holds the question.
     """
     questions = list(apart)
-    plain = isinstance(train, Dataset) and not {"messages", "prompt"} & set(train.column_names)
+    plain = isinstance(train, Dataset) and not _WRAPPED & set(train.column_names)
     keys = set(map(question_key, questions))
     finder = QuestionFinder(() if plain else questions)
 

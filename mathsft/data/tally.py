@@ -1,7 +1,9 @@
 """What became of a source's rows: read, dropped and why, and what else is worth a word."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _ROWS_SHOWN = 5
 
@@ -15,6 +17,12 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> "Tally":
+        """A tally that was kept as JSON of its fields (`vars`)."""
+        counters = {name: Counter(kept[name]) for name in ("notes", "unread")}
+        return cls(**{**kept, **counters})
 
     def drop(self, reason: str, row: int) -> None:
         """Row ``row`` (from 1; in JSON lines the line number) is left out for ``reason``."""
