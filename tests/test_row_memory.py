@@ -56,7 +56,7 @@ def python(code: str, *arguments: Any, cache: Path) -> list[str]:
     """The last lines that a new process prints, with a cache of its own."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "HF_DATASETS_CACHE": str(cache)},
+        env={**os.environ, "HF_DATASETS_CACHE": str(cache), "USE_TORCH": "0"},  # quick to import
         capture_output=True,
         text=True,
     )
@@ -64,12 +64,11 @@ def python(code: str, *arguments: Any, cache: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def many_chats(path: Path, rows: int) -> Path:
-    """Chats of about 600 characters."""
-    text = "and what is it if you add one more? " * 8
+def many_chats(path: Path, rows: int, *, characters: int) -> Path:
+    text = "and one more, " * (characters // 28)
     with path.open("w", encoding="utf-8") as file:
         for n in range(rows):
-            row = chat(f"What is {n} + 2, {text}", f"It is {n + 2}, {text}")
+            row = chat(f"What is {n} + 2, {text}?", f"It is {n + 2}, {text}.")
             if n == rows - 1:
                 row["messages"][1]["train"] = True  # all that came before need the key too
             file.write(json.dumps(row if n else {"messages": []}) + "\n")
@@ -77,7 +76,7 @@ def many_chats(path: Path, rows: int) -> Path:
 
 
 def test_fifty_thousand_chats_take_no_memory_and_are_converted_once(tmp_path: Path) -> None:
-    path = many_chats(tmp_path / "chats.jsonl", ROWS)
+    path = many_chats(tmp_path / "chats.jsonl", ROWS, characters=300)
     first = python(MEASURE.format(patch=""), path, cache=tmp_path / "cache")
     second = python(MEASURE.format(patch=SECOND), path, cache=tmp_path / "cache")
     line = "chats.jsonl: 50,000 rows read, 49,999 kept; dropped 1: without an assistant turn"
@@ -91,11 +90,11 @@ def test_fifty_thousand_chats_take_no_memory_and_are_converted_once(tmp_path: Pa
 
 
 def test_a_stream_reads_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:
-    path = many_chats(tmp_path / "chats.jsonl", 40_000)
+    path = many_chats(tmp_path / "chats.jsonl", 5_000, characters=6_000)
     assert path.stat().st_size > 25e6
     line, count, refused = python(STREAM, path, 15_000_000, cache=tmp_path / "cache")
-    assert line.startswith("chats.jsonl: 40,000 rows read, 39,999 kept; dropped 1: ")
-    assert (count, refused) == ("39999", "the file does not fit")
+    assert line.startswith("chats.jsonl: 5,000 rows read, 4,999 kept; dropped 1: ")
+    assert (count, refused) == ("4999", "the file does not fit")
 
 
 @pytest.fixture

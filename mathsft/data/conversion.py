@@ -126,7 +126,7 @@ class Conversion:
             except UnusableRowError as reason:
                 tally.drop(str(reason), place)
                 continue
-            tally.unread.update(counted)
+            tally.unread.update(sorted(counted))
             yield place, made
 
     def key(self) -> str | None:

@@ -55,11 +55,6 @@ def iterate_rows(path: Path) -> Iterator[Row]:
     readers = {".json": _json_array, ".jsonl": _json_lines, ".parquet": _parquet, ".csv": _csv}
     place = 0
     for place, row in readers[suffix_of(path)](path):
-        if (key := _twice(row)) is not None:
-            raise ValueError(
-                f"{path}, row {place}: an object has the key {key!r} twice, and only one of the "
-                "two would count: remove one"
-            )
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, row {place}: expected an object with named columns, "
@@ -108,31 +103,23 @@ def _write_lines(rows: Any, path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-class _Repeating(dict[str, Any]):
-    """A JSON object with a ``repeated`` key, whose first value is lost."""
-
-    repeated = ""
+class _TwiceError(Exception):
+    """A JSON object has a key twice."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    names = [name for name, _ in pairs]
-    repeating = _Repeating(found)
-    repeating.repeated = next(name for name in names if names.count(name) > 1)
-    return repeating
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _TwiceError(
+            f"an object has the key {twice!r} twice, and only one of the two would count: remove "
+            "one"
+        )
+    return found
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def _twice(value: Any) -> str | None:
-    """The first key that an object in ``value`` had twice, at any depth; None without one."""
-    if isinstance(value, _Repeating):
-        return value.repeated
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((key for key in map(_twice, inner) if key is not None), None)
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -145,12 +132,17 @@ def _json_lines(path: Path) -> Iterator[Row]:
                     f"{path}, row {place}: not a whole JSON object "
                     f"({error.msg} at character {error.pos + 1}); is the line cut off?"
                 ) from error
+            except _TwiceError as error:
+                raise ValueError(f"{path}, row {place}: {error}") from None
 
 
 def _json_array(path: Path) -> Iterator[Row]:
-    text = whole_text(path)
+    text, place = whole_text(path), 0
     try:
-        yield from enumerate(_items(text, path), start=1)
+        for place, item in enumerate(_items(text, path), start=1):
+            yield place, item
+    except _TwiceError as error:
+        raise ValueError(f"{path}, row {place + 1}: {error}") from None
     except json.JSONDecodeError as error:
         hint = "is the file cut off?"
         if error.msg == "Extra data":
