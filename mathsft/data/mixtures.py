@@ -92,7 +92,7 @@ def _with_one_type(sources: Mapping[str, Dataset]) -> dict[str, Dataset]:
                     f"mix: {column!r} holds texts in some data sets and messages in others, which "
                     "no column can hold: give all of them in one form"
                 )
-            found[column] = kind if keys is None else type_with(kind, keys | known)
+            found[column] = kind if keys is None else type_with(kind, keys | (known or set()))
     return {name: _cast(rows, found) for name, rows in sources.items()}
 
 

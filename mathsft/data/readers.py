@@ -174,7 +174,7 @@ def columns_of(reader: Callable[..., Any]) -> frozenset[str]:
     return next(fmt.columns for fmt in _FORMATS.values() if fmt.reader is reader)
 
 
-def renamed(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -> Mapping[str, Any]:
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -> dict[str, Any]:
     """The row with the names of the formats: ``columns`` says what the row calls them.
 
     Raises ValueError for a name that no format has, for one that the row has not, and for one that
