@@ -12,6 +12,7 @@ import datasets
 import pytest
 from chat_rows import chat
 from datasets import Dataset
+from hub import LocalHub, local_hub  # noqa: F401  (local_hub is a fixture)
 from pair_rows import PAIR, TALK
 from problem_rows import GSM, OWN, jsonl
 
@@ -214,3 +215,22 @@ def test_a_row_of_another_form_ends_a_stream_with_its_place(tmp_path: Path) -> N
         load_problems(path, streaming=True)
     with pytest.raises(ValueError, match="no usable row"):
         load_problems(jsonl(tmp_path / "b.jsonl", {**PAIR, "chosen": ""}), streaming=True)
+
+
+def test_a_data_set_of_the_hub_is_streamed(
+    local_hub: LocalHub,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder = local_hub.folder("datasets", "someone/pairs") / "data"
+    folder.mkdir()
+    Dataset.from_list([PAIR] * 3).to_parquet(folder / "test-00000-of-00001.parquet")
+    done = local_hub.python(
+        "import os\nos.environ['USE_TORCH'] = '0'  # quick to import\n"
+        "from mathsft.data.problems import load_problems\n"
+        "rows = load_problems('someone/pairs', split='test', streaming=True)\n"
+        "print([row['chosen'] for row in rows])\n",
+        home=tmp_path / "home",
+    )
+    assert done.returncode == 0, done.stderr
+    line = "someone/pairs/test: 3 rows read, 3 kept"
+    assert done.stdout.splitlines() == [line, str([PAIR["chosen"]] * 3)]

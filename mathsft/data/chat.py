@@ -61,14 +61,20 @@ class PromptRow(TypedDict):
 
 
 def from_chat(
-    row: Mapping[str, Any], *, where: str, source: str, counted: set[str] | None = None
+    row: Mapping[str, Any],
+    *,
+    where: str,
+    source: str,
+    counted: set[str] | None = None,
+    any_role: bool = False,
 ) -> Conversation:
     """``messages``: all assistant turns are trained, or those from ``trained_from`` on.
 
     Turns with ``weight: 0`` or ``train: false`` are not. ``counted`` gets the keys of messages
     that are not read.
     """
-    return _usable(read_chat(row, ("messages",), where=where, source=source, counted=counted))
+    reading: dict[str, Any] = {"where": where, "counted": counted, "any_role": any_role}
+    return _usable(read_chat(row, ("messages",), source=source, **reading))
 
 
 def from_prompt_messages(

@@ -66,7 +66,10 @@ class Conversion:
             )
         origin = open_source(source, split=split, limit=limit, whole=whole, streaming=streaming)
         columns = dict(columns or {})
-        place, row = next(origin.rows())
+        first = next(origin.rows(), None)
+        if first is None:
+            raise ValueError(f"{origin.where}: no rows")
+        place, row = first
         where = f"{origin.where}, row {place}"
         row = renamed(row, columns, where=where)
         # A mixture that was written to a file has all columns of several kinds, some of them empty.

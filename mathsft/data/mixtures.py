@@ -16,7 +16,8 @@ from datasets import Dataset, concatenate_datasets
 from mathsft.data.messages import keys_of, type_with
 from mathsft.data.overlap import questions_in, rows_asking
 from mathsft.data.problems import load_problems
-from mathsft.data.rows import asked, in_schema
+from mathsft.data.rows import asked
+from mathsft.data.table import in_schema
 from mathsft.numbers import Rule, at_least, check_number, check_numbers
 from mathsft.processes import say
 

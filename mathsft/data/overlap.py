@@ -23,9 +23,8 @@ from mathsft.processes import say
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
 Kind = Literal["exact", "template", "n-grams"]
 
-# The columns that say what a row asks, and of which kind it is.
+# The columns that say what a row asks and of which kind it is; those that may hold more than that.
 _ASKING = sorted({name for kind in KINDS.values() for name in (kind.asks_in, *kind.told_by)})
-# Those that may hold more than a question.
 _WRAPPED = {kind.asks_in for kind in KINDS.values() if kind is not PROBLEM}
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
@@ -77,9 +76,8 @@ def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
 def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int]:
     """The rows of ``train`` that ask a question of ``apart``, by index.
 
-    A problem asks it where the two are equal (`question_key`). The user's turns of a
-    conversation, or a prompt, may say more: in a data set that has such rows it is enough that
-    a row holds the question.
+    A problem asks it if the two are equal (`question_key`). A user's turn or a prompt may say more:
+    in a data set that has such rows it is enough that a row holds the question.
     """
     questions = list(apart)
     plain = isinstance(train, Dataset) and not _WRAPPED & set(train.column_names)

@@ -17,7 +17,6 @@ from mathsft.data.rows import (
     PROBLEM,
     PROMPT,
     RowKind,
-    check_columns,
 )
 from mathsft.data.schemas import from_gsm8k, from_instruction, from_mathqa
 from mathsft.data.word_problems import from_asdiv, from_svamp
@@ -37,18 +36,9 @@ class Format:
     reader: Callable[..., Any]
     columns: frozenset[str]
 
-    def read(
-        self, row: Mapping[str, Any], *, where: str, source: str, counted: set[str], **how: Any
-    ) -> dict[str, Any]:
-        """What ``reader`` makes of a row; ``counted`` gets what the row holds besides.
-
-        Raises what `RowKind.read` raises.
-        """
-        check_columns(row, where=where, read=self.columns, counted=counted, kind=self.kind)
-        if self.kind.talk:
-            how["counted"] = counted
-        made: dict[str, Any] = self.reader(row, where=where, source=source, **how)
-        return made
+    def read(self, row: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        """What ``reader`` makes of a row; see `RowKind.read`, whose arguments it takes."""
+        return self.kind.read_by(self.reader, row, columns=self.columns, **how)
 
 
 def _format(name: str, kind: RowKind, reader: Callable[..., Any], columns: str) -> Format:

@@ -25,7 +25,7 @@ from mathsft.data.chat import (
     from_prompt_text,
 )
 from mathsft.data.columns import refuse_half, refuse_untrained, unread
-from mathsft.data.messages import content_text, keys_of, type_with
+from mathsft.data.messages import content_text
 from mathsft.data.preferences import (
     GROUP_FEATURES,
     PREFERENCE_FEATURES,
@@ -97,10 +97,25 @@ class RowKind:
                 means and is not read (`mathsft.data.columns`).
         """
         counted = set() if counted is None else counted
-        check_columns(row, where=where, read=self.columns, counted=counted, kind=self)
+        names: dict[str, Any] = {"where": where, "source": source, "counted": counted}
+        return self.read_by(self.reader, row, columns=self.columns, **names, **how)
+
+    def read_by(
+        self,
+        reader: Callable[..., Any],
+        row: Row,
+        *,
+        columns: frozenset[str],
+        where: str,
+        source: str,
+        counted: set[str],
+        **how: Any,
+    ) -> dict[str, Any]:
+        """As `read`, for rows in another format with a reader and ``columns`` of its own."""
+        check_columns(row, where=where, read=columns, counted=counted, kind=self)
         if self.talk:
             how["counted"] = counted
-        made: dict[str, Any] = self.reader(row, where=where, source=source, **how)
+        made: dict[str, Any] = reader(row, where=where, source=source, **how)
         return made
 
     def asks(self, row: Row) -> list[str]:
@@ -181,7 +196,7 @@ KINDS = {kind.name: kind for kind in (PREFERENCE, GROUP, CHAT, PROMPT, PROBLEM)}
 
 
 def kind_of(rows: Row | Dataset, *, where: str = "rows") -> RowKind:
-    """The kind of a row, or of all rows of a data set.
+    """The kind of a row, or of all ``rows`` of a data set.
 
     Raises ValueError, which begins with ``where``, if it is of none, and for a data set that
     holds several kinds.
@@ -215,25 +230,9 @@ def check_columns(
 ) -> None:
     """What becomes of the columns of a row that are not ``read`` (`mathsft.data.columns`).
 
-    Raises UnusableRowError and ValueError as `RowKind.read`.
+    Raises what `RowKind.read` raises.
     """
     refuse_half(row, where=where, read=read, talk="messages" in kind.features)
     paired = kind is PREFERENCE
     counted |= {f"column {name!r}" for name in unread(row, where=where, read=read, paired=paired)}
     refuse_untrained(row, where=where, read=read)
-
-
-def in_schema(features: Mapping[str, Any]) -> bool:
-    """Whether columns are those that rows of some kinds have in `load_problems`, and no others."""
-    kinds = kinds_in(features)
-    known = {name: held for kind in kinds for name, held in {**kind.more, **kind.features}.items()}
-    talk = frozenset().union(*(kind.talk for kind in kinds))
-    return (
-        bool(kinds)
-        and features.keys() <= known.keys()
-        and all(
-            held == known[name]
-            or (name in talk and held == type_with(known[name], keys_of(held) or set()))
-            for name, held in features.items()
-        )
-    )

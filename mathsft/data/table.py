@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,8 +13,8 @@ import pyarrow as pa
 from datasets import Dataset, Features
 from datasets.fingerprint import get_temporary_cache_files_directory
 
-from mathsft.data.messages import keys_in, type_with
-from mathsft.data.rows import KINDS, RowKind
+from mathsft.data.messages import keys_in, keys_of, type_with
+from mathsft.data.rows import KINDS, RowKind, kinds_in
 
 _BATCH = 1000  # rows that are held at a time
 _ROWS, _NOTES = "rows.arrow", "notes.json"
@@ -66,6 +66,22 @@ class Columns:
         for column, keys in self._keys.items():
             found[column] = type_with(found[column], keys)
         return Features(found)
+
+
+def in_schema(features: Mapping[str, Any]) -> bool:
+    """Whether columns are those that rows of some kinds have in `load_problems`, and no others."""
+    kinds = kinds_in(features)
+    known = {name: held for kind in kinds for name, held in {**kind.more, **kind.features}.items()}
+    talk = frozenset().union(*(kind.talk for kind in kinds))
+    return (
+        bool(kinds)
+        and features.keys() <= known.keys()
+        and all(
+            held == known[name]
+            or (name in talk and held == type_with(known[name], keys_of(held) or set()))
+            for name, held in features.items()
+        )
+    )
 
 
 class RowWriter:
