@@ -50,7 +50,7 @@ def template(question: str) -> str:
 
 
 def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
-    """What each row asks: one question, or the user's turns of a conversation, or its prompt.
+    """What each row asks: its question, its prompt, or the user's turns of its conversation.
 
     A data set on disk is read in slices, these columns only. Raises ValueError, which calls the
     problems ``name``, where they are not rows that ask something.
@@ -67,10 +67,9 @@ def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
         raise _no_problems(name, f"a {type(problems).__name__}")
     for problem in problems:
         try:
-            found = asked(problem)
+            yield asked(problem)
         except (ValueError, AttributeError):
             raise _no_problems(name, f"{problem!r:.60} among the rows") from None
-        yield found
 
 
 def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int]:
