@@ -208,7 +208,7 @@ def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
         answer=text_of(row, "answer", where=where, empty_ok=True),
         choices=choices,
         label=label,
-        source=text_of(row, "source", where=where, empty_ok=True) or source,
+        source=source_of(row, source),
     )
     if not -1 <= label < len(choices):
         raise UnusableRowError("label beyond the choices")
