@@ -20,6 +20,7 @@ _HOME = {
     "tracker": "mathsft.settings",
     "load_recipe": "mathsft.recipes",
     "load_problems": "mathsft.data.problems",
+    "kind_of": "mathsft.data.rows",
     "add_choices": "mathsft.data.choices",
     "mix": "mathsft.data.mixtures",
     "training_plan": "mathsft.data.mixtures",

@@ -93,8 +93,8 @@ def test_a_conversation_that_teaches_nothing_is_dropped_counted_and_shown(
         (CHAT, {"messages": ["hi"]}, "row 2, messages[0]: expected {'role': …, 'content': …}"),
         (
             CHAT,
-            {"messages": [{"from": "human", "value": "hi"}]},
-            "row 2, messages[0]: column 'role' is missing; the row has 'from', 'value'",
+            {"messages": [{"from": "human", "text": "hi"}]},
+            "row 2, messages[0]: column 'role' is missing; the row has 'from', 'text'",
         ),
         (
             CHAT,
@@ -212,5 +212,5 @@ def test_a_path_that_leads_nowhere_is_no_data_set_of_the_hub() -> None:
         load_problems("openai/gsm8k")
     with pytest.raises(FileNotFoundError):
         load_problems("data/train.jsonl")
-    with pytest.raises(ValueError, match=r"cannot read \.csv"):
-        load_problems("data/train.csv")
+    with pytest.raises(ValueError, match=r"cannot read \.txt"):
+        load_problems("data/train.txt")

@@ -207,7 +207,11 @@ def test_seed_shuffles_before_limit_and_no_seed_keeps_the_order(tmp_path: Path) 
         ("gms8k", "train", "unknown source 'gms8k': did you mean 'gsm8k'?"),
         ("openai/gsm8k", "train", "did you mean 'gsm8k'?"),
         ("qqq", "train", "Known: gsm8k, mathqa, grade-school-math, tiny-gsm, tiny-mathqa"),
-        ("rows.csv", "train", "rows.csv: cannot read .csv; give one of .json, .jsonl, .parquet"),
+        (
+            "rows.txt",
+            "train",
+            "rows.txt: cannot read .txt; give one of .json, .jsonl, .parquet, .csv",
+        ),
         ("rows.json", "test", "rows.json: split 'test' is unknown; a file is one split"),
     ],
 )

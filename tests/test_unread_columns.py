@@ -128,17 +128,18 @@ def test_a_column_that_may_change_what_is_trained_is_an_error(
 @pytest.mark.parametrize(
     "row",
     [
-        {"prompt": "2 + 3 =", "chosen": " 5", "rejected": " 6"},
-        {"chosen": CHAT["messages"], "rejected": CHAT["messages"]},
+        {"prompt": "2 + 3 =", "chosen": " 5"},
         {**TEXT, "rejected": " 6"},
+        {**CHAT, "rejected": "It is 6."},
         {**CHAT, "chosen": "It is 5.", "rejected": "It is 6."},
         {"question": "2 + 3?", "chosen": "5", "rejected": "6"},
         {**GSM, "rejected_answer": "#### 6"},
     ],
     ids=str,
 )
-def test_pairs_of_answers_are_refused_and_not_half_read(tmp_path: Path, row: Any) -> None:
-    with pytest.raises(ValueError, match=r"row 1.*pairs of a better and a worse answer"):
+def test_pairs_of_answers_are_not_half_read(tmp_path: Path, row: Any) -> None:
+    told = r"row 1.*(half of a pair|'prompt' is missing, and '(messages|question)' holds)"
+    with pytest.raises(ValueError, match=told):
         read_problems(jsonl(tmp_path / "a.jsonl", row))
 
 

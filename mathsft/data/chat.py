@@ -19,17 +19,15 @@ from typing import Any, NotRequired, TypedDict
 
 from datasets import Features, Value
 
+from mathsft.data.cells import json_of, parsed
+from mathsft.data.columns import holds
 from mathsft.data.messages import (
     PLAIN_MESSAGES,
     TOOL_ROLES,
     Message,
-    content_text,
-    is_messages_type,
-    json_of,
-    messages_type,
     read_messages,
 )
-from mathsft.data.schemas import UnusableRowError, text_of
+from mathsft.data.schemas import UnusableRowError, source_of, text_of
 
 CHAT_FEATURES = Features(
     {
@@ -62,29 +60,21 @@ class PromptRow(TypedDict):
     source: str
 
 
-def chat_features(rows: Sequence[Mapping[str, Any]]) -> Features:
-    """`CHAT_FEATURES`, and what else some of the conversations hold."""
-    more = {name: kind for name, kind in CHAT_COLUMNS.items() if any(name in row for row in rows)}
-    kind = messages_type(row["messages"] for row in rows)
-    return Features({**CHAT_FEATURES, "messages": kind, **more})
-
-
-def is_chat(features: Mapping[str, Any]) -> bool:
-    """Whether columns are, or hold, those of `chat_features`."""
-    return is_messages_type(features.get("messages")) and all(
-        features.get(name) == kind for name, kind in CHAT_FEATURES.items() if name != "messages"
-    )
-
-
 def from_chat(
-    row: dict[str, Any], *, where: str, source: str, counted: set[str] | None = None
+    row: Mapping[str, Any],
+    *,
+    where: str,
+    source: str,
+    counted: set[str] | None = None,
+    any_role: bool = False,
 ) -> Conversation:
     """``messages``: all assistant turns are trained, or those from ``trained_from`` on.
 
     Turns with ``weight: 0`` or ``train: false`` are not. ``counted`` gets the keys of messages
     that are not read.
     """
-    return _usable(read_chat(row, ("messages",), where=where, source=source, counted=counted))
+    reading: dict[str, Any] = {"where": where, "counted": counted, "any_role": any_role}
+    return _usable(read_chat(row, ("messages",), source=source, **reading))
 
 
 def from_prompt_messages(
@@ -93,6 +83,54 @@ def from_prompt_messages(
     """``prompt`` and ``completion``, both lists of messages: the completion's turns are trained."""
     columns = ("prompt", "completion")
     return _usable(read_chat(row, columns, where=where, source=source, counted=counted))
+
+
+def from_sharegpt(
+    row: Mapping[str, Any], *, where: str, source: str, counted: set[str] | None = None
+) -> Conversation:
+    """ShareGPT: ``conversations`` of ``{from, value}``, and ``system`` before them."""
+    columns = ("conversations",)
+    found = read_chat(row, columns, where=where, source=source, counted=counted)
+    return _usable(_after_system(found, row, where=where))
+
+
+def from_alpaca(
+    row: Mapping[str, Any], *, where: str, source: str, counted: set[str] | None = None
+) -> Conversation:
+    """Alpaca: ``instruction`` with ``input`` below it is asked, ``output`` is the answer.
+
+    A ``system`` turn and the ``history``, pairs of what was asked and answered, go before.
+    """
+    for column in ("instruction", "output"):
+        text_of(row, column, where=where)
+    asked = row["instruction"]
+    if holds(row.get("input")):
+        text_of(row, "input", where=where)
+        asked += f"\n{row['input']}"
+    pairs = parsed(row.get("history")) or []
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        raise ValueError(
+            f"{where}, column 'history': expected pairs of texts, what was asked and what was "
+            f"answered, found {pairs!r:.60}"
+        )
+    turns = [
+        {"role": role, "content": text}
+        for pair in [*pairs, (asked, row["output"])]
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    given = {**row, "messages": turns}
+    found = read_chat(given, ("messages",), where=where, source=source, counted=counted)
+    return _usable(_after_system(found, row, where=where))
+
+
+def _after_system(found: Conversation, row: Mapping[str, Any], *, where: str) -> Conversation:
+    if not holds(row.get("system")):
+        return found
+    text_of(row, "system", where=where)
+    if found["messages"][:1] and found["messages"][0]["role"] == "system":
+        raise UnusableRowError("with a system turn and a system column")
+    system = Message(role="system", content=row["system"])
+    return {**found, "messages": [system, *found["messages"]]}
 
 
 def read_chat(
@@ -122,12 +160,19 @@ def read_chat(
             f"{where}, column 'trained_from': expected the index of a message, found "
             f"{trained_from!r:.40}"
         )
-    found = Conversation(messages=messages, trained_from=trained_from, source=_source(row, source))
-    if tools := json_of(row, "tools", list, where=where):
-        found["tools"] = tools
-    if kwargs := json_of(row, "chat_template_kwargs", dict, where=where):
-        found["chat_template_kwargs"] = kwargs
+    found = Conversation(
+        messages=messages, trained_from=trained_from, source=source_of(row, source)
+    )
+    found |= template_columns(row, where=where)  # type: ignore[typeddict-item]
     return found
+
+
+def template_columns(row: Mapping[str, Any], *, where: str) -> dict[str, str]:
+    """What a row holds of `CHAT_COLUMNS`, as JSON text."""
+    tools = json_of(row, "tools", list, where=where)
+    kwargs = json_of(row, "chat_template_kwargs", dict, where=where)
+    found = {"tools": tools, "chat_template_kwargs": kwargs}
+    return {name: text for name, text in found.items() if text}
 
 
 def from_prompt_text(row: dict[str, Any], *, where: str, source: str) -> PromptRow:
@@ -135,7 +180,7 @@ def from_prompt_text(row: dict[str, Any], *, where: str, source: str) -> PromptR
     for column in ("prompt", "completion"):
         text_of(row, column, where=where)
     return PromptRow(
-        prompt=row["prompt"], completion=row["completion"], source=_source(row, source)
+        prompt=row["prompt"], completion=row["completion"], source=source_of(row, source)
     )
 
 
@@ -155,27 +200,6 @@ def trained_turns(row: Mapping[str, Any]) -> list[bool]:
     if not any(trained):
         raise UnusableRowError("without a trained assistant turn")
     return trained
-
-
-def asked(row: Mapping[str, Any]) -> list[str]:
-    """What a row of any schema asks: a problem's question, the user's turns, or the prompt.
-
-    Raises ValueError for a row that asks nothing.
-    """
-    turns = row.get("messages")
-    if turns is None and isinstance(row.get("prompt"), list):
-        turns = row["prompt"]
-    if turns is not None:
-        return [content_text(turn["content"]) for turn in turns if turn["role"] == "user"]
-    found = row.get("prompt") if row.get("question") is None else row["question"]
-    if not isinstance(found, str):
-        raise ValueError(f"no question, messages or prompt in {row!r:.60}")
-    return [found]
-
-
-def _source(row: Mapping[str, Any], source: str) -> str:
-    own = row.get("source")
-    return own.strip() or source if isinstance(own, str) else source
 
 
 def _usable(row: Conversation) -> Conversation:

@@ -45,6 +45,7 @@ _MEANING = _words("""
     negative negatives correct incorrect correctness wrong skip ignore ignored exclude excluded
     discard
 """)
+_WHY_CHOSEN = _words("chosen rejected score scores rating ratings")
 _MEANING_NAMES = _words("""
     train training label labels trained_from completions tools functions function_call tool_calls
     chat_template_kwargs chat_template
@@ -103,12 +104,17 @@ def refuse_untrained(row: Mapping[str, Any], *, where: str, read: Collection[str
         )
 
 
-def refuse_half(row: Mapping[str, Any], *, where: str, read: Collection[str]) -> None:
-    """Raise ValueError if a column that is not ``read`` holds a part of what the row asks."""
-    parts = _BEFORE_CHAT if "messages" in read else _PARTS
+def refuse_half(
+    row: Mapping[str, Any], *, where: str, read: Collection[str], talk: bool | None = None
+) -> None:
+    """Raise ValueError if a column that is not ``read`` holds a part of what the row asks.
+
+    ``talk`` says whether the row is a conversation; default: if ``messages`` are read.
+    """
+    talk = "messages" in read if talk is None else talk
     for name in _others(row, read):
-        if name.lower() in parts:
-            whole = "messages" if "messages" in read else "question or prompt"
+        if name.lower() in (_BEFORE_CHAT if talk else _PARTS):
+            whole = "messages" if talk else "question or prompt"
             raise ValueError(
                 f"{where}: column {name!r} holds {row[name]!r:.60}, which belongs to the {whole} "
                 f"and is not read. Put it into the {whole}, or remove the column if it adds nothing"
@@ -116,21 +122,28 @@ def refuse_half(row: Mapping[str, Any], *, where: str, read: Collection[str]) ->
 
 
 def unread(
-    given: Mapping[str, Any], *, where: str, read: Collection[str], what: str = "column"
+    given: Mapping[str, Any],
+    *,
+    where: str,
+    read: Collection[str],
+    what: str = "column",
+    paired: bool = False,
 ) -> Iterator[str]:
     """The names in a row or a message that hold something and are neither read nor harmless.
 
-    Raises ValueError for a name that may change what is trained.
+    Raises ValueError for a name that may change what is trained. In a row of two answers that are
+    ``paired``, a score of theirs says only why one was chosen.
     """
+    meaning = _MEANING - _WHY_CHOSEN if paired else _MEANING
     understood = {"weight", "train", "training"} | ({"label"} if what == "column" else set())
     for name in _others(given, read):
         plain = name.lower()
         words = set(re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
         if name in understood or plain in _HARMLESS or plain.endswith(_HARMLESS_ENDS):
             continue
-        if words & {"chosen", "rejected"}:
+        if words & {"chosen", "rejected"} and not paired:
             raise ValueError(f"{where}: {what} {name!r}: {PREFERENCES}")
-        if words & _MEANING or plain in _MEANING_NAMES:
+        if words & meaning or plain in _MEANING_NAMES:
             raise ValueError(
                 f"{where}: {what} {name!r} holds {given[name]!r:.40}, which may say what is to be "
                 "trained, and it is not read. Remove it if all is to be trained alike. To leave a "
@@ -140,9 +153,8 @@ def unread(
 
 
 PREFERENCES = (
-    "pairs of a better and a worse answer (chosen, rejected) are not read, since supervised "
-    "training would use one half of them. Give the better answer alone, as prompt, completion or "
-    "as messages"
+    "half of a pair of a better and a worse answer. A pair has the columns prompt, chosen and "
+    "rejected; give the better answer alone as prompt, completion or as messages"
 )
 
 

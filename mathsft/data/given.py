@@ -1,46 +1,57 @@
 """Rows that are given to a trainer as they are: what they say of their training is read too."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from mathsft.data.chat import CHAT_COLUMNS, CHAT_FEATURES, PROMPT_FEATURES, read_chat
-from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half, refuse_untrained, unread
-from mathsft.data.messages import from_arrow
+from mathsft.data.cells import from_arrow
+from mathsft.data.chat import read_chat
+from mathsft.data.rows import CHAT, PROBLEM, PROMPT, check_columns, kind_of
 
-_CHAT = frozenset([*CHAT_FEATURES, *CHAT_COLUMNS])
+_WORKED = (PROBLEM.name, CHAT.name, PROMPT.name)
 
 
 def given_row(
-    row: Mapping[str, Any], *, where: str, counted: set[str], arrow: bool = False
+    row: Mapping[str, Any],
+    *,
+    where: str,
+    counted: set[str],
+    arrow: bool = False,
+    kinds: Collection[str] = _WORKED,
 ) -> Mapping[str, Any]:
     """The row as a trainer reads it.
 
-    A conversation comes back as a row of `mathsft.data.chat`. Which turns may follow each other is
-    left to the chat template. Another row comes back unchanged.
+    Conversations, pairs and groups come back in the columns of their kind (`mathsft.data.rows`).
+    Which turns may follow each other is left to the chat template. A problem, or a text with its
+    completion, comes back unchanged.
 
     Args:
         where: names the row in errors.
         counted: gets the columns and keys that hold something and are not read.
-        arrow: the row is one of an Arrow table (`mathsft.data.messages.from_arrow`).
+        arrow: the row is one of an Arrow table (`mathsft.data.cells.from_arrow`).
+        kinds: names of the kinds that the trainer can train.
 
     Raises:
         UnusableRowError: the row says not to train it.
-        ValueError: what `load_problems` raises for the same row of a file.
+        ValueError: what `load_problems` raises for the same row of a file; a row of another kind.
     """
-    columns: tuple[str, ...] = ()
-    if row.get("messages") is not None:
-        columns, read = ("messages",), _CHAT
-    elif isinstance(row.get("prompt"), list):
-        columns, read = ("prompt", "completion"), _CHAT | {"prompt", "completion"}
-    else:
-        read = PROBLEM_COLUMNS if row.get("prompt") is None else frozenset(PROMPT_FEATURES)
-    refuse_untrained(row, where=where, read=read)
-    refuse_half(row, where=where, read=read)
-    counted |= {f"column {name!r}" for name in unread(row, where=where, read=read)}
-    if not columns:
-        return row
     row = from_arrow(dict(row)) if arrow else row
-    return read_chat(row, columns, where=where, counted=counted, any_role=True)
+    kind = kind_of(row, where=where)
+    parts: tuple[str, ...] = ("messages",)
+    if kind is PROMPT and isinstance(row["prompt"], list):
+        kind, parts = CHAT, ("prompt", "completion")
+    if kind.name not in kinds:
+        raise ValueError(
+            f"{where}: a row of the kind {kind.name!r} ({', '.join(kind.told_by)}); this training "
+            f"takes {', '.join(kinds)}"
+        )
+    if kind is CHAT:
+        read = kind.columns | set(parts)
+        check_columns(row, where=where, read=read, counted=counted, kind=kind)
+        return read_chat(row, parts, where=where, counted=counted, any_role=True)
+    if kind.talk:
+        return kind.read(row, where=where, counted=counted, any_role=True)
+    check_columns(row, where=where, read=kind.columns, counted=counted, kind=kind)
+    return row
 
 
 def is_conversation(row: Mapping[str, Any]) -> bool:

@@ -4,25 +4,46 @@ A broken file is an error, never a shorter data set: a line that is no JSON, or 
 that are no UTF-8, mean that the file is not what its owner believes.
 """
 
+import csv
 import json
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any
 
-from mathsft.data.messages import from_arrow
+from mathsft.data.cells import from_arrow
+from mathsft.data.text_lines import opened, text_lines, whole_text
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
+_BATCH = 1000  # rows of a table that are held at a time
 
 Row = tuple[int, dict[str, Any]]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a ``.json`` (one array of objects), ``.jsonl`` or ``.parquet`` file.
+def suffix_of(path: Path) -> str:
+    """What tells a file's format: its suffix in lower case, without ``.gz``."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return name.suffix.lower()
 
-    Returns:
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file; see `iterate_rows`."""
+    return list(iterate_rows(path))
+
+
+def iterate_rows(path: Path) -> Iterator[Row]:
+    """The rows of a ``.json`` (one array of objects), ``.jsonl``, ``.parquet`` or ``.csv`` file.
+
+    Each may be compressed (``.jsonl.gz``). The file is read as the rows are taken; of ``.json``
+    the text is held as a whole.
+
+    Yields:
         ``(place, row)`` pairs; ``place`` is the line number in JSON lines and the row's
-        number elsewhere, both counted from 1. Blank lines of JSON lines are no rows.
+        number elsewhere, both counted from 1. Blank lines of JSON lines are no rows. In CSV an
+        empty cell is None, and all others are text but for those of ``label``, ``weight`` and the
+        like, which are numbers or true and false.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
@@ -30,31 +51,30 @@ def read_rows(path: Path) -> list[Row]:
             object, an object with a key twice (or a table with a column twice), or no row at all;
             the message names the file and, if there is one, the row.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give one file ({', '.join(SUFFIXES)})")
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"{path}: cannot read {path.suffix or 'a file without a suffix'}; "
-            f"give one of {', '.join(SUFFIXES)}"
-        )
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file (looked from {Path.cwd()})")
-    reader = {".json": _json_array, ".jsonl": _json_lines, ".parquet": _parquet}
-    rows = list(reader[path.suffix.lower()](path))
-    if not rows:
-        raise ValueError(f"{path}: the file holds no rows")
-    for place, row in rows:
-        if (key := _twice(row)) is not None:
-            raise ValueError(
-                f"{path}, row {place}: an object has the key {key!r} twice, and only one of the "
-                "two would count: remove one"
-            )
+    check_file(path)
+    readers = {".json": _json_array, ".jsonl": _json_lines, ".parquet": _parquet, ".csv": _csv}
+    place = 0
+    for place, row in readers[suffix_of(path)](path):
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, row {place}: expected an object with named columns, "
                 f"found {type(row).__name__}"
             )
-    return rows
+        yield place, row
+    if not place:
+        raise ValueError(f"{path}: the file holds no rows")
+
+
+def check_file(path: Path) -> None:
+    """Raise what `iterate_rows` raises for a path that leads to no file it can read."""
+    known = f"{', '.join(SUFFIXES)}, also with .gz"
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give one file ({known})")
+    if suffix_of(path) not in SUFFIXES:
+        found = suffix_of(path) or "a file without a suffix"
+        raise ValueError(f"{path}: cannot read {found}; give one of {known}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file (looked from {Path.cwd()})")
 
 
 def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
@@ -83,61 +103,46 @@ def _write_lines(rows: Any, path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")  # some editors put a byte order mark first
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x} at offset "
-            f"{error.start}); save the file as UTF-8"
-        ) from error
-
-
-class _Repeating(dict[str, Any]):
-    """A JSON object with a ``repeated`` key, whose first value is lost."""
-
-    repeated = ""
+class _TwiceError(Exception):
+    """A JSON object has a key twice."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    names = [name for name, _ in pairs]
-    repeating = _Repeating(found)
-    repeating.repeated = next(name for name in names if names.count(name) > 1)
-    return repeating
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _TwiceError(
+            f"an object has the key {twice!r} twice, and only one of the two would count: remove "
+            "one"
+        )
+    return found
 
 
-def _twice(value: Any) -> str | None:
-    """The first key that an object in ``value`` had twice, at any depth; None without one."""
-    if isinstance(value, _Repeating):
-        return value.repeated
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((key for key in map(_twice, inner) if key is not None), None)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    # Not splitlines(): JSON allows U+2028 inside a string, and it is no line end there.
-    for place, line in enumerate(_text(path).split("\n"), start=1):
+    for place, line in enumerate(text_lines(path), start=1):
         if line.strip():
             try:
-                yield place, json.loads(line, object_pairs_hook=_object)
+                yield place, _DECODER.decode(line)
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"{path}, row {place}: not a whole JSON object "
                     f"({error.msg} at character {error.pos + 1}); is the line cut off?"
                 ) from error
+            except _TwiceError as error:
+                raise ValueError(f"{path}, row {place}: {error}") from None
 
 
 def _json_array(path: Path) -> Iterator[Row]:
-    text = _text(path)
-    if not text.strip():
-        return
+    text, place = whole_text(path), 0
     try:
-        rows = json.loads(text, object_pairs_hook=_object)
+        for place, item in enumerate(_items(text, path), start=1):
+            yield place, item
+    except _TwiceError as error:
+        raise ValueError(f"{path}, row {place + 1}: {error}") from None
     except json.JSONDecodeError as error:
         hint = "is the file cut off?"
         if error.msg == "Extra data":
@@ -145,25 +150,93 @@ def _json_array(path: Path) -> Iterator[Row]:
         raise ValueError(
             f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}); {hint}"
         ) from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: expected one array of objects, found {type(rows).__name__}")
-    yield from enumerate(rows, start=1)
+
+
+def _items(text: str, path: Path) -> Iterator[Any]:
+    """The items of a JSON array, one at a time: all of them need several times the text."""
+
+    def after(at: int) -> int:
+        while text[at : at + 1] in (" ", "\t", "\r", "\n"):
+            at += 1
+        return at
+
+    at = after(0)
+    if at == len(text):
+        return
+    if text[at] != "[":
+        found = _DECODER.decode(text)
+        raise ValueError(f"{path}: expected one array of objects, found {type(found).__name__}")
+    at = after(at + 1)
+    if text[at : at + 1] != "]":
+        while True:
+            item, end = _DECODER.raw_decode(text, at)
+            yield item
+            at = after(end)
+            if text[at : at + 1] == "]":
+                break
+            if text[at : at + 1] != ",":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            at = after(at + 1)
+    if after(at + 1) != len(text):
+        raise json.JSONDecodeError("Extra data", text, after(at + 1))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    place, compressed = 0, path.suffix.lower() == ".gz"
     try:
-        names = pyarrow.parquet.read_schema(path).names
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(
-                f"{path}: there are two columns {twice[0]!r}, and only one of them would count: "
-                "remove one"
-            )
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        with opened(path) as file, tempfile.TemporaryFile() as copy:
+            if compressed:  # a table is read from its end
+                copyfileobj(file, copy)
+            table = pyarrow.parquet.ParquetFile(copy if compressed else file)
+            names = table.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(
+                    f"{path}: there are two columns {twice[0]!r}, and only one of them would "
+                    "count: remove one"
+                )
+            for batch in table.iter_batches(batch_size=_BATCH):
+                for row in batch.to_pylist():
+                    place += 1
+                    yield place, from_arrow(row)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: a text column is not UTF-8 ({error})") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a whole parquet file ({error})") from error
-    yield from enumerate(map(from_arrow, rows), start=1)
+
+
+# Columns of CSV whose cells are numbers, or true and false.
+_SCALARS = ("label", "trained_from", "weight", "train", "training")
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), 2**30))  # a solution may be long
+    lines = csv.reader((f"{line}\n" for line in text_lines(path)), strict=True)
+    place = 0
+    try:
+        names = next(lines, [])
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{path}: there are two columns {twice[0]!r}: remove one")
+        if len(names) == 1 and (found := [mark for mark in ";\t" if mark in names[0]]):
+            raise ValueError(f"{path}: the columns are set apart by {found[0]!r}, not by commas")
+        for cells in filter(None, lines):
+            place += 1
+            if len(cells) != len(names):
+                raise ValueError(
+                    f"{path}, row {place}: {len(cells)} cells for {len(names)} columns; a text "
+                    "with commas or line ends has to stand in double quotes"
+                )
+            yield place, {n: _cell(n, text) for n, text in zip(names, cells, strict=True)}
+    except csv.Error as error:
+        raise ValueError(f"{path}, row {place + 1}: not CSV ({error})") from error
+
+
+def _cell(name: str, text: str) -> Any:
+    if not text:
+        return None
+    try:
+        return json.loads(text.lower()) if name in _SCALARS else text
+    except json.JSONDecodeError:
+        return text

@@ -12,18 +12,20 @@
 The keys after ``content`` are there only if a row of the data set has them.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NotRequired, TypedDict
 
 from datasets import List, Value
 
+from mathsft.data.cells import json_of, parsed
 from mathsft.data.columns import holds, trained, unread
 from mathsft.data.schemas import UnusableRowError, text_of
 from mathsft.names import unknown_name
 
 ROLES = ("system", "user", "assistant")
 TOOL_ROLES = ("tool", "function", "ipython")
+# Who speaks in ShareGPT's data, as roles.
+SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -49,33 +51,37 @@ class Message(TypedDict):
     name: NotRequired[str]
 
 
-def messages_type(rows: Iterable[Sequence[Mapping[str, Any]]]) -> List:
-    """The type of the column ``messages``: role, content, and the keys that some message has."""
-    return _type_of({key for messages in rows for message in messages for key in message})
-
-
-def common_type(kinds: Iterable[Any]) -> List:
-    """The type of ``messages`` that holds what each of several types of `messages_type` holds."""
-    return _type_of({key for kind in kinds for key in kind.feature})
-
-
-def _type_of(held: set[str]) -> List:
-    keys = held | _PLAIN.keys()
-    return List({key: kind for key, kind in MESSAGE_FEATURES.items() if key in keys})
-
-
 _PLAIN = {key: MESSAGE_FEATURES[key] for key in ("role", "content")}
 PLAIN_MESSAGES = List(_PLAIN)
 
 
-def is_messages_type(kind: Any) -> bool:
-    """Whether a column's type is one that `messages_type` may give."""
+def keys_in(cell: Any) -> set[str] | None:
+    """The keys of the messages in a cell, or in the lists of messages in it; None for texts."""
+    if not isinstance(cell, list | tuple) or any(isinstance(item, str) for item in cell):
+        return None
+    keys: set[str] = set()
+    for item in cell:
+        keys |= item.keys() if isinstance(item, Mapping) else keys_in(item) or set()
+    return keys
+
+
+def keys_of(kind: Any) -> set[str] | None:
+    """The keys of the messages in a column of this type; None for a column of texts."""
     turn = getattr(kind, "feature", None)
-    return (
-        isinstance(turn, dict)
-        and _PLAIN.keys() <= turn.keys()
-        and turn.items() <= MESSAGE_FEATURES.items()
-    )
+    if isinstance(turn, Mapping):
+        return set(turn)
+    return keys_of(turn) if isinstance(turn, List) else None
+
+
+def type_with(kind: Any, keys: Collection[str]) -> List:
+    """The type of a column whose messages have these keys, besides role and content.
+
+    ``kind`` is its type with any keys, or with text: a column of lists of texts becomes one of
+    lists of conversations.
+    """
+    found = List({key: held for key, held in MESSAGE_FEATURES.items() if key in {*_PLAIN, *keys}})
+    lists = isinstance(kind, List) and not isinstance(kind.feature, Mapping)
+    return List(found) if lists else found
 
 
 def read_messages(
@@ -86,7 +92,7 @@ def read_messages(
     counted: set[str] | None = None,
     any_role: bool = False,
 ) -> list[Message]:
-    """The turns in ``column`` of ``row``.
+    """The turns in ``column`` of ``row``, each ``{role, content}`` or ShareGPT's ``{from, value}``.
 
     Args:
         counted: gets the keys that are not read and not known to be harmless.
@@ -102,7 +108,7 @@ def read_messages(
         raise ValueError(
             f"{where}: column {column!r} is missing; the row has {', '.join(map(repr, row))}"
         )
-    turns = [] if row[column] is None else row[column]
+    turns = [] if row[column] is None else parsed(row[column])
     if not isinstance(turns, list):
         raise ValueError(
             f"{where}, column {column!r}: expected a list of messages, "
@@ -115,16 +121,25 @@ def read_messages(
     ]
 
 
+def _renamed(turn: dict[str, Any]) -> dict[str, Any]:
+    """ShareGPT's ``{from, value}`` as ``{role, content}``."""
+    speaker = turn.get("from")
+    if not isinstance(speaker, str) or "value" not in turn or holds(turn.get("role")):
+        return turn
+    rest = {key: held for key, held in turn.items() if key not in ("from", "value")}
+    return {**rest, "role": SPEAKERS.get(speaker, speaker), "content": turn["value"]}
+
+
 def _message(turn: Any, *, where: str, counted: set[str], any_role: bool) -> Message:
     if not isinstance(turn, Mapping):
         raise ValueError(
             f"{where}: expected {{'role': …, 'content': …}}, found {type(turn).__name__} "
             f"({turn!r:.40})"
         )
-    turn = dict(turn)
+    turn = _renamed(dict(turn))
     role = text_of(turn, "role", where=where, empty_ok=True)
     if role not in (*ROLES, *TOOL_ROLES) and not any_role:
-        hint = {"human": " (human is user)", "gpt": " (gpt is assistant)"}.get(role, "")
+        hint = f" ({role} is {SPEAKERS[role]})" if role in SPEAKERS else ""
         raise ValueError(f"{where}: {unknown_name('role', role, ROLES)}{hint}. Rename it")
     for key in (*REASONING, "tool_calls"):
         if role != "assistant" and holds(turn.get(key)):
@@ -171,61 +186,3 @@ def content_text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
     return content or ""
-
-
-def json_of(
-    given: Mapping[str, Any], key: str, kind: type[list[Any]] | type[dict[str, Any]], *, where: str
-) -> str | None:
-    """The list of objects, or the object, in ``key`` as JSON text; None if it holds nothing.
-
-    It may be given as JSON text already. Raises ValueError if it is something else.
-    """
-    value = given.get(key)
-    if isinstance(value, str):
-        if not value.strip():
-            return None
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}, {key!r}: no JSON ({error.msg} at character {error.pos + 1}): "
-                f"{value!r:.40}"
-            ) from error
-    if value is None or value in ([], {}):
-        return None
-    good = isinstance(value, kind)
-    if good and kind is list:
-        good = all(isinstance(item, dict) for item in value)
-    if not good:
-        expected = "a list of objects" if kind is list else "an object"
-        raise ValueError(
-            f"{where}, {key!r}: expected {expected}, found {type(value).__name__} ({value!r:.40})"
-        )
-    return json.dumps(value, ensure_ascii=False)
-
-
-def without_nulls(value: Any) -> Any:
-    """``value`` without the keys that are null, at any depth."""
-    if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def from_arrow(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an Arrow table without the nulls that Arrow put into its tools and tool calls.
-
-    All objects of a column have the same keys there, so one call's argument is a null in all
-    others (TRL removes them as well). A null that was meant is lost too; JSON text keeps it.
-    """
-    nested = {key: row[key] for key in ("tools", "chat_template_kwargs") if key in row}
-    row = {**row, **{key: without_nulls(value) for key, value in nested.items()}}
-    for column in ("messages", "prompt", "completion"):
-        turns = row.get(column)
-        if isinstance(turns, list):
-            row[column] = [
-                {**turn, "tool_calls": without_nulls(turn["tool_calls"])}
-                if isinstance(turn, dict) and "tool_calls" in turn
-                else turn
-                for turn in turns
-            ]
-    return row

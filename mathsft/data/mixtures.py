@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from mathsft.data.chat import CHAT_COLUMNS, CHAT_FEATURES, PROMPT_FEATURES, asked, is_chat
-from mathsft.data.messages import common_type
+from mathsft.data.messages import keys_of, type_with
 from mathsft.data.overlap import questions_in, rows_asking
-from mathsft.data.problems import FEATURES, load_problems
+from mathsft.data.problems import load_problems
+from mathsft.data.rows import asked
+from mathsft.data.table import in_schema
 from mathsft.numbers import Rule, at_least, check_number, check_numbers
 from mathsft.processes import say
 
@@ -61,7 +62,7 @@ def mix(
         raise ValueError(f"mix: no part asks for {unknown[0]!r} of datasets; parts are {parts}")
     sources = {name: given[name] if name in given else load_problems(name) for name in parts}
     for name, rows in sources.items():
-        if not isinstance(rows, Dataset) or not _in_schema(rows):
+        if not isinstance(rows, Dataset) or not in_schema(rows.features):
             found = getattr(rows, "features", None) or type(rows).__name__
             raise ValueError(
                 f"mix: {name!r} is not in the schema of load_problems: {found}. Read it with "
@@ -78,28 +79,29 @@ def mix(
     return mixture
 
 
-def _in_schema(rows: Dataset) -> bool:
-    """Whether the columns are those of `load_problems`, of one kind of row or of several."""
-    schemas = (FEATURES, CHAT_FEATURES, PROMPT_FEATURES)
-    found = dict(rows.features)
-    there = [schema for schema in schemas if schema.keys() <= found.keys()]
-    known = {name: kind for schema in there for name, kind in schema.items()}
-    if CHAT_FEATURES in there and is_chat(found):
-        known |= {name: found[name] for name in (*CHAT_COLUMNS, "messages") if name in found}
-        if any(found.get(name, kind) != kind for name, kind in CHAT_COLUMNS.items()):
-            return False
-    return bool(there) and found == known
-
-
 def _with_one_type(sources: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The data sets with one type of ``messages``: a key that only others have is null."""
-    chats = [rows.features["messages"] for rows in sources.values() if "messages" in rows.features]
-    return {
-        name: rows.cast_column("messages", common_type(chats))
-        if rows.features.get("messages", common_type(chats)) != common_type(chats)
-        else rows
-        for name, rows in sources.items()
-    }
+    """The data sets with one type a column: a key of messages that only others have is null.
+
+    Raises ValueError for a column that holds texts in one data set and messages in another.
+    """
+    found: dict[str, Any] = {}
+    for rows in sources.values():
+        for column, kind in rows.features.items():
+            keys, known = keys_of(kind), keys_of(found.get(column, kind))
+            if (keys is None) != (known is None):
+                raise ValueError(
+                    f"mix: {column!r} holds texts in some data sets and messages in others, which "
+                    "no column can hold: give all of them in one form"
+                )
+            found[column] = kind if keys is None else type_with(kind, keys | (known or set()))
+    return {name: _cast(rows, found) for name, rows in sources.items()}
+
+
+def _cast(rows: Dataset, types: Mapping[str, Any]) -> Dataset:
+    for column, kind in rows.features.items():
+        if kind != types[column]:
+            rows = rows.cast_column(column, types[column])
+    return rows
 
 
 def _draw(rows: Dataset, count: int, *, seed: int) -> Dataset:

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from datasets import Dataset
 
-from mathsft.data.chat import asked
 from mathsft.data.plain_text import reader_text
+from mathsft.data.rows import KINDS, PROBLEM, asked
 from mathsft.data.wrapping import QuestionFinder, comparable
 from mathsft.numbers import check_numbers
 from mathsft.processes import say
@@ -23,7 +23,9 @@ from mathsft.processes import say
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
 Kind = Literal["exact", "template", "n-grams"]
 
-_ASKING = ("messages", "question", "prompt")  # columns
+# The columns that say what a row asks and of which kind it is; those that may hold more than that.
+_ASKING = sorted({name for kind in KINDS.values() for name in (kind.asks_in, *kind.told_by)})
+_WRAPPED = {kind.asks_in for kind in KINDS.values() if kind is not PROBLEM}
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
 _SIGN = "+-*/^=%:\u00b7"  # beside a number these change it
@@ -48,14 +50,14 @@ def template(question: str) -> str:
 
 
 def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
-    """What each row asks: one question, or the user's turns of a conversation, or its prompt.
+    """What each row asks: its question, its prompt, or the user's turns of its conversation.
 
     A data set on disk is read in slices, these columns only. Raises ValueError, which calls the
     problems ``name``, where they are not rows that ask something.
     """
     if isinstance(problems, Dataset):
         columns = [column for column in _ASKING if column in problems.column_names]
-        if not columns:
+        if not any(kind.asks_in in columns for kind in KINDS.values()):
             raise _no_problems(name, f"a data set with the columns {problems.column_names}")
         for part in problems.select_columns(columns).with_format(None).iter(batch_size=1000):
             for values in zip(*(part[column] for column in columns), strict=True):
@@ -65,21 +67,19 @@ def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
         raise _no_problems(name, f"a {type(problems).__name__}")
     for problem in problems:
         try:
-            found = asked(problem)
+            yield asked(problem)
         except (ValueError, AttributeError):
             raise _no_problems(name, f"{problem!r:.60} among the rows") from None
-        yield found
 
 
 def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int]:
     """The rows of ``train`` that ask a question of ``apart``, by index.
 
-    A problem asks it where the two are equal (`question_key`). The user's turns of a
-    conversation, or a prompt, may say more: in a data set that has such rows it is enough that
-    a row holds the question.
+    A problem asks it if the two are equal (`question_key`). A user's turn or a prompt may say more:
+    in a data set that has such rows it is enough that a row holds the question.
     """
     questions = list(apart)
-    plain = isinstance(train, Dataset) and not {"messages", "prompt"} & set(train.column_names)
+    plain = isinstance(train, Dataset) and not _WRAPPED & set(train.column_names)
     keys = set(map(question_key, questions))
     finder = QuestionFinder(() if plain else questions)
 

@@ -1,128 +1,184 @@
-"""Which schema a row is in, told by its columns, and what becomes of the columns beside them."""
+"""The formats in which rows are published: how each is recognised, and what it becomes."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mathsft.data.chat import (
-    CHAT_COLUMNS,
-    CHAT_FEATURES,
-    PROMPT_FEATURES,
-    from_chat,
-    from_prompt_messages,
-    from_prompt_text,
+from mathsft.data.cells import turns_of
+from mathsft.data.chat import from_alpaca, from_prompt_messages, from_sharegpt
+from mathsft.data.choice_schemas import from_choices, from_lettered_options
+from mathsft.data.columns import PREFERENCES, holds
+from mathsft.data.rows import (
+    CHAT,
+    GROUP,
+    KINDS,
+    PREFERENCE,
+    PROBLEM,
+    PROMPT,
+    RowKind,
 )
-from mathsft.data.columns import (
-    PREFERENCES,
-    PROBLEM_COLUMNS,
-    holds,
-    refuse_half,
-    refuse_untrained,
-    unread,
-)
-from mathsft.data.schemas import from_gsm8k, from_instruction, from_mathqa, from_own
+from mathsft.data.schemas import from_gsm8k, from_instruction, from_mathqa
 from mathsft.data.word_problems import from_asdiv, from_svamp
+from mathsft.names import nearest, unknown_name
 
-Reader = Callable[..., Any]
 
-# The columns that tell one schema from the others, in the order they are asked. Chat data often
-# keeps the columns that it was made of, so ``messages`` comes first.
-_TELLTALES: dict[tuple[str, ...], Reader] = {
-    ("messages",): from_chat,
-    ("completion",): from_prompt_text,
-    ("INSTRUCTION",): from_instruction,
-    ("RESPONSE",): from_instruction,
-    ("Problem",): from_mathqa,
-    ("options",): from_mathqa,
-    ("Body", "Question"): from_svamp,
-    ("body", "formula"): from_asdiv,
-    ("solution",): from_own,
-    ("choices",): from_own,
-    ("question",): from_gsm8k,
-    ("answer",): from_gsm8k,
-}
-# What each reader reads, or is known to leave to others: MathQA's formulas, SVAMP's joined text.
-_CHAT = frozenset([*CHAT_FEATURES, *CHAT_COLUMNS])
-_COLUMNS: dict[Reader, frozenset[str]] = {
-    from_chat: _CHAT,
-    from_prompt_messages: _CHAT - {"messages", "trained_from"} | {"prompt", "completion"},
-    from_prompt_text: frozenset(PROMPT_FEATURES),
-    from_instruction: frozenset({"INSTRUCTION", "RESPONSE", "SOURCE"}),
-    from_mathqa: frozenset(
-        {
-            "Problem",
-            "Rationale",
-            "options",
-            "correct",
-            "annotated_formula",
-            "linear_formula",
-            "category",
-        }
+@dataclass(frozen=True)
+class Format:
+    """One way to write rows of a kind.
+
+    ``columns`` are those that ``reader`` reads or is known to leave to others (MathQA's linear
+    formula, SVAMP's joined text).
+    """
+
+    name: str
+    kind: RowKind
+    reader: Callable[..., Any]
+    columns: frozenset[str]
+
+    def read(self, row: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        """What ``reader`` makes of a row; see `RowKind.read`, whose arguments it takes."""
+        return self.kind.read_by(self.reader, row, columns=self.columns, **how)
+
+
+def _format(name: str, kind: RowKind, reader: Callable[..., Any], columns: str) -> Format:
+    return Format(name, kind, reader, frozenset(columns.split()))
+
+
+def _own(kind: RowKind) -> Format:
+    return Format(f"mathsft's {kind.name}", kind, kind.reader, kind.columns)
+
+
+_TEMPLATE = "source tools chat_template_kwargs"
+_problem = partial(_format, kind=PROBLEM)
+_chat = partial(_format, kind=CHAT)
+_TEXT = _own(PROMPT)
+_SPLIT = _chat("TRL", reader=from_prompt_messages, columns=f"{_TEMPLATE} prompt completion")
+_INSTRUCTION = _problem(
+    "instructions", reader=from_instruction, columns="INSTRUCTION RESPONSE SOURCE"
+)
+_MATHQA = _problem(
+    "MathQA",
+    reader=from_mathqa,
+    columns="Problem Rationale options correct annotated_formula linear_formula category",
+)
+_GSM8K = _problem("GSM8K", reader=from_gsm8k, columns="question answer")
+
+# The columns that tell one format from the others, in the order they are asked. Pairs of answers
+# may keep the chat, and chats the columns, that they were made of: so they come first.
+_TELLTALES: tuple[tuple[str, Format], ...] = (
+    ("chosen rejected", _own(PREFERENCE)),
+    ("completions rewards", _own(GROUP)),
+    ("messages", _own(CHAT)),
+    (
+        "conversations",
+        _chat("ShareGPT", reader=from_sharegpt, columns=f"{_TEMPLATE} conversations system"),
     ),
-    from_svamp: frozenset(
-        {"ID", "Body", "Question", "Equation", "Answer", "Type", "question_concat"}
+    ("completion", _TEXT),
+    (
+        "instruction output",
+        _chat(
+            "Alpaca",
+            reader=from_alpaca,
+            columns=f"{_TEMPLATE} instruction input output system history",
+        ),
     ),
-    from_asdiv: frozenset({"body", "question", "solution_type", "answer", "formula"}),
-    from_own: PROBLEM_COLUMNS,
-    from_gsm8k: frozenset({"question", "answer"}),
-}
+    ("INSTRUCTION", _INSTRUCTION),
+    ("RESPONSE", _INSTRUCTION),
+    ("Problem", _MATHQA),
+    (
+        "question options",
+        _problem(
+            "AQuA-RAT",
+            reader=from_lettered_options,
+            columns="question options rationale correct source",
+        ),
+    ),
+    ("options", _MATHQA),
+    (
+        "Body Question",
+        _problem(
+            "SVAMP",
+            reader=from_svamp,
+            columns="ID Body Question Equation Answer Type question_concat",
+        ),
+    ),
+    (
+        "body formula",
+        _problem(
+            "ASDiv",
+            reader=from_asdiv,
+            columns="body question solution_type answer formula",
+        ),
+    ),
+    ("solution", _own(PROBLEM)),
+    (
+        "choices",
+        _problem(
+            "ARC, MMLU",
+            reader=from_choices,
+            columns="question choices label answer answerKey source",
+        ),
+    ),
+    ("question", _GSM8K),
+    ("answer", _GSM8K),
+)
+_FORMATS = {fmt.name: fmt for _, fmt in _TELLTALES} | {_SPLIT.name: _SPLIT}
+_OWN = sorted({column for kind in KINDS.values() for column in kind.features})
+_COLUMNS = sorted({column for fmt in _FORMATS.values() for column in fmt.columns})
 
 
-def reader_for(row: dict[str, Any], *, where: str, mixed: bool = False) -> Reader:
-    """The function that reads rows of this row's schema, told by its column names.
+def format_of(row: Mapping[str, Any], *, where: str, mixed: bool = False) -> Format:
+    """The format of a row, told by its column names.
 
     ``mixed`` is for a mixture that was written to a file, which has the columns of several kinds:
     there one that holds nothing says nothing, unless all do.
 
     Raises:
-        ValueError: the columns belong to none of the known schemas.
+        ValueError: the columns belong to none of the known formats.
     """
-    known = [columns for columns in _TELLTALES if _tells(row, columns)]
+    known = [(names.split(), fmt) for names, fmt in _TELLTALES if _tells(row, names.split())]
     if mixed:
-        known = [c for c in known if all(row[column] is not None for column in c)] or known
-    for columns in known:
-        reader = _TELLTALES[columns]
-        lists = reader is from_prompt_text and isinstance(row["completion"], list)
-        return from_prompt_messages if lists else reader
+        known = [k for k in known if all(row[column] is not None for column in k[0])] or known
+    for _, fmt in known:
+        return _SPLIT if fmt is _TEXT and turns_of(row["completion"]) is not None else fmt
     if {"chosen", "rejected"} & row.keys():
         raise ValueError(f"{where}: {PREFERENCES}")
+    wanted = ", or ".join(f"{names.replace(' ', ', ')} ({f.name})" for names, f in _TELLTALES)
+    names = {near: own for own in row if (near := nearest(own, _OWN)) and own != near}
+    hint = f"; did you mean columns={names}?" if names else ""
     raise ValueError(
         f"{where}: columns {', '.join(map(repr, row)) or '(none)'} belong to no known schema; "
-        "wanted question, answer (GSM8K), or INSTRUCTION, RESPONSE, or Problem, Rationale, "
-        "options, correct (MathQA), or body, question, answer, formula (ASDiv), or Body, Question, "
-        "Equation, Answer (SVAMP), or question, solution, answer, choices, label, source "
-        "(mathsft), or messages (a chat), or prompt, completion"
+        f"wanted {wanted}. With columns={{…}} they may have names of your own{hint}"
     )
 
 
-def _tells(row: dict[str, Any], columns: tuple[str, ...]) -> bool:
+def _tells(row: Mapping[str, Any], columns: list[str]) -> bool:
     """Whether the row has the columns; if they are several, one of them has to hold something."""
     there = all(column in row for column in columns)
     return there and (len(columns) == 1 or any(holds(row[column]) for column in columns))
 
 
-def read_row(
-    row: dict[str, Any], reader: Reader, *, where: str, source: str, counted: Counter[str]
-) -> Any:
-    """What ``reader`` makes of a row; ``counted`` gets what the row holds besides, by name.
+def columns_of(reader: Callable[..., Any]) -> frozenset[str]:
+    """The columns that a reader reads."""
+    return next(fmt.columns for fmt in _FORMATS.values() if fmt.reader is reader)
 
-    Raises:
-        UnusableRowError: the row cannot be used, or says not to train it.
-        ValueError: it is not in the reader's schema, or a column that is not read may change what
-            the row means (`mathsft.data.columns`).
+
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -> dict[str, Any]:
+    """The row with the names of the formats: ``columns`` says what the row calls them.
+
+    Raises ValueError for a name that no format has, for one that the row has not, and for one that
+    the row has besides.
     """
-    read = columns_of(reader)
-    refuse_half(row, where=where, read=read)
-    found = {f"column {name!r}" for name in unread(row, where=where, read=read)}
-    refuse_untrained(row, where=where, read=read)
-    if reader in (from_chat, from_prompt_messages):
-        reader = partial(reader, counted=found)
-    made = reader(row, where=where, source=source)
-    counted.update(found)
-    return made
-
-
-def columns_of(reader: Reader) -> frozenset[str]:
-    """The columns that a reader of `reader_for` reads, also with some arguments given."""
-    return _COLUMNS[getattr(reader, "func", reader)]
+    for name, own in columns.items():
+        if name not in _COLUMNS:
+            raise ValueError(f"columns: {unknown_name('name', name, _COLUMNS)}")
+        if own not in row:
+            raise ValueError(f"{where}: {name} is to be read: {unknown_name('column', own, row)}")
+        if name != own and name in row and name not in columns.values():
+            raise ValueError(
+                f"{where}: columns {name!r} and {own!r} are both there, and {name} is to be read "
+                f"from {own!r}: remove {name!r}, or give it another name too"
+            )
+    names = {own: name for name, own in columns.items()}
+    return {names.get(column, column): value for column, value in row.items()}

@@ -6,10 +6,12 @@ another type than the schema says means that the file is not in that schema, and
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from string import ascii_lowercase
 from typing import Any, TypedDict
 
 from mathsft.data.answers import read_answer, split_final_line, strip_marks
+from mathsft.data.cells import parsed
 from mathsft.data.formulas import DISAGREES, verdict
 from mathsft.data.mathqa import (
     LETTERS,
@@ -36,7 +38,7 @@ class UnusableRowError(Exception):
     """This row cannot be used; the message is the reason it is counted under."""
 
 
-def text_of(row: dict[str, Any], column: str, *, where: str, empty_ok: bool = False) -> str:
+def text_of(row: Mapping[str, Any], column: str, *, where: str, empty_ok: bool = False) -> str:
     """The text in ``column`` of ``row``, stripped; ``where`` names file and row in errors.
 
     Raises:
@@ -63,6 +65,12 @@ def text_of(row: dict[str, Any], column: str, *, where: str, empty_ok: bool = Fa
             "text can hold; was the text cut in the middle of an emoji?"
         ) from error
     return value.strip()
+
+
+def source_of(row: Mapping[str, Any], source: str) -> str:
+    """The row's own ``source`` if it has one, else that of the data set."""
+    own = row.get("source")
+    return own.strip() or source if isinstance(own, str) else source
 
 
 def from_gsm8k(row: dict[str, Any], *, where: str, source: str) -> Problem:
@@ -175,13 +183,15 @@ def _check(
 
 def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
     """The kit's own six columns, as ``Dataset.to_json`` or ``to_parquet`` wrote them."""
-    for column, kind in (("choices", list), ("label", int)):
+    for column in ("choices", "label"):
         if column not in row:
             raise ValueError(
                 f"{where}: column {column!r} is missing; the row has {', '.join(map(repr, row))} "
                 "and was taken for mathsft's own schema. Rows of question and worked answer are "
                 "read too: name the columns question, answer"
             )
+    row = {**row, "choices": parsed(row["choices"])}
+    for column, kind in (("choices", list), ("label", int)):
         if not isinstance(row[column], kind) or isinstance(row[column], bool):
             raise ValueError(
                 f"{where}, column {column!r}: expected {kind.__name__}, "
@@ -198,7 +208,7 @@ def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
         answer=text_of(row, "answer", where=where, empty_ok=True),
         choices=choices,
         label=label,
-        source=text_of(row, "source", where=where, empty_ok=True) or source,
+        source=source_of(row, source),
     )
     if not -1 <= label < len(choices):
         raise UnusableRowError("label beyond the choices")

@@ -2,16 +2,19 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mathsft.data.chat import asked
+from mathsft.data.cells import from_arrow
 from mathsft.data.columns import refuse_half
-from mathsft.data.local_files import SUFFIXES, Row, read_rows
-from mathsft.data.messages import from_arrow
-from mathsft.data.readers import columns_of, reader_for
+from mathsft.data.local_files import SUFFIXES, Row, check_file, iterate_rows, suffix_of
+from mathsft.data.readers import format_of
 from mathsft.data.schemas import UnusableRowError
+
+_COMPRESSED = 5  # about how many times smaller text is in .gz
 
 # Each source by name: its splits, and its repository and configuration on the hub
 # (none for the sources that are generated).
@@ -27,19 +30,28 @@ SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, str | None] | None]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """The rows of one source and how to speak of them."""
+    """The rows of one source and how to speak of them.
 
-    rows: list[Row]
+    ``rows()`` begins with the first row at each call. ``stamp`` changes if the rows do; it is
+    None for rows that are generated. ``size`` is about how many bytes they are.
+    """
+
+    rows: Callable[[], Iterator[Row]]
     source: str  # what the column ``source`` says
     name: str  # what the summary says: "gsm8k/train", "train.jsonl"
     where: str  # what error messages say: a path, or a repository and split
+    stamp: Any = None
+    size: int = 0
 
 
-def open_source(source: str | Path, *, split: str, limit: int | None, whole: bool) -> Origin:
+def open_source(
+    source: str | Path, *, split: str, limit: int | None, whole: bool, streaming: bool = False
+) -> Origin:
     """All rows of ``source`` as they are published.
 
     A generated source writes ``limit`` rows and no more, unless ``whole`` asks for all of
-    its usual number first (because they are to be shuffled).
+    its usual number first (because they are to be shuffled). With ``streaming`` the hub's rows
+    are not downloaded as a whole first.
 
     Raises:
         ValueError: unknown source or split (the message names those that exist), or a file
@@ -54,44 +66,67 @@ def open_source(source: str | Path, *, split: str, limit: int | None, whole: boo
                 f"{path}: split {split!r} is unknown; a file is one split, 'train'. "
                 "Leave split out, and give another file for other rows"
             )
-        return Origin(read_rows(path), path.name, path.name, str(path))
+        check_file(path)
+        size = path.stat().st_size * (_COMPRESSED if path.suffix.lower() == ".gz" else 1)
+        rows = partial(iterate_rows, path)
+        return Origin(rows, path.name, path.name, str(path), stamp=file_stamp(path), size=size)
     source = str(source)
-    if source not in SOURCES:
-        where = f"{source} ({split})"
-        return Origin(hub_rows(source, None, split=split), source, f"{source}/{split}", where)
-    splits, hub = SOURCES[source]
+    splits, hub = SOURCES.get(source, ((split,), (source, None)))
     if split not in splits:
         raise ValueError(f"{source}: split {split!r} is unknown; there are {', '.join(splits)}")
-    if hub:
-        rows = hub_rows(*hub, split=split)
-        where = f"{hub[0]} ({split})"
-    else:
+    if not hub:
         generated = _generated(source, split=split, limit=limit, whole=whole)
-        rows = list(enumerate(generated, start=1))
-        where = f"{source} ({split})"
-    return Origin(rows, source, f"{source}/{split}", where)
+        return Origin(
+            lambda: iter(enumerate(generated, start=1)),
+            source,
+            f"{source}/{split}",
+            f"{source} ({split})",
+        )
+    table = _hub_table(*hub, split=split, streaming=streaming)
+    return Origin(
+        partial(_table_rows, table),
+        source,
+        f"{source}/{split}",
+        f"{hub[0]} ({split})",
+        stamp=None if streaming else [file_stamp(Path(f["filename"])) for f in table.cache_files],
+        size=0 if streaming else table.info.dataset_size or 0,
+    )
 
 
-def hub_rows(repository: str, config: str | None, *, split: str) -> list[Row]:
-    """The rows of one split of a hub data set, counted from 1.
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """What tells a file from what it was before: its path, size and time of writing."""
+    found = path.stat()
+    return str(path.resolve()), found.st_size, found.st_mtime_ns
+
+
+def hub_rows(repository: str, config: str | None, *, split: str) -> Iterator[Row]:
+    """The rows of one split of a hub data set, counted from 1; raises as `open_source` does."""
+    return _table_rows(_hub_table(repository, config, split=split, streaming=False))
+
+
+def _table_rows(table: Any) -> Iterator[Row]:
+    batches = table.with_format("arrow").iter(batch_size=1000)
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return enumerate(map(from_arrow, rows), start=1)
+
+
+def _hub_table(repository: str, config: str | None, *, split: str, streaming: bool) -> Any:
+    """One split of a hub data set, on disk or as a stream.
 
     Raises:
         ConnectionError: for whatever reason the hub did not deliver; the cause is chained.
-        ValueError: the split is there and empty.
     """
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(repository, config, split=split).to_list()
+        rows = load_dataset(repository, config, split=split, streaming=streaming)
     except Exception as error:  # hub, HTTP and cache layers have some ten unrelated classes
         raise ConnectionError(
             f"{repository} (split {split}) could not be loaded from the hub "
             f"({type(error).__name__}: {error}). Without a network use 'tiny-gsm' or "
             f"'tiny-mathqa', or give the path of a local file"
         ) from error
-    if not rows:
-        raise ValueError(f"{repository} (split {split}): no rows")
-    return list(enumerate(map(from_arrow, rows), start=1))
+    return rows
 
 
 def questions_of(given: str | Path | Iterable[str]) -> list[str]:
@@ -105,14 +140,14 @@ def questions_of(given: str | Path | Iterable[str]) -> list[str]:
     if not isinstance(given, (str, Path)):
         return list(given)
     path = Path(given).expanduser()
-    rows = read_rows(path)
-    reader = reader_for(rows[0][1], where=f"{path}, row {rows[0][0]}")
+    found = None
     questions = []
-    for place, row in rows:
+    for place, row in iterate_rows(path):
         where = f"{path}, row {place}"
-        refuse_half(row, where=where, read=columns_of(reader))
+        found = found or format_of(row, where=where)
+        refuse_half(row, where=where, read=found.columns)
         try:
-            questions += asked(reader(row, where=where, source=path.name))
+            questions += found.kind.asks(found.reader(row, where=where, source=path.name))
         except UnusableRowError as reason:
             raise ValueError(f"{where}: {reason}") from reason
     return questions
@@ -124,7 +159,7 @@ def _path(source: str | Path) -> Path | None:
         return None
     path = Path(source).expanduser()
     # The ".5" of owner/name-2.5 is no suffix.
-    if isinstance(source, Path) or re.fullmatch(r"\.[A-Za-z]+", path.suffix) or path.exists():
+    if isinstance(source, Path) or re.fullmatch(r"\.[A-Za-z]+", suffix_of(path)) or path.exists():
         return path
     known = {name: name for name in SOURCES}
     known |= {hub[0].lower(): name for name, (_, hub) in SOURCES.items() if hub}

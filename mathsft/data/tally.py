@@ -1,7 +1,9 @@
 """What became of a source's rows: read, dropped and why, and what else is worth a word."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _ROWS_SHOWN = 5
 
@@ -11,26 +13,36 @@ class Tally:
     """Counts while a source is read; ``line`` shows them to the user in one line."""
 
     read: int = 0
-    dropped: dict[str, list[int]] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[int]] = field(default_factory=dict)  # of the first rows dropped
     notes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> "Tally":
+        """A tally that was kept as JSON of its fields (`vars`)."""
+        counters = {name: Counter(kept[name]) for name in ("dropped", "notes", "unread")}
+        return cls(**{**kept, **counters})
+
     def drop(self, reason: str, row: int) -> None:
         """Row ``row`` (from 1; in JSON lines the line number) is left out for ``reason``."""
-        self.dropped.setdefault(reason, []).append(row)
+        self.dropped[reason] += 1
+        if len(places := self.places.setdefault(reason, [])) <= _ROWS_SHOWN:
+            places.append(row)
 
     def counts(self) -> Counter[str]:
         """How many rows were dropped for each reason."""
-        return Counter({reason: len(rows) for reason, rows in self.dropped.items()})
+        return Counter(self.dropped)
 
     def line(self, name: str) -> str:
         """One line: ``gsm8k/train: 9 rows read, 8 kept; dropped 1: empty question (row 5)``."""
-        lost = self.counts().total()
+        lost = self.dropped.total()
         text = f"{name}: {self.read:,} rows read, {self.read - lost:,} kept"
         if lost:
             reasons = [
-                f"{len(rows):,} {reason} ({_places(rows)})" for reason, rows in self.dropped.items()
+                f"{n:,} {reason} ({_places(self.places[reason])})"
+                for reason, n in self.dropped.items()
             ]
             if len(reasons) == 1:  # the total says it already
                 reasons = [reasons[0].partition(" ")[2]]

@@ -8,9 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mathsft.data.chat import asked
 from mathsft.data.given import given_row
-from mathsft.data.prompts import sft_completion, sft_prompt
+from mathsft.data.rows import CHAT, KINDS, kind_of
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.chat_template import Closing
 from mathsft.models.encoding import encode_prompts, stop_tokens
@@ -37,9 +36,10 @@ def show_samples(
     callbacks=[show_samples(tokenizer, test)])``. The first ``samples`` of ``problems`` are
     answered, greedily, so that two evaluations differ by the training alone: a problem after
     the prompt of its training, a conversation from before its last assistant turn that is trained,
-    a prompt as it is. Question, answer and what was wanted are printed with the step, shortened,
-    and added to ``samples.jsonl`` in the trainer's ``output_dir`` in full, with ``stopped``:
-    whether the answer came to its end within ``max_new_tokens``. Conversations that the chat
+    a prompt as it is; of a pair the better answer is wanted, of a group the best. Question, answer
+    and what was wanted are printed with the step, shortened, and added to ``samples.jsonl`` in the
+    trainer's ``output_dir`` in full, with ``stopped``: whether the answer came to its end within
+    ``max_new_tokens``. Conversations that the chat
     template refuses are passed over; a line counts them.
 
     The weights that training ends with are the same bit for bit with and without it. In several
@@ -132,22 +132,21 @@ def _name(sample: Mapping[str, Any]) -> str:
 
 def _sample(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """A row's prompt as tokens, with its question and what is wanted as text."""
-    row = given_row(row, where=f"show_samples: row {row!r:.40}", counted=set())
-    if row.get("messages") is not None:
-        conversation = with_fitting_arguments(Conversation.of(row, tokenizer), tokenizer)
-        last = max(index for index, trained in enumerate(conversation.trained) if trained)
-        text = conversation.rendered(tokenizer, last)
-        wanted = conversation.messages[last].get("content", "")
-        if conversation.messages[last].keys() - {"role", "content"}:  # reasoning, tool calls
-            whole = conversation.rendered(tokenizer, last + 1, reply=False)
-            wanted = whole.removeprefix(text).removesuffix(Closing.of(tokenizer).text)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        question = asked({"messages": conversation.messages[:last]})[-1]
-    elif row.get("prompt") is not None:
-        question, wanted = row["prompt"], row["completion"]
-        (ids,) = encode_prompts(tokenizer, [question])
-    else:
-        question = row["question"]
-        wanted = sft_completion(row["solution"], row["answer"])
-        (ids,) = encode_prompts(tokenizer, [sft_prompt(question)])
+    where = f"show_samples: row {row!r:.40}"
+    row = given_row(row, where=where, counted=set(), kinds=list(KINDS))
+    kind = kind_of(row)
+    example = kind.example(row)
+    if example.get("messages") is None:
+        question, wanted = kind.asks(row)[-1], example["completion"]
+        (ids,) = encode_prompts(tokenizer, [example["prompt"]])
+        return {"input_ids": list(ids), "question": question, "wanted": wanted}
+    conversation = with_fitting_arguments(Conversation.of(example, tokenizer), tokenizer)
+    last = max(index for index, trained in enumerate(conversation.trained) if trained)
+    text = conversation.rendered(tokenizer, last)
+    wanted = conversation.messages[last].get("content", "")
+    if conversation.messages[last].keys() - {"role", "content"}:  # reasoning, tool calls
+        whole = conversation.rendered(tokenizer, last + 1, reply=False)
+        wanted = whole.removeprefix(text).removesuffix(Closing.of(tokenizer).text)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    question = CHAT.asks({"messages": conversation.messages[:last]})[-1]
     return {"input_ids": list(ids), "question": question, "wanted": wanted}

@@ -1,0 +1,113 @@
+"""Questions with choices, as the field's benchmarks write them.
+
+| written as | choices | which one is right |
+|---|---|---|
+| ARC | ``choices``: ``{text: […], label: ["A", …]}`` | ``answerKey``, one of those labels |
+| MMLU | ``choices``: list of text | ``answer``, an index |
+| plain | ``choices``: list of text | ``label``, an index; ``answer`` may be a text besides |
+| AQuA-RAT | ``options``: ``["A)21", "B)21.5", …]`` | ``correct``, a letter |
+
+ARC: Clark et al. 2018, https://arxiv.org/abs/1803.05457; MMLU: Hendrycks et al. 2021,
+https://arxiv.org/abs/2009.03300; AQuA-RAT: Ling et al. 2017, https://arxiv.org/abs/1705.04146.
+"""
+
+import re
+from collections.abc import Mapping
+from string import ascii_uppercase
+from typing import Any
+
+from mathsft.data.cells import parsed
+from mathsft.data.mathqa import choice_answer
+from mathsft.data.schemas import Problem, UnusableRowError, source_of, text_of
+
+# The columns that may say which choice is right, in the order they are asked.
+_KEYS = ("label", "answerKey", "answer")
+_LETTERS = list(ascii_uppercase)
+
+
+def from_choices(row: Mapping[str, Any], *, where: str, source: str) -> Problem:
+    """ARC, MMLU, and plain ``question, choices, label``.
+
+    An index counts from 0; -1 and an empty cell mean that the right choice is not known. A letter
+    is read where an index may stand.
+    """
+    question = text_of(row, "question", where=where)
+    given = parsed(row["choices"])
+    letters = _LETTERS
+    if isinstance(given, Mapping) and {"text", "label"} <= given.keys():
+        letters = _texts(given["label"], "choices.label", where=where)
+        given = given["text"]
+    choices = _texts(given, "choices", where=where)
+    key = next((name for name in _KEYS if row.get(name) is not None), None)
+    if key is None and not set(_KEYS) & row.keys():
+        raise ValueError(f"{where}: no column says which choice is right: {', '.join(_KEYS)}")
+    label = -1 if key is None else _index(row[key], letters, where=f"{where}, column {key!r}")
+    answer = ""
+    if key != "answer" and row.get("answer") is not None:
+        answer = text_of(row, "answer", where=where, empty_ok=True)
+    return _problem(question, "", choices, label, answer=answer, source=source_of(row, source))
+
+
+def from_lettered_options(row: Mapping[str, Any], *, where: str, source: str) -> Problem:
+    """AQuA-RAT: the options with their letters, and the rationale as the solution."""
+    question = text_of(row, "question", where=where)
+    options = _texts(parsed(row["options"]), "options", where=where)
+    solution = ""
+    if "rationale" in row:
+        solution = text_of(row, "rationale", where=where, empty_ok=True)
+    choices = []
+    for letter, option in zip(ascii_uppercase, options, strict=False):
+        found = re.match(rf"\s*\(?{letter}\s*\)\s*", option, re.IGNORECASE)
+        if not found:
+            raise UnusableRowError("options not in the form 'A)…', 'B)…'")
+        choices.append(option[found.end() :].strip())
+    text_of(row, "correct", where=where)
+    label = _index(row["correct"], _LETTERS, where=f"{where}, column 'correct'")
+    return _problem(question, solution, choices, label, answer="", source=source_of(row, source))
+
+
+def _texts(given: Any, name: str, *, where: str) -> list[str]:
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise ValueError(f"{where}, column {name!r}: expected a list of texts, found {given!r:.60}")
+    return given
+
+
+def _index(value: Any, letters: list[str], *, where: str) -> int:
+    """The index that a cell names by a number or by one of the letters; -1 if it is empty."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text in letters or text.upper() in letters:
+            return letters.index(text if text in letters else text.upper())
+        if re.fullmatch(r"-?\d+", text) and letters is _LETTERS:
+            return int(text)
+        if not text:
+            return -1
+        raise UnusableRowError("label is none of the choices' letters")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(
+            f"{where}: expected an index or a letter, found {type(value).__name__} ({value!r:.40})"
+        )
+    return value
+
+
+def _problem(
+    question: str,
+    solution: str,
+    choices: list[str],
+    label: int,
+    *,
+    answer: str,
+    source: str,
+) -> Problem:
+    if not -1 <= label < len(choices):
+        raise UnusableRowError("label beyond the choices")
+    if not answer and label >= 0:
+        answer = choice_answer(choices[label])
+    return Problem(
+        question=question,
+        solution=solution,
+        answer=answer,
+        choices=choices,
+        label=label,
+        source=source,
+    )

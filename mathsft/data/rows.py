@@ -1,0 +1,238 @@
+"""The kinds of rows, and all that differs between them. Whoever handles rows asks their kind.
+
+| kind | columns | what it asks |
+|---|---|---|
+| problem | question, solution, answer, choices, label, source (`.problems`) | question |
+| chat | messages, trained_from, source (`.chat`) | the user's turns |
+| prompt | prompt, completion, source | prompt |
+| preference | prompt, chosen, rejected, source (`.preferences`) | prompt |
+| group | prompt, completions, rewards, source | prompt |
+
+A data set may hold rows of several kinds; a column that a row's kind does not have is null.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+
+from mathsft.data.chat import (
+    CHAT_COLUMNS,
+    CHAT_FEATURES,
+    PROMPT_FEATURES,
+    from_chat,
+    from_prompt_text,
+)
+from mathsft.data.columns import refuse_half, refuse_untrained, unread
+from mathsft.data.messages import content_text
+from mathsft.data.preferences import (
+    GROUP_FEATURES,
+    PREFERENCE_FEATURES,
+    read_group,
+    read_preference,
+)
+from mathsft.data.prompts import sft_completion, sft_prompt
+from mathsft.data.schemas import from_own
+
+Row = Mapping[str, Any]
+
+FEATURES = Features(
+    {
+        "question": Value("string"),
+        "solution": Value("string"),
+        "answer": Value("string"),
+        "choices": List(Value("string")),
+        "label": Value("int64"),
+        "source": Value("string"),
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RowKind:
+    """One kind of row.
+
+    ``features`` are its columns, with text where text or messages may stand. ``told_by`` are the
+    columns that hold something in its rows and not in others' (`kind_of` asks the kinds in order).
+    ``asks_in`` is the column with what a row asks. ``reader`` reads a row with these columns;
+    ``example`` makes a worked example of a row. ``more`` are columns that only some data sets
+    have, ``talk`` those that hold messages or may do so, ``also`` those that the reader reads
+    besides.
+    """
+
+    name: str
+    features: Features
+    told_by: tuple[str, ...]
+    asks_in: str
+    reader: Callable[..., Any]
+    example: Callable[[Row], Row]
+    more: Features = field(default_factory=Features)
+    talk: frozenset[str] = frozenset()
+    also: frozenset[str] = frozenset()
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """All columns that are read."""
+        return frozenset([*self.features, *self.more, *self.also])
+
+    def tells(self, row: Row) -> bool:
+        """Whether a row is of this kind, if it is of no kind before it."""
+        return all(row.get(column) is not None for column in self.told_by)
+
+    def read(
+        self, row: Row, *, where: str, source: str = "", counted: set[str] | None = None, **how: Any
+    ) -> dict[str, Any]:
+        """A row that has this kind's columns, checked, as `load_problems` gives it.
+
+        Args:
+            where: names file and row in errors.
+            source: what ``source`` says if the row does not.
+            counted: gets the columns and keys that hold something and are not read.
+            how: arguments of the kind's own reader, such as ``any_role`` for messages.
+
+        Raises:
+            UnusableRowError: the row cannot be used, or says not to train it.
+            ValueError: a missing column, another type, or a column that may change what the row
+                means and is not read (`mathsft.data.columns`).
+        """
+        counted = set() if counted is None else counted
+        names: dict[str, Any] = {"where": where, "source": source, "counted": counted}
+        return self.read_by(self.reader, row, columns=self.columns, **names, **how)
+
+    def read_by(
+        self,
+        reader: Callable[..., Any],
+        row: Row,
+        *,
+        columns: frozenset[str],
+        where: str,
+        source: str,
+        counted: set[str],
+        **how: Any,
+    ) -> dict[str, Any]:
+        """As `read`, for rows in another format with a reader and ``columns`` of its own."""
+        check_columns(row, where=where, read=columns, counted=counted, kind=self)
+        if self.talk:
+            how["counted"] = counted
+        made: dict[str, Any] = reader(row, where=where, source=source, **how)
+        return made
+
+    def asks(self, row: Row) -> list[str]:
+        """What a row asks: its question, its prompt, or the user's turns of its messages."""
+        found = row.get(self.asks_in)
+        if isinstance(found, list):
+            return [content_text(turn["content"]) for turn in found if turn["role"] == "user"]
+        if not isinstance(found, str):
+            raise ValueError(f"no text in {self.asks_in!r} of {row!r:.60}")
+        return [found]
+
+
+def _answered(row: Row, answer: Any) -> Row:
+    """A prompt with one of its answers: a conversation, or texts."""
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": answer}
+    template = {name: row[name] for name in CHAT_COLUMNS if row.get(name) is not None}
+    return {"messages": [*prompt, *answer], "trained_from": len(prompt), **template}
+
+
+def _best(row: Row) -> Any:
+    return row["completions"][row["rewards"].index(max(row["rewards"]))]
+
+
+PROBLEM = RowKind(
+    name="problem",
+    features=FEATURES,
+    told_by=("question",),
+    asks_in="question",
+    reader=from_own,
+    example=lambda row: {
+        "prompt": sft_prompt(row["question"]),
+        "completion": sft_completion(row["solution"], row["answer"]),
+    },
+)
+CHAT = RowKind(
+    name="chat",
+    features=CHAT_FEATURES,
+    told_by=("messages",),
+    asks_in="messages",
+    reader=from_chat,
+    example=lambda row: row,
+    more=CHAT_COLUMNS,
+    talk=frozenset({"messages"}),
+)
+PROMPT = RowKind(
+    name="prompt",
+    features=PROMPT_FEATURES,
+    told_by=("prompt",),
+    asks_in="prompt",
+    reader=from_prompt_text,
+    example=lambda row: row,
+)
+PREFERENCE = RowKind(
+    name="preference",
+    features=PREFERENCE_FEATURES,
+    told_by=("chosen", "rejected"),
+    asks_in="prompt",
+    reader=read_preference,
+    example=lambda row: _answered(row, row["chosen"]),
+    more=CHAT_COLUMNS,
+    talk=frozenset({"prompt", "chosen", "rejected"}),
+    also=frozenset({"conversations"}),  # the prompt, beside an object each for chosen and rejected
+)
+GROUP = RowKind(
+    name="group",
+    features=GROUP_FEATURES,
+    told_by=("completions", "rewards"),
+    asks_in="prompt",
+    reader=read_group,
+    example=lambda row: _answered(row, _best(row)),
+    more=CHAT_COLUMNS,
+    talk=frozenset({"prompt", "completions"}),
+)
+# In the order in which `kind_of` asks them: a prompt may have any of the answers.
+KINDS = {kind.name: kind for kind in (PREFERENCE, GROUP, CHAT, PROMPT, PROBLEM)}
+
+
+def kind_of(rows: Row | Dataset, *, where: str = "rows") -> RowKind:
+    """The kind of a row, or of all ``rows`` of a data set.
+
+    Raises ValueError, which begins with ``where``, if it is of none, and for a data set that
+    holds several kinds.
+    """
+    if isinstance(rows, Dataset):
+        kinds = kinds_in(rows.features) or ([kind_of(rows[0])] if len(rows) else [])
+        if len(kinds) == 1:
+            return kinds[0]
+        found = " and ".join(kind.name for kind in kinds) or "no known kind"
+        raise ValueError(f"{where}: expected one kind, found {found}: {rows.column_names}")
+    for kind in KINDS.values():
+        if kind.tells(rows):
+            return kind
+    told = ", or ".join(" and ".join(kind.told_by) for kind in KINDS.values())
+    raise ValueError(f"{where}: a row of no known kind. It has to have {told}; found {rows!r:.60}")
+
+
+def kinds_in(columns: Iterable[str]) -> list[RowKind]:
+    """The kinds of which all columns are there."""
+    names = set(columns)
+    return [kind for kind in KINDS.values() if kind.features.keys() <= names]
+
+
+def asked(row: Row) -> list[str]:
+    """What a row of any kind asks. Raises ValueError for a row that asks nothing."""
+    return kind_of(row).asks(row)
+
+
+def check_columns(
+    row: Row, *, where: str, read: frozenset[str], counted: set[str], kind: RowKind
+) -> None:
+    """What becomes of the columns of a row that are not ``read`` (`mathsft.data.columns`).
+
+    Raises what `RowKind.read` raises.
+    """
+    refuse_half(row, where=where, read=read, talk="messages" in kind.features)
+    paired = kind is PREFERENCE
+    counted |= {f"column {name!r}" for name in unread(row, where=where, read=read, paired=paired)}
+    refuse_untrained(row, where=where, read=read)

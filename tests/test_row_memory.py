@@ -1,0 +1,239 @@
+"""Rows lie on disk: few of them in memory, converted once, and as a stream never held."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from chat_rows import chat
+from datasets import Dataset
+from hub import LocalHub, local_hub  # noqa: F401  (local_hub is a fixture)
+from pair_rows import PAIR, TALK
+from problem_rows import GSM, OWN, jsonl
+
+from mathsft.data import conversion
+from mathsft.data.problems import load_problems, read_problems
+
+ROWS = 50_000
+# Kept as a second start would have it, with nothing left to convert a row by.
+SECOND = """
+import mathsft.data.readers as readers
+def refuse(*_, **__):
+    raise AssertionError("converted again")
+readers.Format.read = refuse
+"""
+MEASURE = """
+import json, sys
+from mathsft.data.problems import load_problems
+def peak():  # not getrusage's, which a process inherits from the one that starts it
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+load_problems("tiny-gsm", limit=2)  # imports
+{patch}
+before = peak()
+rows = load_problems(sys.argv[1])
+print(json.dumps([(peak() - before) / 1e6, len(rows), rows[len(rows) - 1], str(rows.features)]))
+"""
+STREAM = """
+import resource, sys
+from mathsft.data.problems import load_problems
+load_problems("tiny-gsm", limit=2, streaming=True)  # imports and caches
+held = int(open("/proc/self/status").read().split("VmData:")[1].split()[0]) * 1024
+limit = held + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+rows = load_problems(sys.argv[1], streaming=True)
+count = sum(1 for _ in rows)
+print(count)
+try:
+    held = open(sys.argv[1], "rb").read()
+except MemoryError:
+    print("the file does not fit")
+"""
+
+
+def python(code: str, *arguments: Any, cache: Path) -> list[str]:
+    """The last lines that a new process prints, with a cache of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "HF_DATASETS_CACHE": str(cache), "USE_TORCH": "0"},  # quick to import
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def many_chats(path: Path, rows: int, *, characters: int) -> Path:
+    text = "and one more, " * (characters // 28)
+    with path.open("w", encoding="utf-8") as file:
+        for n in range(rows):
+            row = chat(f"What is {n} + 2, {text}?", f"It is {n + 2}, {text}.")
+            if n == rows - 1:
+                row["messages"][1]["train"] = True  # all that came before need the key too
+            file.write(json.dumps(row if n else {"messages": []}) + "\n")
+    return path
+
+
+def test_fifty_thousand_chats_take_no_memory_and_are_converted_once(tmp_path: Path) -> None:
+    path = many_chats(tmp_path / "chats.jsonl", ROWS, characters=1000)
+    first = python(MEASURE.format(patch=""), path, cache=tmp_path / "cache")
+    second = python(MEASURE.format(patch=SECOND), path, cache=tmp_path / "cache")
+    del first[0], second[0]  # of tiny-gsm
+    line = "chats.jsonl: 50,000 rows read, 49,999 kept; dropped 1: without an assistant turn"
+    assert first[0] == second[0] == f"{line} (row 1)"
+    (more, *found), (again, *same) = json.loads(first[1]), json.loads(second[1])
+    assert found == same
+    assert found[0] == ROWS - 1
+    assert found[1]["messages"][1]["train"] is True
+    assert more < 0.1  # GB; measured: 0.06, and the rows as Python objects take 0.11
+    assert again < 0.03
+
+
+def test_a_stream_reads_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:
+    path = many_chats(tmp_path / "chats.jsonl", 5_000, characters=6_000)
+    assert path.stat().st_size > 25e6
+    line, count, refused = python(STREAM, path, 15_000_000, cache=tmp_path / "cache")
+    assert line.startswith("chats.jsonl: 5,000 rows read, 4,999 kept; dropped 1: ")
+    assert (count, refused) == ("4999", "the file does not fit")
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The cache, in which small sources are kept too."""
+    monkeypatch.setattr(conversion, "_SMALL", 0)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache" / "mathsft"
+
+
+def test_what_changes_the_rows_is_read_anew_and_what_does_not_is_not(
+    kept: Path, tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", GSM, GSM)
+    every, dropped = read_problems(path)
+    assert read_problems(path, limit=1)[0].to_list() == every.to_list()[:1]
+    assert read_problems(path, seed=1)[1] == dropped
+    assert len(list(kept.iterdir())) == 1
+    jsonl(path, GSM, {**GSM, "question": ""}, {**GSM, "question": "New?"})
+    found, dropped = read_problems(path)
+    assert found["question"][:] == [GSM["question"], "New?"]
+    assert read_problems(path)[1] == dropped == {"empty question": 1}
+    named, _ = read_problems(path, columns={"question": "question"})
+    assert named.to_list() == found.to_list()
+    assert len(list(kept.iterdir())) == 3
+
+
+def test_nothing_is_kept_of_a_file_that_is_broken_in_the_middle(kept: Path, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *[GSM] * 2500, {"question": 5})
+    for _ in range(2):
+        with pytest.raises(ValueError, match="row 2501"):
+            read_problems(path)
+    assert not list(kept.iterdir())
+
+
+def test_without_the_cache_rows_lie_in_a_temporary_folder(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "is_caching_enabled", lambda: False)
+    found = read_problems(jsonl(tmp_path / "a.jsonl", GSM))[0]
+    assert found.cache_files
+    assert len(found) == 1
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_key_that_only_a_late_row_has_is_null_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    monkeypatch.setattr(conversion, "_SMALL", 10**9 if small else 0)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    talks: list[dict[str, Any]] = [chat(f"{n}?", "Yes.") for n in range(2500)]
+    talks[2100]["messages"][1]["weight"] = 0
+    talks[2100]["messages"] += chat("Sure?", "No.")["messages"]
+    talks[2499]["tools"] = [{"type": "function"}]
+    found = read_problems(jsonl(tmp_path / "a.jsonl", *talks))[0]
+    assert bool(found.cache_files) is not small
+    turns = [turn for row in found for turn in row["messages"]]
+    assert [n for n, turn in enumerate(turns) if turn["train"] is not None] == [4201]
+    assert [n for n, tools in enumerate(found["tools"]) if tools] == [2499]
+    assert found["messages"][2499] == [{**t, "train": None} for t in talks[2499]["messages"]]
+
+
+def held(value: Any) -> Any:
+    """Without what is null: a stream has all columns and keys that its rows might have."""
+    if isinstance(value, dict):
+        return {key: held(item) for key, item in value.items() if item is not None}
+    return [held(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("row", [GSM, OWN, PAIR, TALK, chat("a?", "b")], ids=str)
+def test_a_stream_has_the_rows_of_the_file_in_every_pass(
+    tmp_path: Path, row: dict[str, Any], suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {**row, "weight": 0}
+    write = {".jsonl": "to_json", ".csv": "to_csv", ".parquet": "to_parquet"}[suffix]
+    path = tmp_path / f"a{suffix}"
+    rows = [{**row, "weight": 1}, bad, {**row, "weight": 1}]
+    if suffix == ".csv":
+        rows = [
+            {k: json.dumps(v) if isinstance(v, list) else v for k, v in one.items()} for one in rows
+        ]
+    getattr(Dataset.from_list(rows), write)(path)
+    wanted = held(load_problems(path).to_list())
+    line = capsys.readouterr().out
+    stream = load_problems(path, streaming=True)
+    assert capsys.readouterr().out == ""
+    for _ in range(2):
+        assert held(list(stream)) == wanted
+        assert capsys.readouterr().out == line
+    assert list(stream.features) == list(next(iter(stream)))
+
+
+def test_a_stream_is_shuffled_cut_and_says_if_it_was_not_read_to_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *[{**GSM, "question": f"{n}?"} for n in range(50)])
+    every = read_problems(path)[0]["question"][:]
+    questions = [row["question"] for row in load_problems(path, streaming=True, seed=1)]
+    assert sorted(questions) == sorted(every) != questions
+    capsys.readouterr()
+    some = list(load_problems(path, streaming=True, limit=3))
+    assert [row["question"] for row in some] == every[:3]
+    assert re.search(
+        r"a\.jsonl: \d rows read, \d kept; not read to its end\n", capsys.readouterr().out
+    )
+
+
+def test_a_row_of_another_form_ends_a_stream_with_its_place(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", PAIR, TALK)
+    with pytest.raises(ValueError, match=r"a\.jsonl, row 2: another kind of row, or text in place"):
+        list(load_problems(path, streaming=True))
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([PAIR]), encoding="utf-8")
+    with pytest.raises(ValueError, match="one array of JSON can only be read as a whole"):
+        load_problems(path, streaming=True)
+    with pytest.raises(ValueError, match="no usable row"):
+        load_problems(jsonl(tmp_path / "b.jsonl", {**PAIR, "chosen": ""}), streaming=True)
+
+
+def test_a_data_set_of_the_hub_is_streamed(
+    local_hub: LocalHub,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder = local_hub.folder("datasets", "someone/pairs") / "data"
+    folder.mkdir()
+    Dataset.from_list([PAIR] * 3).to_parquet(folder / "test-00000-of-00001.parquet")
+    done = local_hub.python(
+        "import os\nos.environ['USE_TORCH'] = '0'  # quick to import\n"
+        "from mathsft.data.problems import load_problems\n"
+        "rows = load_problems('someone/pairs', split='test', streaming=True)\n"
+        "print([row['chosen'] for row in rows])\n",
+        home=tmp_path / "home",
+    )
+    assert done.returncode == 0, done.stderr
+    line = "someone/pairs/test: 3 rows read, 3 kept"
+    assert done.stdout.splitlines() == [line, str([PAIR["chosen"]] * 3)]
