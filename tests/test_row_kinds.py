@@ -9,6 +9,7 @@ from chat_rows import chat, new_tokenizer, with_template
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mathsft.training.tokens import tokenize_problems
 from pair_rows import GROUP, PAIR, TALK, TALK_GROUP, assistant, user
 from problem_rows import GSM, OWN, jsonl
 
@@ -21,7 +22,6 @@ from mathsft.data.problems import load_problems, read_problems
 from mathsft.data.rows import KINDS, PREFERENCE, kind_of
 from mathsft.data.schemas import UnusableRowError
 from mathsft.training.samples import show_samples
-from mathsft.training.tokens import tokenize_problems
 
 WHOLE = {name: TALK["prompt"] + TALK[name] for name in ("chosen", "rejected")}
 CONVERSATIONS = {
