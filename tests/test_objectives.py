@@ -185,7 +185,7 @@ def test_a_stopped_run_of_dpo_ends_as_one_that_was_not_stopped(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"chosen": " 2", "rejected": " 2"}, "with two equal answers"),
+        ({"chosen": " 2", "rejected": " 2"}, "whose chosen and rejected answers are equal"),
         ({"rejected": " 2" * 300}, "longer than 200 tokens"),
     ],
 )
@@ -201,7 +201,9 @@ def test_a_pair_without_one_of_its_parts_is_named(
     adapted: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     bad = {key: value for key, value in PAIRS[0].items() if key != "rejected"}
-    with pytest.raises(ValueError, match=r"row 7: .* no 'rejected'"):
+    with pytest.raises(
+        ValueError, match=r"row 7: .*'prompt'; .* preference \(with chosen and rejected\)"
+    ):
         trainer(adapted, tokenizer, tmp_path, DPO(), rows=[*PAIRS, bad])
     with pytest.raises(ValueError, match="beta"):
         DPO(beta=0.0)

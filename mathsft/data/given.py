@@ -5,7 +5,7 @@ from typing import Any
 
 from mathsft.data.cells import from_arrow
 from mathsft.data.chat import read_chat
-from mathsft.data.rows import CHAT, PROBLEM, PROMPT, check_columns, kind_of
+from mathsft.data.rows import CHAT, KINDS, PROBLEM, PROMPT, check_columns, kind_of
 
 _WORKED = (PROBLEM.name, CHAT.name, PROMPT.name)
 
@@ -40,9 +40,10 @@ def given_row(
     if kind is PROMPT and isinstance(row["prompt"], list):
         kind, parts = CHAT, ("prompt", "completion")
     if kind.name not in kinds:
+        wanted = [f"{name} (with {' and '.join(KINDS[name].told_by)})" for name in kinds]
         raise ValueError(
-            f"{where}: a row of the kind {kind.name!r} ({', '.join(kind.told_by)}); this training "
-            f"takes {', '.join(kinds)}"
+            f"{where}: a row of the kind {kind.name!r}; this objective trains {', '.join(wanted)}. "
+            f"Found {row!r:.80}"
         )
     if kind is CHAT:
         read = kind.columns | set(parts)

@@ -128,8 +128,8 @@ class RowKind:
         return [found]
 
 
-def _answered(row: Row, answer: Any) -> Row:
-    """A prompt with one of its answers: a conversation, or texts."""
+def answered(row: Row, answer: Any) -> Row:
+    """A prompt with one of its answers as a row to train on: a conversation, or texts."""
     prompt = row["prompt"]
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": answer}
@@ -176,7 +176,7 @@ PREFERENCE = RowKind(
     told_by=("chosen", "rejected"),
     asks_in="prompt",
     reader=read_preference,
-    example=lambda row: _answered(row, row["chosen"]),
+    example=lambda row: answered(row, row["chosen"]),
     more=CHAT_COLUMNS,
     talk=frozenset({"prompt", "chosen", "rejected"}),
     also=frozenset({"conversations"}),  # the prompt, beside an object each for chosen and rejected
@@ -187,7 +187,7 @@ GROUP = RowKind(
     told_by=("completions", "rewards"),
     asks_in="prompt",
     reader=read_group,
-    example=lambda row: _answered(row, _best(row)),
+    example=lambda row: answered(row, _best(row)),
     more=CHAT_COLUMNS,
     talk=frozenset({"prompt", "completions"}),
 )

@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from mathsft.data.given import given_row
+from mathsft.data.rows import answered
+from mathsft.data.schemas import UnusableRowError
 from mathsft.models.logprobs import Scores, SequenceLogprobs
 from mathsft.numbers import Rule, check_number
 from mathsft.objectives.base import Group, Loss, Objective, Row
@@ -34,23 +37,21 @@ class Pairwise(Objective):
         The tokens of an answer and its stop token are scored, as SFT trains them. A pair is
         dropped if one of its answers is, or if both become the same tokens.
         """
-        better, worse = (
-            documents(
-                [_side(row, side, number) for number, row in enumerate(rows, first)],
-                tokenizer,
-                first=first,
-                arrow=arrow,
-            )
-            for side in ("chosen", "rejected")
-        )
-        pairs = []
-        for chosen, rejected in zip(better, worse, strict=True):
-            dropped = chosen.dropped or rejected.dropped
-            sequences = [*chosen.sequences, *rejected.sequences]
-            if not dropped and sequences[0] == sequences[1]:
-                dropped = "with two equal answers"
-            unread = chosen.unread | rejected.unread
-            pairs.append(Group(sequences, dropped=dropped, unread=unread))
+        pairs = [Group() for _ in rows]
+        kept: dict[int, list[Row]] = {}
+        for index, row in enumerate(rows):
+            unread, where = pairs[index].unread, f"row {first + index}"
+            try:
+                read = given_row(row, where=where, counted=unread, arrow=arrow, kinds=self.kinds)
+                kept[index] = [answered(read, read[side]) for side in ("chosen", "rejected")]
+            except UnusableRowError as reason:
+                pairs[index] = Group(dropped=str(reason))
+        sides = [documents([pair[side] for pair in kept.values()], tokenizer) for side in (0, 1)]
+        for index, (chosen, rejected) in zip(kept, zip(*sides, strict=True), strict=True):
+            pairs[index].dropped = chosen.dropped or rejected.dropped
+            pairs[index].sequences = [*chosen.sequences, *rejected.sequences]
+            if not pairs[index].dropped and chosen.sequences == rejected.sequences:
+                pairs[index].dropped = "whose chosen and rejected answers are equal"
         return pairs
 
     def pair_loss(self, chosen: Scores, rejected: Scores) -> Tensor:
@@ -94,15 +95,3 @@ def log_ratio(answer: Scores) -> Tensor:
     """log p(answer) less the reference's, (N,) in nats."""
     assert answer.reference is not None
     return answer.sum - answer.reference.sum
-
-
-def _side(row: Row, side: str, number: int) -> dict[str, Any]:
-    """The row as a prompt with one of its answers as the completion."""
-    for column in ("prompt", side):
-        if row.get(column) is None:
-            raise ValueError(
-                f"row {number}: a preference has prompt, chosen, rejected; there is no {column!r} "
-                f"in {row!r:.80}"
-            )
-    rest = {key: value for key, value in row.items() if key not in ("chosen", "rejected")}
-    return {**rest, "completion": row[side]}
