@@ -8,15 +8,15 @@ rows, which need not fit into memory, and memory for the test rows only.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
-from mathsft.data.plain_text import reader_text
+from mathsft.data.question_keys import question_key, template
 from mathsft.data.rows import KINDS, PROBLEM, asked
-from mathsft.data.wrapping import QuestionFinder, comparable
+from mathsft.data.wrapping import QuestionFinder
 from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
@@ -26,27 +26,7 @@ Kind = Literal["exact", "template", "n-grams"]
 # The columns that say what a row asks and of which kind it is; those that may hold more than that.
 _ASKING = sorted({name for kind in KINDS.values() for name in (kind.asks_in, *kind.told_by)})
 _WRAPPED = {kind.asks_in for kind in KINDS.values() if kind is not PROBLEM}
-_NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
-_TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
 _SIGN = "+-*/^=%:\u00b7"  # beside a number these change it
-
-
-def question_key(question: str) -> str:
-    """``question`` without what does not change it for a reader: spelling of signs, case, spacing.
-
-    See ``mathsft.data.plain_text``. ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and
-    ``3 - 2``, or ``1.5`` and ``15``, are not.
-    """
-    return " ".join(_TOKEN.findall(comparable(question)))
-
-
-def template(question: str) -> str:
-    """``question`` in words with every number masked: ``3 pens at Rs. 40`` → ``# pens at rs . #``.
-
-    A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.
-    """
-    tokens = _TOKEN.findall(reader_text(question))
-    return " ".join("#" if token[-1].isdecimal() else token for token in tokens)
 
 
 def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
@@ -78,6 +58,12 @@ def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int
     A problem asks it if the two are equal (`question_key`). A user's turn or a prompt may say more:
     in a data set that has such rows it is enough that a row holds the question.
     """
+    asks = _asker(apart, train)
+    rows = enumerate(questions_in(train, name=name))
+    return [row for row, texts in rows if any(map(asks, texts))]
+
+
+def _asker(apart: Iterable[str], train: Problems) -> Callable[[str], bool]:
     questions = list(apart)
     plain = isinstance(train, Dataset) and not _WRAPPED & set(train.column_names)
     keys = set(map(question_key, questions))
@@ -89,9 +75,7 @@ def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int
             return key in keys
         return any(_holds(key, question_key(held)) for held in finder.find_all(text))
 
-    return [
-        row for row, texts in enumerate(questions_in(train, name=name)) if any(map(asks, texts))
-    ]
+    return asks
 
 
 def _holds(text: str, question: str) -> bool:
@@ -229,22 +213,28 @@ def _runs(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[start:] for start in range(n)), strict=False)
 
 
-def without_test_rows(train: Dataset, test: Problems, *, templates: bool = False) -> Dataset:
+def without_test_rows(
+    train: Dataset | IterableDataset, test: Problems, *, templates: bool = False
+) -> Dataset | IterableDataset:
     """``train`` without the rows that ask a question of ``test``; prints how many went.
 
     With ``templates`` also without those that equal one of ``test`` but for their numbers:
     what is then measured on ``test`` is measured on templates that no training row had.
-    Any rows that are to be kept apart can take the place of ``test``.
+    Any rows that are to be kept apart can take the place of ``test``. A stream is read once for
+    the count, and again as its rows are taken.
     """
     apart = [question for texts in questions_in(test, name="test") for question in texts]
     what, key = ("template", template) if templates else ("question", question_key)
-    gone = set(rows_asking(train, apart, name="train"))
-    if templates:
-        masked = set(map(template, apart))
-        rows = enumerate(questions_in(train, name="train"))
-        gone |= {row for row, texts in rows if any(template(text) in masked for text in texts)}
+    asks, masked = _asker(apart, train), set(map(template, apart)) if templates else set()
+
+    def kept(texts: Iterable[str]) -> bool:
+        return not any(asks(text) or (templates and template(text) in masked) for text in texts)
+
+    there = list(map(kept, questions_in(train, name="train")))
     say(
-        f"{len(gone):,} of {len(train):,} rows left out, whose {what} is among the "
+        f"{there.count(False):,} of {len(there):,} rows left out, whose {what} is among the "
         f"{len(set(map(key, apart))):,} kept apart"
     )
-    return train.select([row for row in range(len(train)) if row not in gone])
+    if isinstance(train, IterableDataset):
+        return train.filter(lambda row: kept(asked(row)))
+    return train.select([row for row, stays in enumerate(there) if stays])
