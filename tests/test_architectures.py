@@ -13,10 +13,14 @@ from model_files import trained
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from mathsft.data.problems import read_problems
 from mathsft.evaluation.harness import ForestLM
 from mathsft.models import attention
 from mathsft.models.adapters import add_adapter, load_adapter, save_adapter
+from mathsft.models.isolation import check_isolation
 from mathsft.models.loading import load_model
+from mathsft.training.multiple_choice import multiple_choice_trainer
+from mathsft.training.sft import sft_trainer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 PAGE = BENCHMARKS.parent / "docs" / "models.md"
@@ -69,6 +73,63 @@ def test_a_mask_that_forgets_the_windows_is_not_equal(
     monkeypatch.setattr(attention, "layer_windows", lambda config: {"any": None})
     for objective in architectures.OBJECTIVES.values():
         assert "differs" in architectures.exactness(model, objective)
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "mixtral", "gpt_oss"])
+def test_recomputed_activations_meet_the_same_masks(architectures: Any, name: str) -> None:
+    model = architectures.build(name).train()  # without dropout
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert model.is_gradient_checkpointing
+    assert architectures.exactness(model, architectures.OBJECTIVES["choices"]) == "equal"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["gemma3_text", "mistral"])
+def test_flex_attention_keeps_the_windows(
+    architectures: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not compiled, and forward only: a CPU has no backward pass of it."""
+    settings = architectures.ARCHITECTURES[name] | {"head_dim": 16}
+    monkeypatch.setitem(architectures.ARCHITECTURES, name, settings)
+    model = architectures.build(name, "flex_attention")
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        check_isolation(model)
+        for objective in architectures.OBJECTIVES.values():
+            ours = architectures.by_forest(model, objective)
+            theirs = architectures.by_sequence(architectures.build(name, "eager"), objective)
+            assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_groups_longer_than_a_row_that_counts_places_may_be_go_the_harness_s_own_way(
+    architectures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = architectures.ARCHITECTURES["gpt_neo"] | {"window_size": 60}
+    monkeypatch.setitem(architectures.ARCHITECTURES, "gpt_neo", settings)
+    model, rows = architectures.build("gpt_neo"), []
+    asked = architectures.REQUESTS
+    longer = [(context * 3, choice) for context, choice in asked]
+    monkeypatch.setattr(architectures, "REQUESTS", asked + longer)
+    real = attention.forest_mask
+    monkeypatch.setattr(
+        attention, "forest_mask", lambda end, *more: rows.append(end.shape[1]) or real(end, *more)
+    )
+    assert architectures.scoring(model) == "equal"
+    assert 26 < max(rows) <= 60  # more than the check of isolation, so some did share a row
+
+
+@pytest.mark.parametrize("kind", [sft_trainer, multiple_choice_trainer])
+def test_a_mixture_trains_with_router_logits_asked_for_and_says_so_afterwards(
+    architectures: Any, kind: Any, tmp_path: Path
+) -> None:
+    model = add_adapter(architectures.build("mixtral"))
+    assert model.config.output_router_logits
+    problems = read_problems("tiny-mathqa", limit=8)[0]
+    arguments = {"output_dir": tmp_path, "warmup_steps": 0, "per_device_train_batch_size": 4}
+    trainer = kind(model, load_model("tiny")[1], problems, **arguments, max_steps=1)
+    before = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
+    assert trainer.train().training_loss > 0
+    assert model.config.output_router_logits
+    assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
 
 
 # A router that gives more than a product; names that peft takes for those of experts.
