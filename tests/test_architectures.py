@@ -19,8 +19,7 @@ from mathsft.models import attention
 from mathsft.models.adapters import add_adapter, load_adapter, save_adapter
 from mathsft.models.isolation import check_isolation
 from mathsft.models.loading import load_model
-from mathsft.training.multiple_choice import multiple_choice_trainer
-from mathsft.training.sft import sft_trainer
+from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 PAGE = BENCHMARKS.parent / "docs" / "models.md"

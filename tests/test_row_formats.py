@@ -111,7 +111,7 @@ def write(path: Path, rows: list[dict[str, Any]], *, nested: Any = json.dumps) -
                 for row in rows
             )
     if plain != path:
-        path.write_bytes(gzip.compress(plain.read_bytes()))
+        path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     return path
 
 
@@ -156,8 +156,12 @@ def test_csv_keeps_texts_as_they_are_and_reads_what_is_said_of_training(tmp_path
         ("a.csv", b"question,question\na,1\n", "there are two columns 'question'"),
         ("a.csv", b"question,answer\na,1\n\xff,1\n", "line 3: not UTF-8 (byte 0xff at offset 20)"),
         ("a.jsonl.gz", b"question", "not a whole gzip file"),
-        ("a.jsonl.gz", gzip.compress(json.dumps(GSM).encode() * 9)[:-9], "not a whole gzip file"),
-        ("a.json.gz", gzip.compress(b"["), "line 1: not JSON"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(json.dumps(GSM).encode() * 9, mtime=0)[:-9],
+            "not a whole gzip file",
+        ),
+        ("a.json.gz", gzip.compress(b"[", mtime=0), "line 1: not JSON"),
         (
             "a.json",
             b'[{"prompt": "a", "completion": "b"} {"a": 2}]',
@@ -168,7 +172,7 @@ def test_csv_keeps_texts_as_they_are_and_reads_what_is_said_of_training(tmp_path
             b'[{"prompt": "a", "completion": "b"}] x',
             "line 1: not JSON (Extra data at column 38)",
         ),
-        ("a.parquet.gz", gzip.compress(b"PAR1"), "not a whole parquet file"),
+        ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), "not a whole parquet file"),
         ("a.txt.gz", b"", "cannot read .txt; give one of .json, .jsonl, .parquet, .csv, also"),
     ],
 )

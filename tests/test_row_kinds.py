@@ -9,7 +9,7 @@ from chat_rows import chat, new_tokenizer, with_template
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mathsft.training.tokens import tokenize_problems
+from mathsft.objectives.sft import tokenize_problems
 from pair_rows import GROUP, PAIR, TALK, TALK_GROUP, assistant, user
 from problem_rows import GSM, OWN, jsonl
 
