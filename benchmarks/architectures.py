@@ -12,7 +12,7 @@ lm-evaluation-harness's own `HFLM`.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,22 @@ from architecture_table import ARCHITECTURES, SIZES, WHY
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.quiet import quiet_harness
 from mathsft.models.attention import caps_attention, layer_windows
-from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
+from mathsft.models.forest import IGNORE, TokenSequence
 from mathsft.models.isolation import check_isolation
-from mathsft.models.likelihood import option_logprobs
+from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.pretrained import load_tokenizer
 from mathsft.models.sources import checked_source
+from mathsft.objectives.base import Objective
+from mathsft.objectives.multiple_choice import MultipleChoice
+from mathsft.objectives.preference import DPO
+from mathsft.objectives.sft import SFT
+from mathsft.training.collation import Collator
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 START, END = "<!-- table: benchmarks/architectures.py --write -->", "<!-- end of the table -->"
@@ -73,50 +79,64 @@ PAIRS: Groups = [[_sequence(_tokens(12, 50), _tokens(14 + 4 * c, 60 + c)) for c 
 
 
 @dataclass(frozen=True)
-class Objective:
-    """Groups of sequences, and the loss that their summed log-probabilities (S,) give."""
+class Compared:
+    """An objective, its groups, and its loss from their summed log-probabilities (S,) by hand."""
 
+    objective: Objective
     groups: Groups
     loss: Callable[[Tensor], Tensor]
-    share: bool = True
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The groups as rows to train on; of choices the second is right."""
+        return [
+            {
+                "input_ids": [sequence["input_ids"] for sequence in group],
+                "labels": [sequence["labels"] for sequence in group],
+                "characters": [1] * len(group),
+                "label": 1,
+            }
+            for group in self.groups
+        ]
 
 
-# One more objective is one more line here, and one more column in the table.
-OBJECTIVES: dict[str, Objective] = {
-    "SFT": Objective(
+# One more objective is one more line here, and one more column in the table. In place of a
+# reference model stands one that gives every token the probability 1/e.
+OBJECTIVES: dict[str, Compared] = {
+    "SFT": Compared(
+        SFT(packing=False),
         DOCUMENTS,
         lambda sums: -sum(sums) / sum(len(s["labels"]) - 1 for (s,) in DOCUMENTS),
-        share=False,
     ),
-    "choices": Objective(QUESTIONS, lambda sums: -sums.reshape(2, 3).log_softmax(-1)[:, 1].mean()),
-    "pairs": Objective(
-        PAIRS, lambda sums: -torch.nn.functional.logsigmoid(0.1 * (sums[0] - sums[1]))
+    "choices": Compared(
+        MultipleChoice(), QUESTIONS, lambda sums: -sums.reshape(2, 3).log_softmax(-1)[:, 1].mean()
+    ),
+    "DPO": Compared(
+        DPO(), PAIRS, lambda sums: -logsigmoid(0.1 * ((sums[0] + 14) - (sums[1] + 18)))
     ),
 }
 
 
-def by_forest(model: Any, objective: Objective) -> Tensor:
-    """The loss from one pass over a forest."""
-    sequences = [sequence for group in objective.groups for sequence in group]
-    forest = (
-        TokenForest.from_groups(objective.groups, max_length=64)
-        if objective.share
-        else TokenForest(sequences, share=False)
-    )
-    return objective.loss(option_logprobs(model, forest.tensors(pad_token_id=0)))
+def by_forest(model: Any, compared: Compared) -> Tensor:
+    """The loss from one pass over a forest, as the trainer computes it."""
+    batch = Collator(compared.objective, pad_token_id=0, max_length=64)(compared.rows)
+    found = sequence_logprobs(model, batch)
+    constant = replace(found, values=-torch.ones_like(found.values))
+    loss = compared.objective.loss(replace(found, reference=constant), batch)
+    return loss.total / len(batch["labels"])
 
 
-def by_sequence(model: Any, objective: Objective) -> Tensor:
+def by_sequence(model: Any, compared: Compared) -> Tensor:
     """The loss from each sequence by itself, with no mask and none of this package's code."""
     sums = []
-    for sequence in (sequence for group in objective.groups for sequence in group):
+    for sequence in (sequence for group in compared.groups for sequence in group):
         ids, labels = (torch.tensor(sequence[key]) for key in ("input_ids", "labels"))
         # Router logits are asked for by some configurations; the loss on them is not compared.
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
         scored = labels[1:] != IGNORE
         logprobs = logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]]
         sums.append(logprobs[scored].sum())
-    return objective.loss(torch.stack(sums))
+    return compared.loss(torch.stack(sums))
 
 
 def _with_gradients(model: Any, loss: Tensor) -> tuple[float, dict[str, Tensor]]:
@@ -126,10 +146,10 @@ def _with_gradients(model: Any, loss: Tensor) -> tuple[float, dict[str, Tensor]]
     return float(loss.detach()), found
 
 
-def exactness(model: Any, objective: Objective) -> str:
+def exactness(model: Any, compared: Compared) -> str:
     """ "equal", or by how much loss or gradients differ."""
-    ours, our_gradients = _with_gradients(model, by_forest(model, objective))
-    theirs, their_gradients = _with_gradients(model, by_sequence(model, objective))
+    ours, our_gradients = _with_gradients(model, by_forest(model, compared))
+    theirs, their_gradients = _with_gradients(model, by_sequence(model, compared))
     loss = abs(ours - theirs) / abs(theirs)
     scale = max(float(gradient.abs().max()) for gradient in their_gradients.values())
     gradient = max(
@@ -195,7 +215,7 @@ def outcome(name: str) -> Outcome:
     attention = model.config._attn_implementation
     try:
         check_isolation(model)
-        cells = {title: exactness(model, objective) for title, objective in OBJECTIVES.items()}
+        cells = {title: exactness(model, compared) for title, compared in OBJECTIVES.items()}
     except ValueError:
         cells = dict.fromkeys(OBJECTIVES, "refused")
     scored = scoring(model)

@@ -9,7 +9,6 @@ from chat_rows import chat, new_tokenizer, with_template
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mathsft.objectives.sft import tokenize_problems
 from pair_rows import GROUP, PAIR, TALK, TALK_GROUP, assistant, user
 from problem_rows import GSM, OWN, jsonl
 
@@ -21,6 +20,7 @@ from mathsft.data.overlap import without_test_rows
 from mathsft.data.problems import load_problems, read_problems
 from mathsft.data.rows import KINDS, PREFERENCE, kind_of
 from mathsft.data.schemas import UnusableRowError
+from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.samples import show_samples
 
 WHOLE = {name: TALK["prompt"] + TALK[name] for name in ("chosen", "rejected")}
