@@ -58,6 +58,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma": {**_HEADS},
     "gemma2": {**_HEADS, **_WINDOW, "layer_types": _MIXED, "query_pre_attn_scalar": 8},
     "gemma3_text": {**_HEADS, **_WINDOW, "layer_types": _MIXED, "query_pre_attn_scalar": 8},
+    "gemma3": {
+        "text_config": {
+            **SIZES, **_HEADS, **_WINDOW, "model_type": "gemma3_text", "layer_types": _MIXED,
+            "query_pre_attn_scalar": 8,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 32,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 14, "patch_size": 14,
+        },
+        "mm_tokens_per_image": 1,
+    },
     "gpt_oss": {**_LOCAL_EXPERTS, **_ROUTER, **_HEADS, **_WINDOW, "layer_types": _MIXED},
     "llama4_text": {
         **_HEADS, **_LOCAL_EXPERTS, **_ROUTER, "num_experts_per_tok": 1,
@@ -108,6 +119,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 _ALIBI = "ALiBi counts places of the row"
 WHY = {
     "gemma2": "sdpa would leave out the cap on attention scores",
+    "gemma3": "text alone; it reads images too",
     "gpt_oss": "it has no sdpa",
     "gpt_neo": "its windows count places of the row: rows of at most `window_size` tokens",
     "bloom": _ALIBI,

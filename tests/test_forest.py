@@ -150,15 +150,22 @@ def test_labels_that_do_not_fit_the_tokens_are_an_error_naming_the_sequence():
 
 @given(sequences)
 def test_flex_attention_is_told_the_same_rule(found):
-    batch = TokenForest(found, rows=[[i] for i in range(len(found))]).tensors(pad_token_id=9)
-    end = batch["end"]
+    end = TokenForest(found, rows=[[i] for i in range(len(found))]).tensors(pad_token_id=9)["end"]
     rows, length = end.shape
     told = create_mask(forest_rule(end), rows, None, length, length, device="cpu")
     assert torch.equal(told, forest_mask(end))
-    for window in (Window(2), Window(2, chunks=True)):
-        rule = forest_rule(end, batch["position_ids"], window)
-        told = create_mask(rule, rows, None, length, length, device="cpu")
-        assert torch.equal(told, forest_mask(end, batch["position_ids"], window))
+
+
+@pytest.mark.parametrize("window", [Window(2), Window(3), Window(2, chunks=True)])
+def test_flex_attention_is_told_the_same_windows(window):
+    found = [scored_from([0, 1, 2, 0, branch, 1, 2], 1) for branch in range(3)]
+    batch = TokenForest(found, rows=[[0, 1], [2]]).tensors(pad_token_id=9)
+    end, depth = batch["end"], batch["position_ids"]
+    rows, length = end.shape
+    rule = forest_rule(end, depth, window)
+    told = create_mask(rule, rows, None, length, length, device="cpu")
+    assert torch.equal(told, forest_mask(end, depth, window))
+    assert not torch.equal(told, forest_mask(end))
 
 
 @given(sequences, st.integers(1, 5))

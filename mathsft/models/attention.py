@@ -133,8 +133,8 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     Both hold with and without a cache, in training and in evaluation.
     ``flex_attention`` gets a block mask; it needs CUDA of capability 8.0 or more to train.
 
-    Where a row is longer than a window of the model, and not all layers have the same one, the
-    mask is a dict with a mask for each kind of layer, as transformers' models make them.
+    Where not all layers see as far, the mask is a dict with one for each kind of layer, as
+    transformers' models make them; kinds whose window no row exceeds share one mask.
 
     A mixture of experts is asked for no router logits: transformers' balance loss is made for
     masks of padding, and fails on this one. So that loss is not part of any objective here.
@@ -157,7 +157,7 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         "input_ids": batch["input_ids"],
         "position_ids": depth,
         "attention_mask": {kind: masks[window] for kind, window in windows.items()}
-        if len(masks) > 1
+        if len(windows) > 1
         else next(iter(masks.values())),
     }
     configs = (model.config, model.config.get_text_config())

@@ -60,11 +60,11 @@ def _difference(model: Any) -> str | None:
     forest = TokenForest([{"input_ids": [*row, 0], "labels": [*row, 0]} for row in ids])
     device = model.device
     batch = {k: v.to(device) for k, v in forest.tensors(pad_token_id=0).items()}
+    inputs = attention_inputs(model, batch)  # refuses attention that takes no mask
     alone = [
         model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
         for row in ids
     ]
-    inputs = attention_inputs(model, batch)
     try:
         together = model(**inputs, use_cache=False).logits[0].float()
     except torch.OutOfMemoryError:

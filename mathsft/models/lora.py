@@ -92,16 +92,19 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
 def linear_layers(model: Any) -> dict[str, Any]:
     """Every linear layer but the output head, by name, in the model's order.
 
-    In 4 bits too, and GPT-2's `Conv1D`; not a router that is one and returns more than a product
+    In 4 bits too, and GPT-2's `Conv1D`; of a model that reads images as well (Gemma 3) those that
+    text passes; not a router that is one and returns more than a product
     (Llama 4), which an adapter could not be added to. The weights of a mixture's experts are no
     layers in transformers: they stand together in one tensor, and only ``target_parameters``
     adapts them.
     """
-    head = model.get_output_embeddings()
+    head, config = model.get_output_embeddings(), model.config
+    passed = model if config.get_text_config() is config else model.get_decoder()
+    inside = set(passed.modules())
     products: dict[type, bool] = {nn.Linear: True, Conv1D: True}
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+        if isinstance(module, nn.Linear | Conv1D) and module in inside and module is not head:
             kind = type(module)
             if kind not in products:
                 products[kind] = _gives_a_product(module)
@@ -112,7 +115,7 @@ def linear_layers(model: Any) -> dict[str, Any]:
 
 def mixture_weights(model: Any) -> dict[str, int]:
     """Of a mixture without an adapter, the size of each expert's and linear weight; else {}."""
-    experts = {name: p.numel() for name, p in model.named_parameters() if p.ndim == 3}
+    experts = {name: p.numel() for name, p in model.named_parameters() if _of_experts(p)}
     linear = {f"{n}.weight": m.weight.numel() for n, m in linear_layers(model).items()}
     return experts | linear if experts else {}
 
@@ -131,7 +134,7 @@ def _set_all_linear(config: LoraConfig, model: Any, linear: list[str], names: li
     fits = [name for name in names if name.rpartition(".")[2] in short] == linear
     chosen = set(short if fits else linear)
     config.target_modules = chosen  # type: ignore[assignment]  # a set, as peft makes of a list
-    if not any(p.ndim == 3 for p in model.parameters()):
+    if not any(map(_of_experts, model.parameters())):
         return
     # Of some mixtures peft takes a name such as "gate_proj" for that of an expert's projection, as
     # it was in transformers 4, also where a linear layer has it. Experts are adapted on demand.
@@ -143,6 +146,11 @@ def _set_all_linear(config: LoraConfig, model: Any, linear: list[str], names: li
         read: Any = get_peft_model(empty, tried).peft_config["default"]
     if set(read.target_parameters or ()) != set(config.target_parameters or ()):
         chosen &= read.target_modules  # the set that the configuration holds
+
+
+def _of_experts(parameter: Tensor) -> bool:
+    """Matrices side by side; a convolution's weight and a table of positions have a side of 1."""
+    return parameter.ndim == 3 and min(parameter.shape[:2]) > 1
 
 
 def _gives_a_product(module: Any) -> bool:
