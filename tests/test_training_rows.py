@@ -7,7 +7,7 @@ import pytest
 from chat_rows import chat, sums, with_template
 from datasets import Dataset
 
-from mathsft.data.problems import read_problems
+from mathsft.data.problems import load_problems, read_problems
 from mathsft.models.loading import load_model
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.sft import SFT
@@ -111,3 +111,10 @@ def test_the_hash_is_of_the_values_in_their_order(tokenizer: Any) -> None:
     for other in changed:
         assert rows_hash(other) not in seen
         seen.add(rows_hash(other))
+
+
+def test_a_stream_becomes_the_same_rows(on_disk: Dataset, tokenizer: Any, tmp_path: Path) -> None:
+    on_disk.to_json(tmp_path / "again.jsonl")
+    stream = load_problems(tmp_path / "again.jsonl", streaming=True)
+    streamed = training_rows(stream, tokenizer, SFT())
+    assert streamed.to_list() == training_rows(on_disk, tokenizer, SFT()).to_list()

@@ -10,13 +10,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
-from datasets import Dataset
 from jinja2 import TemplateError
 
 from mathsft.data.chat import trained_turns
-from mathsft.data.given import is_conversation
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.chat_template import Closing
 from mathsft.objectives.left_out import (
@@ -61,8 +60,7 @@ class Conversation:
                 turn["tool_calls"] = json.loads(turn["tool_calls"])
             messages.append(turn)
         arguments = json.loads(row.get("chat_template_kwargs") or "{}")
-        taken = inspect.signature(tokenizer.apply_chat_template).parameters.keys() - {"documents"}
-        if names := sorted(arguments.keys() & {*taken, "messages"}):
+        if names := sorted(arguments.keys() & _taken(type(tokenizer))):
             raise UnusableRowError(f"whose chat_template_kwargs name the tokenizer's {names[0]}")
         if row.get("tools"):
             arguments = {**arguments, "tools": json.loads(row["tools"])}
@@ -149,12 +147,11 @@ def pieces(conversation: Conversation, tokenizer: Any, *, closing: Closing) -> l
     return found
 
 
-def holds_conversations(problems: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a row is a conversation."""
-    if isinstance(problems, Dataset):
-        columns = [name for name in ("messages", "prompt") if name in problems.column_names]
-        problems = problems.select_columns(columns)  # None in a problem of a mixture
-    return any(map(is_conversation, problems))
+@cache
+def _taken(kind: Any) -> frozenset[str]:
+    """The arguments of ``apply_chat_template`` that are the tokenizer's own."""
+    names = inspect.signature(kind.apply_chat_template).parameters.keys() - {"self", "documents"}
+    return frozenset({*names, "messages"})
 
 
 def stop_after_turns(model: Any, tokenizer: Any) -> None:

@@ -2,15 +2,18 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.fingerprint import get_temporary_cache_files_directory
 
 import mathsft
 from mathsft.compat import dataset_fingerprint, without_progress_bars
@@ -20,7 +23,7 @@ from mathsft.models.computation import json_hash, plain
 from mathsft.models.encoding import tokenizer_values
 from mathsft.models.forest import IGNORE
 from mathsft.numbers import check_numbers
-from mathsft.objectives.base import Group, Objective, RowCounts
+from mathsft.objectives.base import Group, Objective, Row, RowCounts
 from mathsft.processes import say
 from mathsft.training.arguments import reasons
 
@@ -33,11 +36,12 @@ _NOTED = {
     "dropped": Value("string"),
     "unread": List(Value("string")),
 }
+Encode = Callable[[Sequence[Row], int, bool], dict[str, list[Any]]]
 _AT_ONCE = 500  # rows that are Python objects at a time
 
 
 def training_rows(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Row],
     tokenizer: Any,
     objective: Objective,
     *,
@@ -51,8 +55,8 @@ def training_rows(
     with -100 where a token carries no loss; and the columns that the objective keeps.
 
     Rows of a `datasets.Dataset` that lies on disk (as `load_problems` leaves it) are tokenised
-    in batches to its folder, and found there again at the next start; nothing but a batch is held
-    in memory.
+    in batches to its folder, and found there again at the next start. A stream, or a list, goes to
+    a temporary file. Nothing but a batch is held in memory.
 
     Args:
         max_length: tokens of a row; what is longer is dropped and counted, never cut.
@@ -63,7 +67,7 @@ def training_rows(
     """
     check_numbers({"max_length": max_length})
 
-    def encode(given: Sequence[Mapping[str, Any]], first: int, arrow: bool) -> dict[str, list[Any]]:
+    def encode(given: Sequence[Row], first: int, arrow: bool) -> dict[str, list[Any]]:
         groups = objective.groups(given, tokenizer, first=first, arrow=arrow)
         objective.drop_long(groups, max_length=max_length, positions=positions)
         return _columns(groups, objective)
@@ -82,12 +86,7 @@ def training_rows(
                 new_fingerprint=_fingerprint(rows, tokenizer, about) if rows.cache_files else None,
             )
     else:
-        first, parts = 0, [Dataset.from_dict({key: [] for key in features}, features=features)]
-        given = iter(rows)
-        while part := list(islice(given, _AT_ONCE)):
-            parts.append(Dataset.from_dict(encode(part, first, False), features=features))
-            first += len(part)
-        encoded = concatenate_datasets(parts)
+        encoded = _stored(rows, encode, features)
 
     table = encoded.with_format("arrow")[:]
     dropped = _counted(table.column("dropped"))
@@ -110,6 +109,19 @@ def training_rows(
     made, layout = objective.rows(kept.remove_columns(list(_NOTED)), max_length=max_length)
     say(f"{name}: {objective.told(counts, layout)}; dropped: {reasons(dropped)}")
     return made
+
+
+def _stored(rows: Iterable[Row], encode: Encode, features: Features) -> Dataset:
+    """Rows that come one after the other, in a file that is gone when the process ends."""
+    path = Path(get_temporary_cache_files_directory()) / f"{uuid4()}.arrow"
+    given, first = iter(rows), 0
+    arrow = isinstance(rows, IterableDataset)
+    with pa.ipc.new_stream(path, features.arrow_schema) as writer:
+        while part := list(islice(given, _AT_ONCE)):
+            made = Dataset.from_dict(encode(part, first, arrow), features=features)
+            writer.write_table(made.data.table)
+            first += len(part)
+    return Dataset.from_file(str(path))
 
 
 def _rows_of(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
