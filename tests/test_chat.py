@@ -104,11 +104,6 @@ def test_problems_and_prompts_that_hold_a_control_token_are_dropped_and_counted(
     assert dropped == {"that hold a control token of the tokenizer": 4}
 
 
-def test_a_mixture_of_which_only_problems_are_left_holds_no_conversation() -> None:
-    columns = {"messages": [None, sums(1)[0]["messages"]], "question": ["1 + 1?", None]}
-    mixture = Dataset.from_dict(columns)
-
-
 def test_rows_of_all_kinds_keep_their_order_and_their_own_tokens(tokenizer: Any) -> None:
     problem = read_problems("tiny-gsm", limit=1)[0][0]
     text = {"prompt": "2 + 3 =", "completion": " 5"}

@@ -53,8 +53,3 @@ def given_row(
         return kind.read(row, where=where, counted=counted, any_role=True)
     check_columns(row, where=where, read=kind.columns, counted=counted, kind=kind)
     return row
-
-
-def is_conversation(row: Mapping[str, Any]) -> bool:
-    """Whether a row that is given to a trainer is a conversation."""
-    return row.get("messages") is not None or isinstance(row.get("prompt"), list)
