@@ -10,6 +10,7 @@ import torch
 
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
+from mathsft.objectives.base import Loss
 from mathsft.training.finite import FiniteCheck
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
@@ -69,13 +70,17 @@ def test_a_gradient_alone_stops_too_and_accumulated_losses_all_count(
         model, tokenizer, problems, output_dir=tmp_path, max_steps=2, max_length=256,
         per_device_train_batch_size=1, gradient_accumulation_steps=2,
     )  # fmt: skip
-    honest = trainer.summed_loss
-    trainer.summed_loss = lambda *a, **k: Spoiled.apply(honest(*a, **k))  # type: ignore[method-assign]
+    honest = trainer.loss_of
+
+    def changed(change: Any) -> Any:
+        return lambda *a, **k: Loss(change(honest(*a, **k).total))
+
+    trainer.loss_of = changed(Spoiled.apply)  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="the gradient is not finite"):
         trainer.train()
     # The first of two batches is enough: the sum over the step is looked at.
     losses = iter([torch.tensor(torch.inf), torch.tensor(1.0)])
-    trainer.summed_loss = lambda *a, **k: honest(*a, **k) * next(losses)  # type: ignore[method-assign]
+    trainer.loss_of = changed(lambda loss: loss * next(losses))  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="the loss is not finite"):
         trainer.train()
     for name, parameter in model.named_parameters():

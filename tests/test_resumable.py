@@ -18,14 +18,14 @@ def adapter(model: Any) -> dict[str, torch.Tensor]:
 
 def interrupt_in_step_four(ours: Any) -> None:
     """Train, and press stop."""
-    honest, calls = ours.summed_loss, iter(range(100))
+    honest, calls = ours.loss_of, iter(range(100))
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == 3:
             raise KeyboardInterrupt
         return honest(*args, **kwargs)
 
-    ours.summed_loss = interrupted
+    ours.loss_of = interrupted
     with pytest.raises(KeyboardInterrupt):
         ours.train(resume_from_checkpoint=True)
 

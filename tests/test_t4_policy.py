@@ -58,7 +58,7 @@ def training_step(trainer: Any) -> None:
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     trainer.model.train()
     with torch.autocast("cpu", dtype=T4.dtype):
-        loss = trainer.summed_loss(batch, wrapped=trainer.model)
+        loss = trainer.loss_of(batch, wrapped=trainer.model).total
     loss.backward()
 
 

@@ -26,7 +26,12 @@ from mathsft.numbers import at_least, check_number, check_numbers
 def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor:
     """Summed log-probability in nats of each sequence's scored tokens: (S,), float32.
 
-    The ``sum`` of `mathsft.models.logprobs.sequence_logprobs`, which has the arguments.
+    The ``sum`` of `mathsft.models.logprobs.sequence_logprobs`.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        batch: what `TokenForest.tensors` gives, on the model's device.
+        wrapped: what is called instead of ``model`` if something (DDP) wraps it.
     """
     return sequence_logprobs(model, batch, wrapped=wrapped).sum
 

@@ -60,7 +60,8 @@ class Conversation:
                 turn["tool_calls"] = json.loads(turn["tool_calls"])
             messages.append(turn)
         arguments = json.loads(row.get("chat_template_kwargs") or "{}")
-        if names := sorted(arguments.keys() & _taken(type(tokenizer))):
+        kind: Any = type(tokenizer)
+        if names := sorted(arguments.keys() & _taken(kind)):
             raise UnusableRowError(f"whose chat_template_kwargs name the tokenizer's {names[0]}")
         if row.get("tools"):
             arguments = {**arguments, "tools": json.loads(row["tools"])}

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
+from mathsft.numbers import check_numbers
 from mathsft.objectives.base import Objective
 from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
@@ -67,6 +68,7 @@ def make_trainer(
     such as -1 epochs (`mathsft.numbers`).
     """
     refuse_unheeded(arguments)
+    check_numbers({"max_length": max_length})
     settings = {
         "per_device_train_batch_size": 4,
         "learning_rate": 2e-4,

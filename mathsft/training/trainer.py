@@ -141,7 +141,8 @@ class ForestTrainer(ResumableTrainer):
             reference = replace(logprobs, values=batch["reference"], likeliest=None, _logits=None)
         return replace(logprobs, reference=reference)
 
-    def _loss(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
+    def loss_of(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
+        """The objective's loss of a batch on the device; ``wrapped`` is the model or its DDP."""
         with self.accelerator.autocast():  # the projection as well, and as in evaluation
             return self.objective.loss(self._logprobs(batch, wrapped=wrapped), batch)
 
@@ -158,7 +159,7 @@ class ForestTrainer(ResumableTrainer):
         """
         if return_outputs:
             raise NotImplementedError("the loss makes no logits; call the model for them")
-        found = self._loss(inputs, wrapped=model)
+        found = self.loss_of(inputs, wrapped=model)
         if model.training:
             self._seen = self._seen + inputs["row_tokens"].sum()
             self._means.add(found, items=len(inputs["labels"]))
@@ -179,7 +180,7 @@ class ForestTrainer(ResumableTrainer):
         """Adds a batch to the sums of `evaluation_loop`: Trainer would average over batches."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            self._evaluated.add(self._loss(inputs, wrapped=model), items=len(inputs["labels"]))
+            self._evaluated.add(self.loss_of(inputs, wrapped=model), items=len(inputs["labels"]))
         return None, None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
