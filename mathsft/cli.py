@@ -74,13 +74,12 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
 
 def _mix(about: str, _: Arguments) -> Command:
     from mathsft.data.local_files import write_rows
-    from mathsft.data.problems import load_problems
-    from mathsft.training.by_recipe import mixture
+    from mathsft.training.by_recipe import mixture, read_test
 
     file = {"config": RECIPE, **options_of(write_rows, skip={"rows"})}
     sections = {name: recipe_sections()[name] for name in ("mix", "test")}
     recipe, given = yield Options("mix", about, file, sections=sections, always=["mix"])
-    test = load_problems(**recipe["test"]) if "test" in recipe else None
+    test = read_test(recipe["test"]) if "test" in recipe else None
     print(write_rows(mixture(recipe["mix"], test), **given))
 
 

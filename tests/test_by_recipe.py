@@ -72,6 +72,21 @@ def test_data_is_read_and_checked_before_a_model_is_loaded(mistake: list[str], r
 
 
 @pytest.mark.usefixtures("no_weights")
+def test_a_test_is_of_the_split_test_if_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`load_problems` reads training rows by default, and a given source keeps no split."""
+    mathsft_("sft", *SHORT, "--test.source", "tiny-gsm", "--check")
+    assert "tiny-gsm/test: 8 rows read" in capsys.readouterr().out
+    mathsft_("sft", *SHORT, "--test.source", "tiny-gsm", "--test.split", "validation", "--check")
+    assert "tiny-gsm/validation: 8 rows read" in capsys.readouterr().out
+    row = {"question": "How many are 1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    mathsft_("sft", *SHORT[:4], "--test.source", tmp_path / "mine.jsonl", "--check")
+    assert "mine.jsonl: 1 rows read" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_weights")
 def test_rows_of_another_kind_are_refused_before_a_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,10 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
         "worked": worked_answers,
     }  # fmt: skip
     sections = {name: options_of(made, skip=NOT_KEYS) for name, made in functions.items()}
+    for name in ("test", "choices"):
+        split = sections[name]["split"]
+        told = f"{split.help} Default here: ``test``; of a file its only one"
+        sections[name]["split"] = replace(split, default=None, help=told)
     lora = options_of(LoraConfig, skip=_PEFTS_OWN, defaults=False)
     lora |= options_of(add_adapter, skip={*NOT_KEYS, "config"})
     lora["init_lora_weights"] = replace(lora["init_lora_weights"], hint=bool | str)

@@ -15,6 +15,7 @@ from mathsft.data.choices import add_choices
 from mathsft.data.mixtures import mix
 from mathsft.data.overlap import without_test_rows
 from mathsft.data.problems import load_problems
+from mathsft.data.sources import local_path
 from mathsft.device import policy
 from mathsft.models.adapters import save_adapter
 from mathsft.models.freezing import freeze
@@ -173,7 +174,7 @@ def data_sections(objective: str) -> tuple[str, str]:
 def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
     """The rows to train on, and those of the test if the recipe has one."""
     train_section, test_section = data_sections(objective)
-    test: Any = load_problems(**recipe[test_section]) if test_section in recipe else None
+    test: Any = read_test(recipe[test_section]) if test_section in recipe else None
     if "mix" in recipe:
         train: Any = mixture(recipe["mix"], test)
     elif train_section in recipe:
@@ -191,6 +192,15 @@ def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
     if "add_choices" in recipe:
         train = add_choices(train, **recipe["add_choices"])
     return train, test
+
+
+def read_test(section: Mapping[str, Any]) -> Any:
+    """The rows of a section ``test`` or ``choices``: of the split test, if none is named.
+
+    `load_problems` would read the training rows; a file has no splits.
+    """
+    usual = {} if local_path(section["source"]) is not None else {"split": "test"}
+    return load_problems(**{**usual, **section})
 
 
 def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
