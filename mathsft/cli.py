@@ -1,96 +1,110 @@
-"""The command line: ``mathsft COMMAND``, from the functions that the notebooks call."""
+"""The command line: ``mathsft COMMAND``, from the functions that the notebooks call.
+
+A command is a generator: it yields its options (`Options`), is sent what is given of them, the
+sections of a recipe and the options without a section, and does its work. So the help page and the
+shell's completion see the options of all commands, and nothing is imported before it is needed.
+"""
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any, Literal
 
+from mathsft.command_line import CONFIG, Options, completion, split
+from mathsft.device import default_profile
 from mathsft.names import unknown_name
+from mathsft.options import Option, options_of
+from mathsft.processes import say
+from mathsft.recipes import RECIPE
+from mathsft.recipes.sections import objective_names, recipe_sections
+from mathsft.settings import load_settings, quiet, runs_folder
 
-if TYPE_CHECKING:
-    from mathsft.options import Options
-
-# What commands of a recipe read: always, and where it is given.
-_TRAINING = {
-    "sft": (["model", "train", "sft"], ["test", "mix", "freeze", "persist", "show_samples"]),
-    "multiple_choice": (
-        ["model", "choices_train", "multiple_choice"],
-        ["choices", "mix", "add_choices", "freeze", "persist"],
-    ),
-}
+Given = dict[str, Any]
+Command = Generator[Options, tuple[dict[str, Given], Given], None]
+Arguments = Sequence[str]
+_BASE = "the base model's result, a file"
+# The sections of a recipe that a training reads beside its objective's and its data's.
+_SECTIONS = ("mix", "add_choices", "freeze", "persist", "show_samples")
 
 
-def _describe(options: "Options", arguments: list[str]) -> None:
+def _describe(about: str, _: Arguments) -> Command:
     from mathsft.device import describe
 
-    options.parse(arguments)
+    yield Options("describe", about)
     describe()
 
 
-def _course(options: "Options", arguments: list[str]) -> None:
+def _course(about: str, _: Arguments) -> Command:
     from mathsft.course import course
 
-    options.add_function(course)
-    course(**_given(options, arguments))
+    given = (yield Options("course", about, options_of(course)))[1]
+    course(**given)
 
 
-def _training(objective: Any) -> Callable[["Options", list[str]], None]:
-    def command(options: "Options", arguments: list[str]) -> None:
-        from mathsft.options import RecipeOptions, sections_of
-        from mathsft.training.by_recipe import train_by_recipe
+def _training(objective: str | None = None) -> Callable[[str, Arguments], Command]:
+    def command(about: str, arguments: Arguments) -> Command:
+        from mathsft.training.by_recipe import data_sections, train_by_recipe
 
-        always, sometimes = _TRAINING[objective]
-        options = RecipeOptions(options.command, options.about, always, sometimes, train_by_recipe)
-        options.set_defaults({"model.lora": True})
-        parsed = options.parse(_with_recipe(arguments))
-        place = {key: parsed[key] for key in ("output_dir", "resume") if key in parsed}
-        train_by_recipe(sections_of(options, parsed), objective, **place)
+        known = objective_names()
+        name = objective or dict(split(arguments)[0]).get("objective")
+        plain = {
+            "config": RECIPE,
+            **options_of(train_by_recipe, skip={"recipe", "objective"}),
+        }
+        if objective is None:
+            told = "what the model is trained for"
+            plain["objective"] = Option(Literal[tuple(known)], help=told, required=True)
+        here = [name] if name in known else known
+        used = ["model", *(one for each in here for one in data_sections(each)), *_SECTIONS, *here]
+        sections, given = yield Options(
+            f"{objective or 'train'}".replace("_", "-"),
+            about,
+            plain,
+            sections={one: recipe_sections()[one] for one in used},
+            always=["model", *(here if name in known else [])],
+            shorthand=name or "",
+            recipe=default_profile,
+        )
+        train_by_recipe(sections, **{"objective": name, **given})
 
     return command
 
 
-def _mix(options: "Options", arguments: list[str]) -> None:
+def _mix(about: str, _: Arguments) -> Command:
     from mathsft.data.local_files import write_rows
-    from mathsft.data.problems import load_problems
-    from mathsft.options import RecipeOptions, sections_of
-    from mathsft.training.by_recipe import mixture
+    from mathsft.training.by_recipe import mixture, read_test
 
-    options = RecipeOptions(options.command, options.about, ["mix"], ["test"], write_rows)
-    parsed = options.parse(arguments)
-    sections = sections_of(options, parsed)
-    if "mix" not in sections:
-        raise ValueError("mix.parts is missing, such as --mix.parts '{gsm8k: 100, mathqa: 100}'")
-    test = load_problems(**sections["test"]) if "test" in sections else None
-    print(write_rows(mixture(sections["mix"], test), parsed.get("file", "mixture.jsonl")))
+    file = {"config": RECIPE, **options_of(write_rows, skip={"rows"})}
+    sections = {name: recipe_sections()[name] for name in ("mix", "test")}
+    recipe, given = yield Options("mix", about, file, sections=sections, always=["mix"])
+    test = read_test(recipe["test"]) if "test" in recipe else None
+    print(write_rows(mixture(recipe["mix"], test), **given))
 
 
-def _evaluate(options: "Options", arguments: list[str]) -> None:
-    from mathsft.evaluation.run import UNHEEDED, evaluate
-    from mathsft.processes import say
+def _evaluate(about: str, _: Arguments) -> Command:
+    from mathsft.evaluation.run import evaluate
 
-    options.add_config()
-    options.add_argument(
-        "--model",
-        required=True,
-        help='"tiny", a folder, or a hub name, which may be a merged model',
-    )
-    options.add_argument("--base", type=str | None, help="the base model's result, a file")
-    options.add_function(evaluate, skip={"model", "tokenizer", "base", *UNHEEDED})
-    found = evaluate(**_with_base(_given(options, arguments)))
+    model = '"tiny", a folder, or a hub name, which may be a merged model'
+    own = {"config": CONFIG, "model": _text(model, required=True), "base": _text(_BASE)}
+    own |= options_of(evaluate, skip={"model", "tokenizer", "base"})
+    given = (yield Options("evaluate", about, {**own, **_of_the_harness(own)}))[1]
+    found = evaluate(**_with_base(given))
     for result in found if isinstance(found, list) else [found]:
         say(str(result))
 
 
-def _compare(options: "Options", arguments: list[str]) -> None:
+def _compare(about: str, _: Arguments) -> Command:
     from mathsft.evaluation.compare import compare_all
     from mathsft.evaluation.report import by_questions
     from mathsft.evaluation.results import load_results
 
-    options.add_argument("results", nargs="+", help="result files, or folders of them")
-    options.add_argument("--base", type=str, help="the run that all others are compared with")
-    options.add_function(compare_all, skip={"results", "base"})
-    given = _given(options, arguments)
-    name, sources = given.pop("base"), given.pop("results")
+    own = options_of(compare_all, skip={"results", "base"})
+    files = Option(list[str], help="result files, or folders of them", required=True)
+    name = _text("the run that all others are compared with")
+    given = (yield Options("compare", about, {"base": name, **own}, {"results": files}))[1]
+    name, sources = given.pop("base", None), given.pop("results")
     groups = by_questions(load_results(sources))
     names = {result.name: result for group in groups for result in group}
     if not names:
@@ -110,45 +124,42 @@ def _compare(options: "Options", arguments: list[str]) -> None:
             print("not compared: no other run answered these questions")
 
 
-def _report(options: "Options", arguments: list[str]) -> None:
+def _report(about: str, _: Arguments) -> Command:
     from mathsft.evaluation.report import report
-    from mathsft.settings import runs_folder
 
-    options.add_argument(
-        "results",
-        nargs="?",
-        default=str(runs_folder() / "results"),
-        help="a folder of results",
-    )
-    options.add_argument("path", nargs="?", default="report.html", help="the page to write")
-    options.add_function(report, skip={"results", "path"})
-    print(report(**_given(options, arguments)))
+    places = {
+        "results": _text("a folder of results; default: the runs' own"),
+        "path": _text("the page to write; default: report.html"),
+    }
+    given = (yield Options("report", about, options_of(report, skip={*places}), places))[1]
+    print(report(**{"results": runs_folder() / "results", "path": "report.html", **given}))
 
 
-def _watch(options: "Options", arguments: list[str]) -> None:
-    from mathsft.evaluation.run import UNHEEDED
+def _watch(about: str, _: Arguments) -> Command:
+    from mathsft.evaluation.run import evaluate
     from mathsft.evaluation.watch import watch
 
-    options.add_config()
-    options.add_argument("--base", type=str | None, help="the base model's result, a file")
-    options.add_function(watch, skip={"tokenizer", "base", "name", "peft", *UNHEEDED})
-    watch(**_with_base(_given(options, arguments)))
+    own = {"config": CONFIG, "base": _text(_BASE), **options_of(watch)}
+    own |= options_of(evaluate, skip={*own, "tokenizer", "name", "peft"})
+    given = (yield Options("watch", about, {**own, **_of_the_harness(own)}))[1]
+    watch(**_with_base(given))
 
 
-def _estimate_memory(options: "Options", arguments: list[str]) -> None:
-    from mathsft.device import default_profile
+def _estimate_memory(about: str, _: Arguments) -> Command:
     from mathsft.training.estimate import estimate_memory
 
-    options.add_argument("recipe", nargs="?", help="a shipped recipe's name, or a file")
-    options.add_function(estimate_memory, skip={"recipe"})
-    given = _given(options, arguments)
-    print(f"recipe {given['recipe'] or default_profile()}, section {given['section']}")
+    recipe = {"recipe": _text("a shipped recipe's name, or a file")}
+    own = options_of(estimate_memory, skip={*recipe})
+    given = (yield Options("estimate-memory", about, own, recipe))[1]
+    name, section = given.get("recipe") or default_profile(), given.get("section", "sft")
+    print(f"recipe {name}, section {section}")
     print(estimate_memory(**given))
 
 
-COMMANDS: dict[str, tuple[Callable[["Options", list[str]], None], str]] = {
+COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "describe": (_describe, "what this machine can do, and why each choice follows"),
     "course": (_course, "run the lessons, with a page for each and a report"),
+    "train": (_training(), "train a model for any objective"),
     "sft": (_training("sft"), "fine-tune on worked solutions or conversations"),
     "multiple-choice": (_training("multiple_choice"), "train the log-likelihood of choices"),
     "mix": (_mix, "write a mixture of data sets into a file"),
@@ -163,25 +174,31 @@ COMMANDS: dict[str, tuple[Callable[["Options", list[str]], None], str]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mathsft COMMAND …``; ``mathsft COMMAND --help`` lists a command's options.
 
+    ``mathsft --completion bash`` (zsh, tcsh) prints a script that completes commands and options.
     What a function raises for its arguments is shown as one line, exit status 1; with
     ``MATHSFT_DEBUG=1`` as a traceback. Wrong options: exit status 2.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
-        print("usage: mathsft COMMAND [--help] …\n")
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: mathsft COMMAND [--help] …, or mathsft --version, --completion SHELL\n")
         print("\n".join(f"  {name:16} {about}" for name, (_, about) in COMMANDS.items()))
         return
-    name, *rest = given
-    if name not in COMMANDS:
+    if name == "--version":
+        print(f"mathsft {version('mathsft')}")
+        return
+    if name not in COMMANDS and name != "--completion":
         sys.exit(f"mathsft: {unknown_name('command', name, COMMANDS)}")
-    from mathsft.options import Options
-    from mathsft.settings import load_settings, quiet
-
     load_settings()
     quiet()
-    command, about = COMMANDS[name]
     try:
-        command(Options(name, about), rest)
+        if name == "--completion":
+            print(completion([next(of(about, [])) for of, about in COMMANDS.values()], *rest[:1]))
+            return
+        command, about = COMMANDS[name]
+        steps = command(about, rest)
+        given = next(steps).read(rest)
+        with suppress(StopIteration):
+            steps.send(given)
     except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
         if os.environ.get("MATHSFT_DEBUG"):
             raise
@@ -189,27 +206,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"mathsft {name}{process}: {error} (MATHSFT_DEBUG=1 shows where)")
 
 
-def _given(options: "Options", arguments: list[str]) -> dict[str, Any]:
-    parsed = options.parse(arguments).as_dict()
-    parsed.pop("config", None)
-    return parsed
+def _text(help: str, *, required: bool = False) -> Option:
+    return Option(str, help=help, required=required)
 
 
-def _with_base(given: dict[str, Any]) -> dict[str, Any]:
+def _of_the_harness(own: Given) -> Given:
+    """The further arguments that `evaluate` hands on to lm-evaluation-harness, as options."""
+    import lm_eval
+
+    from mathsft.evaluation.run import UNHEEDED
+
+    filled = {"model", "tokenizer", "task_manager", "fewshot_random_seed", "log_samples"}
+    skip = {*own, *UNHEEDED, *filled}
+    return options_of(lm_eval.simple_evaluate, skip=skip, defaults=False)
+
+
+def _with_base(given: Given) -> Given:
     """The base's result in place of its file."""
     from mathsft.evaluation.results import load_results
 
-    if base := given.pop("base"):
+    if base := given.pop("base", None):
         found = load_results(base)
         if len(found) != 1:
             raise ValueError(f"--base {base}: one result's file is wanted; found {len(found)}")
         given["base"] = found[0]
     return given
-
-
-def _with_recipe(arguments: list[str]) -> list[str]:
-    """The arguments, with the recipe for this machine in front where none is named."""
-    from mathsft.device import default_profile
-    from mathsft.options import config_given
-
-    return arguments if config_given(arguments) else ["--config", default_profile(), *arguments]

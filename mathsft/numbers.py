@@ -41,11 +41,11 @@ _MAX_STEPS = Rule(
 _RULES = {
     **dict.fromkeys(
         (
-            "batch_size", "dataloader_prefetch_factor", "ddp_timeout", "eval_accumulation_steps",
-            "gradient_accumulation_steps", "keep", "limit", "max_new_tokens", "n",
-            "per_device_eval_batch_size", "per_device_train_batch_size", "question_tokens", "r",
-            "samples", "save_total_limit", "shards", "torch_empty_cache_steps", "total",
-            "world_size", "ddp_bucket_cap_mb",
+            "batch_size", "dataloader_prefetch_factor", "ddp_timeout", "early_stopping_patience",
+            "eval_accumulation_steps", "gradient_accumulation_steps", "keep", "limit",
+            "max_new_tokens", "n", "per_device_eval_batch_size", "per_device_train_batch_size",
+            "question_tokens", "r", "samples", "save_total_limit", "shards",
+            "torch_empty_cache_steps", "total", "world_size", "ddp_bucket_cap_mb",
         ),
         at_least(1),
     ),
@@ -61,8 +61,8 @@ _RULES = {
     ),
     **dict.fromkeys(
         (
-            "eval_delay", "learning_rate", "max_grad_norm", "minutes", "neftune_noise_alpha",
-            "timeout", "warmup_steps", "weight_decay",
+            "early_stopping_threshold", "eval_delay", "learning_rate", "max_grad_norm", "minutes",
+            "neftune_noise_alpha", "timeout", "warmup_steps", "weight_decay",
         ),
         AT_LEAST_0,
     ),

@@ -1,246 +1,242 @@
-"""Command-line options from typed functions and recipes, by jsonargparse."""
+"""Typed options, the same for command lines, YAML files and notebooks.
 
-import argparse
-import dataclasses
-import inspect
-import json
-import re
-import sys
-from collections.abc import Iterable, Sequence
-from functools import partial
-from itertools import islice
-from pathlib import Path
-from typing import Any, NoReturn
+Types, defaults and help come from the functions and dataclasses that take the values; jsonargparse
+reads values by the types. Here is what it lacks: the nearest name for a misspelt key, and one line
+that says which key of which file, or which option, has which wrong value.
+"""
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+import builtins
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date
+from enum import Enum
+from functools import cache
+from inspect import Parameter, signature, unwrap
+from pathlib import PurePath
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mathsft.names import unknown_name
 from mathsft.numbers import check_numbers
-from mathsft.processes import say
-from mathsft.recipes import (
-    NOT_KEYS,
-    library_arguments,
-    load_recipe,
-    no_keys,
-    section_function,
-    shipped_recipes,
-)
-from mathsft.yaml_text import check_values, load_yaml
+from mathsft.yaml_text import load_yaml
 
-_WANTED = r"Expected one of \1. Got value: "
+_WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+    list: "a list", dict: "a mapping", NoneType: "null",
+}  # fmt: skip
+_LISTS = (list, tuple, set, Sequence, Iterable, Collection)
 
 
-class Options(ArgumentParser):
-    """jsonargparse's parser; an unknown option is told with the nearest known one."""
+@dataclass(frozen=True)
+class Option:
+    """One setting.
 
-    def __init__(self, command: str, about: str, usage: str | None = None) -> None:
-        # A flag's beginning is not the flag: a misspelt one must not pass for another.
-        super().__init__(
-            prog=f"mathsft {command}", description=about, usage=usage, allow_abbrev=False
-        )
-        self.command, self.about = command, about
-        self.known: list[str] = ["help"]
-        self.refused: dict[str, str] = {}
-
-    def add_config(self) -> None:
-        """``--config FILE``: the options of this command in YAML; those on the line win."""
-        self.add_argument("--config", action=_OptionsFile, help="options in a YAML file")
-
-    def parse(self, arguments: Sequence[str]) -> Any:
-        """`parse_args`, with the configs in front: an option on the line wins wherever it is.
-
-        An option that is given twice has its last value, as on other command lines. In a value
-        that is a mapping no key may stand twice.
-        """
-        self.or_error(check_values, arguments)
-        return self.parse_args(configs_first(arguments))
-
-    def or_error(self, check: Any, *given: Any) -> Any:
-        """What ``check`` gives; an error of it as a line, as of a wrong option."""
-        try:
-            return check(*given)
-        except (ValueError, FileNotFoundError) as error:
-            return self.error(str(error))
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line, without the list of all options (``--help`` has it); exit status 2."""
-        unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
-        unknown = unknown or re.match(r"(?:.*: )?Option '(.+?)' is not accepted", message)
-        if unknown and unknown[1] in self.refused:
-            message = f"--{unknown[1]} would change nothing: {self.refused[unknown[1]]}"
-        elif unknown:
-            message = unknown_name("option", unknown[1], self.known, shown=12)
-        flat = " ".join(message.split()).replace("Parser key ", "option ")
-        flat = re.sub(r"<class '(\w+)'>", r"\1", flat).replace("NoneType", "null")
-        flat = re.sub(r"Does not validate .*Subtypes: \[(.*?)\] .*Given value: ", _WANTED, flat)
-        sys.stderr.write(f"{self.prog}: {flat} (--help lists all)\n")
-        self.exit(2)
-
-    def add_function(self, function: Any, *, skip: Iterable[str] = ()) -> None:
-        """The function's keyword arguments as options, with the help of its docstring."""
-        added = self.add_function_arguments(function, skip=set(skip), fail_untyped=False)
-        self.known += added
-        self.unsaid([name for name in added if name not in inspect.signature(function).parameters])
-
-    def unsaid(self, names: Iterable[str]) -> None:
-        """Options that are not there at all unless somebody gives them."""
-        for action in self._actions:
-            if action.dest in names:
-                action.default = argparse.SUPPRESS
-
-
-class _OptionsFile(ActionConfigFile):
-    """``--config`` of a command with plain options: read as `load_yaml` does, numbers checked."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        if Path(values).is_file():
-            text = Path(values).read_text(encoding="utf-8")
-            given = parser.or_error(load_yaml, text, values)
-            if isinstance(given, dict):
-                parser.or_error(partial(check_numbers, where=f"{values}: "), given)
-        super().__call__(parser, cfg, values, option_string)
-
-
-class _RecipeFile(ActionConfigFile):
-    """``--config``: a shipped recipe's name or a file, checked key by key as `load_recipe` does."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        recipe = parser.or_error(load_recipe, values)
-        used = {name: keys for name, keys in recipe.items() if name in parser.sections}
-        idle = sorted(recipe.keys() - used.keys())
-        if idle and values not in shipped_recipes():  # a recipe of ours is for every command
-            say(f"{values}: not read by {parser.prog}: {', '.join(idle)}", to=sys.stderr)
-        self.apply_config(parser, cfg, self.dest, json.dumps(used))
-
-
-class RecipeOptions(Options):
-    """The options of a command that runs by a recipe: its sections, with dots.
-
-    ``always`` are sections that the command cannot do without: what is not given has the
-    function's default. ``sometimes`` are those that are used where they are given. The
-    further arguments of ``function`` are options without a dot, and no part of a recipe.
+    ``hint``: its type, in what YAML can hold. ``default``: what its function takes if it is not
+    given; None if that is nothing, or if the library decides. ``inside``: the options of a
+    mapping's own keys, such as those of ``model.lora``; with ``named`` of each of its values, such
+    as the data sets of ``mix.datasets``. ``refused``: why it would change nothing, if so.
     """
 
-    def __init__(
-        self,
-        command: str,
-        about: str,
-        always: Sequence[str],
-        sometimes: Sequence[str],
-        function: Any = None,
-    ) -> None:
-        usage = f"mathsft {command} [--config RECIPE] [--SECTION.KEY VALUE ...] [--print_config]"
-        super().__init__(command, about, usage)
-        self.sections = [*always, *sometimes]
-        self.add_argument(
-            "--config",
-            action=_RecipeFile,
-            help=f"a shipped recipe's name ({', '.join(shipped_recipes())}), a YAML file or a "
-            "run's folder; may be given several times, the later wins"
-            + ("; default: this machine's" if "model" in always else ""),
-        )
-        if function is not None:
-            names = inspect.signature(function).parameters
-            given = {name for name in names if name in ("recipe", "objective", "rows")}
-            added = self.add_function_arguments(function, as_group=False, skip={*given})
-            self.known += added
-            self.unsaid(added)
-        for section in self.sections:
-            self._add_section(section, optional=section in sometimes)
-        for section in self.sections:
-            self._add_library(section)
-
-    def _add_section(self, section: str, *, optional: bool) -> None:
-        function = section_function(section)
-        left_out: set[str | int] = {*NOT_KEYS, "datasets"}
-        own = self.add_function_arguments(
-            function, section, skip=left_out.intersection(inspect.signature(function).parameters)
-        )
-        (self.groups or {})[section].title = f"--{section}, the arguments of {function.__name__}"
-        quiet = own if optional else []
-        if section == "mix":
-            self.add_argument(
-                "--mix.datasets",
-                type=dict[str, dict[str, Any]],
-                help="for names in parts, how to read them: keys of load_problems",
-            )
-            quiet = [*quiet, "mix.datasets"]
-        self.known += [*own, *quiet]
-        # What nobody gave is not written down, and a section that nobody gave is not used.
-        self.unsaid(quiet)
-        for action in self._actions:
-            if action.dest in own:
-                action.required = False
-
-    def _add_library(self, section: str) -> None:
-        """The further arguments of transformers' or TRL's class, listed last."""
-        library = library_arguments(section)
-        if library is None:
-            return
-        refused = no_keys(section)
-        ours = {*inspect.signature(section_function(section)).parameters, *NOT_KEYS, *refused}
-        theirs = self.add_class_arguments(
-            library,
-            section,
-            as_group=False,
-            fail_untyped=False,
-            skip={
-                name for name in inspect.signature(library).parameters if name in ours | {"fsdp"}
-            },
-        )
-        # Annotated as a text by transformers, which wants true or false.
-        self.add_argument(f"--{section}.fsdp", type=bool | str | None)
-        theirs = [*theirs, f"{section}.fsdp"]
-        self.known += theirs
-        self.refused |= {f"{section}.{name}": why for name, why in refused.items()}
-        self.unsaid(theirs)  # a library's default may depend on the machine
-        told = {field.name: field.metadata.get("help") for field in dataclasses.fields(library)}
-        last = self.add_argument_group(f"{section}, further arguments of {library.__name__}")
-        for action in [a for a in self._actions if a.dest in theirs]:
-            action.help = told.get(action.dest.partition(".")[2]) or action.help
-            self._optionals._group_actions.remove(action)
-            last._group_actions.append(action)
+    hint: Any
+    default: Any = None
+    help: str = ""
+    required: bool = False
+    inside: Mapping[str, "Option"] | None = None
+    named: bool = False
+    refused: str = ""
 
 
-def sections_of(options: RecipeOptions, parsed: Any) -> dict[str, dict[str, Any]]:
-    """The sections as plain dicts, without those of which nothing was given.
+def options_of(
+    source: Callable[..., Any], *, skip: Collection[str] = (), defaults: bool = True
+) -> dict[str, Option]:
+    """The arguments of a function or a dataclass as options, with the help of its docstring.
 
-    Raises ValueError where a section lacks what its function cannot do without.
+    Left out are ``skip``, ``**arguments``, and what YAML cannot hold, such as a loaded model.
+    Without ``defaults`` none is known: a library's may depend on the machine.
     """
-    plain, usual = (
-        json.loads(options.dump(values, format="json", skip_none=False, skip_validation=True))
-        for values in (parsed, options.get_defaults())
-    )
+    from docstring_parser import parse
+
+    hints = _hints(source)
+    told = {p.arg_name: p.description or "" for p in parse(source.__doc__ or "").params}
+    if is_dataclass(source):
+        told |= {f.name: f.metadata["help"] for f in fields(source) if "help" in f.metadata}
     found = {}
-    for section in options.sections:
-        keys = plain.get(section)
-        wanted = [
-            name
-            for name, parameter in inspect.signature(section_function(section)).parameters.items()
-            if parameter.default is inspect.Parameter.empty and name not in NOT_KEYS
-        ]
-        if not keys or (wanted and keys == usual.get(section)):
-            continue
-        for name in wanted:
-            if keys.get(name) is None:
-                raise ValueError(f"{section}.{name} is missing: give --{section}.{name}")
-        found[section] = keys
+    for name, parameter in signature(source).parameters.items():
+        hint = plain_type(hints.get(name, Any))
+        several = parameter.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
+        if hint is not None and not several and name not in skip:
+            required = parameter.default is Parameter.empty
+            default = parameter.default if defaults and not required else None
+            help = " ".join(told.get(name, "").split())
+            found[name] = Option(hint, default, help, required=required)
     return found
 
 
-def configs_first(arguments: Sequence[str]) -> list[str]:
-    """A command line with ``--config FILE`` before all else, in the order given."""
-    configs: list[str] = []
-    others: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--config":
-            configs += [argument, *islice(left, 1)]
-        else:
-            (configs if argument.startswith("--config=") else others).append(argument)
-    return configs + others
+def _hints(source: Any) -> dict[str, Any]:
+    """The types of a function's arguments, or of a dataclass's fields."""
+    made: Any = source
+    if isinstance(source, type) and not is_dataclass(source):
+        made = source.__init__  # type: ignore[misc]
+    try:
+        return get_type_hints(made)
+    except NameError:  # a type that is imported for type checkers alone has no value here
+        known = {**vars(builtins), **unwrap(made).__globals__}
+        return get_type_hints(made, localns=defaultdict(lambda: object, known))
 
 
-def config_given(arguments: list[str]) -> bool:
-    """Whether a command line names a config."""
-    return any(argument.partition("=")[0] == "--config" for argument in arguments)
+def plain_type(hint: Any) -> Any:
+    """A type in terms of what YAML holds, None for what it cannot hold.
+
+    A path is a text, an enumeration one of its values, and a dataclass a mapping.
+    """
+    base, inner = get_origin(hint) or hint, get_args(hint)
+    if base in (Union, UnionType):
+        if any(_is(kind, Enum) for kind in inner):  # `SaveStrategy | str`: no other text will do
+            inner = tuple(kind for kind in inner if kind is not str)
+        plain = [one for one in map(plain_type, inner) if one is not None]
+        return Union[tuple(plain)] if {*plain} - {NoneType} else None  # noqa: UP007
+    if base is Any or base is Literal:
+        return hint
+    if _is(base, Enum):
+        return Literal[tuple(str(member.value) for member in base)]
+    if _is(base, PurePath):
+        return str
+    if _is(base, Mapping) or is_dataclass(base):
+        value = plain_type(inner[1]) if len(inner) == 2 else Any
+        return value and dict[str, value]  # type: ignore[valid-type]
+    if base in _LISTS:
+        kinds = tuple(kind for kind in inner if kind is not ...)
+        value = plain_type(Union[kinds]) if inner else Any  # noqa: UP007
+        return value and list[value]  # type: ignore[valid-type]
+    return base if base in _WORDS else None
+
+
+def _is(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
+
+
+def allowed(hint: Any) -> dict[Any, Any]:
+    """The types that a hint allows: ``{list: list[str], str: str}`` for ``list[str] | str``."""
+    one_of = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return {get_origin(kind) or kind: kind for kind in one_of}
+
+
+def walk(options: Mapping[str, Option]) -> Iterator[tuple[tuple[str, ...], Option]]:
+    """Every option by its keys, also those inside another: ``("lora",)`` and ``("lora", "r")``."""
+    for name, option in options.items():
+        yield (name,), option
+        if option.inside and not option.named:
+            yield from (((name, *keys), one) for keys, one in walk(option.inside))
+
+
+def checked(
+    given: Mapping[Any, Any], options: Mapping[str, Option], where: str, *, text: bool = False
+) -> dict[str, Any]:
+    """The values in ``given`` as their options have them; ``where`` stands before a key's name.
+
+    Args:
+        text: values are texts of a command line, and not values of a YAML file.
+
+    Raises ValueError for an unknown key (with the nearest), one that would change nothing, a value
+    of another type, and a number that cannot be meant (`mathsft.numbers`).
+    """
+    found = {}
+    for key, value in given.items():
+        option = options.get(key)
+        if option is None:
+            known = [name for name, one in options.items() if not one.refused]
+            raise ValueError(f"{where}{key}: {unknown_name('key', str(key), known, shown=30)}")
+        if option.refused:
+            raise ValueError(f"{where}{key} would change nothing: {option.refused}")
+        found[str(key)] = _value(value, option, f"{where}{key}", text)
+    check_numbers(found, where=where)
+    return found
+
+
+def _value(value: Any, option: Option, where: str, text: bool) -> Any:
+    kinds = allowed(option.hint)
+    given = value
+    if text and isinstance(value, str):
+        value = _from_line(value, kinds, where)
+    if isinstance(value, Mapping) and dict in kinds:
+        inside = option.inside
+        if inside and option.named:
+            inside = dict.fromkeys(value, Option(dict[str, Any], inside=inside))
+        if inside:
+            return checked(value, inside, f"{where}.", text=text)
+        if text and value is given:  # by keys with dots
+            value = {key: _value(one, Option(Any), where, text) for key, one in value.items()}
+    if Any in kinds or (isinstance(value, Mapping) and Any in get_args(kinds.get(dict))):
+        return _numbers(value)  # jsonargparse would make False of the text "no"
+    if int in kinds and float not in kinds:
+        value = _whole(value)
+    quoted = isinstance(given, str) and not text and bool in kinds
+    none = value is None and NoneType not in kinds  # which jsonargparse lets pass
+    if not none and not (quoted and not {str, Literal} & kinds.keys()):
+        from jsonargparse import ArgumentError
+
+        try:
+            read = _reader(option.hint).parse_object({"value": value}).value
+            return value if isinstance(value, int) else read  # 2 epochs stay 2, and not 2.0
+        except ArgumentError:
+            pass
+    raise ValueError(f"{where}: {_wrong(given, kinds, text)}")
+
+
+@cache
+def _reader(hint: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser
+
+
+def _from_line(value: str, kinds: Mapping[Any, Any], where: str) -> Any:
+    """A text of a command line: a mapping, a list also as ``a,b``, or a text still."""
+    if Any in kinds or (value[:1] in ("{", "[") and {dict, list} & kinds.keys()):
+        return load_yaml(value, where)
+    if list in kinds and value != "null" and ("," in value or str not in kinds):
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+def _wrong(value: Any, kinds: Mapping[Any, Any], text: bool) -> str:
+    """What is wrong with a value, and what is wanted instead."""
+    words = [_WORDS[kind] for kind in kinds if kind in _WORDS]
+    if int in kinds and float in kinds:
+        words.remove(_WORDS[int])
+    choices = [str(choice) for choice in get_args(kinds.get(Literal))]
+    if choices and isinstance(value, str):
+        return unknown_name("value", value, choices + ["true or false"] * (bool in kinds))
+    wanted = " or ".join(["one of " + ", ".join(choices)] * bool(choices) + words)
+    if isinstance(value, list) and list not in kinds:
+        return f"one value is wanted ({wanted}), found the list {value}"
+    found = f"the text {value!r}" if isinstance(value, str) else str(value)
+    hint = ""
+    if {str, Literal} & kinds.keys() and isinstance(value, date | int | float) and not text:
+        hint = " (YAML reads no as false, and a date or a number as such): put it in quotes"
+    return f"{wanted} is wanted, found {found}{hint}"
+
+
+def _whole(value: Any) -> Any:
+    """1000 for 1e3, also as a text; what is no whole number as it is."""
+    if not isinstance(value, str | float):
+        return value
+    try:
+        return int(float(value)) if float(value).is_integer() else value
+    except ValueError:
+        return value
+
+
+def _numbers(value: Any) -> Any:
+    """Inside a mapping no type says what is wanted: a text that reads as a number is one."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    for kind in (int, float) if isinstance(value, str) else ():
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value

@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from result_rows import result
 from transformers import TrainingArguments
 
 from mathsft import cli, compare, load_problems, load_recipe
-from mathsft.options import RecipeOptions, sections_of
-from mathsft.recipes import NOT_KEYS
+from mathsft.recipes.sections import NOT_KEYS, recipe_sections
 from mathsft.training.arguments import unheeded
 
 
@@ -26,11 +26,10 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err + (stop.value.code if isinstance(stop.value.code, str) else "")
 
 
-def options(*arguments: str) -> dict[str, dict[str, object]]:
-    """The sections that ``mathsft sft`` reads from these arguments."""
-    always, sometimes = cli._TRAINING["sft"]
-    parser = RecipeOptions("sft", "", always, sometimes)
-    return sections_of(parser, parser.parse(arguments))
+def options(*arguments: str, command: str = "sft") -> dict[str, dict[str, Any]]:
+    """The sections that a training's command reads from these arguments."""
+    run, about = cli.COMMANDS[command]
+    return next(run(about, arguments)).read(arguments)[0]
 
 
 def test_help_lists_every_command_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,12 +105,12 @@ def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
     [
         (["sft", "--sft.learning_rat", "1"], ["sft.learning_rat", "'sft.learning_rate'"]),
         (["sft", "--modle.name", "x"], ["'model.name'"]),
-        (["sft", "--sft.learning_rate", "fast"], ["sft.learning_rate", "float", "fast"]),
-        (["sft", "--train.limit", "2.5"], ["train.limit", "int", "2.5"]),
+        (["sft", "--sft.learning_rate", "fast"], ["sft.learning_rate", "a number", "fast"]),
+        (["sft", "--train.limit", "2.5"], ["train.limit", "a whole number", "2.5"]),
         (["sft", "--config", "tinny"], ["'tinny'", "'tiny'"]),
         (["sft", "--train.source", "gsm9k"], ["'gsm9k'", "'gsm8k'"]),
         (["sft", "--sft.hub_token", "x"], ["sft.hub_token"]),
-        (["sft", "--sft.loss_type", "dft"], ["sft.loss_type would change nothing", "likelihood"]),
+        (["sft", "--sft.loss_type", "dft"], ["sft.loss_type would change nothing", "own"]),
         (["sft", "--freeze.but", "*norm*"], ["freeze.patterns is missing"]),
         (["sft", "--resume", "true"], ["--output_dir"]),
         (["mix"], ["mix.parts is missing"]),
@@ -169,10 +168,9 @@ def test_a_mistake_in_a_file_names_file_and_key(
 
 
 def test_every_argument_of_the_library_that_is_heeded_is_an_option() -> None:
-    always, sometimes = cli._TRAINING["multiple_choice"]
-    known = {*RecipeOptions("multiple-choice", "", always, sometimes).known}
+    known = recipe_sections()["multiple_choice"]
     arguments = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
-    missing = {name for name in arguments if f"multiple_choice.{name}" not in known}
+    missing = {name for name in arguments if name not in known or known[name].refused}
     assert missing == (NOT_KEYS | {*unheeded()}) & arguments
 
 
@@ -236,6 +234,28 @@ def test_evaluate_watches_and_estimates(tmp_path: Path, capsys: pytest.CaptureFi
     config.write_text("sft: {per_device_train_batch_size: 2}\n")  # the model is tiny, as in sft
     cli.main(["estimate-memory", str(config)])
     assert "total" in capsys.readouterr().out
+
+
+def test_a_shell_completes_commands_options_and_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("shtab")
+    cli.main(["--completion", "bash"])
+    script = tmp_path / "completion.sh"
+    script.write_text(capsys.readouterr().out)
+    told = {
+        "sf": "sft", "sft --sft.learn": "--sft.learning_rate", "train --objective m":
+        "multiple_choice", "sft --sft.eval_strategy s": "steps", "evaluate --tas": "--tasks",
+    }  # fmt: skip
+    for typed, completed in told.items():
+        words = typed.split()
+        bash = (
+            f"source {script}; COMP_WORDS=(mathsft {typed}); COMP_CWORD={len(words)}; "
+            'COMPREPLY=(); _shtab_mathsft; echo "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(["bash", "-c", bash], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [completed]
+    assert "'bash'" in fails(capsys, "--completion", "bsh")
 
 
 def test_the_module_and_the_script_are_the_command_line() -> None:

@@ -1,11 +1,10 @@
-"""What ``--help`` says of an option is its entry in the function's docstring: each has one."""
+"""What ``--help`` says of an option is its entry in a docstring: each of our own has one."""
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from jsonargparse import ArgumentParser
 
 from mathsft.course import course
 from mathsft.data.local_files import write_rows
@@ -13,7 +12,9 @@ from mathsft.evaluation.compare import compare_all
 from mathsft.evaluation.report import report
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.watch import watch
-from mathsft.recipes import _SECTIONS, NOT_KEYS, section_function
+from mathsft.objectives import objective_classes
+from mathsft.options import options_of
+from mathsft.recipes.sections import NOT_KEYS, recipe_sections
 from mathsft.training.by_recipe import train_by_recipe
 from mathsft.training.estimate import estimate_memory
 
@@ -23,18 +24,24 @@ COMMANDS: dict[Callable[..., Any], set[str]] = {
     evaluate: set(), watch: set(), compare_all: {"results"}, report: {"results", "path"},
     estimate_memory: {"recipe"},
 }  # fmt: skip
-FUNCTIONS = COMMANDS | {section_function(section): NOT_KEYS for section in _SECTIONS}
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", COMMANDS, ids=lambda function: function.__name__)
 def test_no_option_of_our_own_functions_is_without_help(function: Callable[..., Any]) -> None:
-    ours = inspect.signature(function).parameters
-    parser = ArgumentParser()
-    skip: set[Any] = FUNCTIONS[function] & ours.keys()
-    parser.add_function_arguments(function, skip=skip, fail_untyped=False)
-    told = {action.dest: action.help for action in parser._actions}
-    known = {name: told[name] for name in ours if name in told}
-    if function is watch:  # hands the rest on to a function that is ours as well
-        known |= {name: told[name] for name in inspect.signature(evaluate).parameters & told.keys()}
+    known = options_of(function, skip=COMMANDS[function])
+    assert {*known} <= {*inspect.signature(function).parameters}
     assert known
-    assert [name for name, text in known.items() if not text] == []
+    assert [name for name, option in known.items() if not option.help] == []
+
+
+@pytest.mark.parametrize("section", recipe_sections())
+def test_no_key_of_a_section_is_without_help(section: str) -> None:
+    known = recipe_sections()[section]
+    assert known
+    assert [n for n, option in known.items() if not option.help and not option.refused] == []
+    assert not NOT_KEYS & known.keys()
+
+
+def test_every_setting_of_an_objective_is_a_key_of_its_section() -> None:
+    for name, objective in objective_classes().items():
+        assert options_of(objective).keys() <= recipe_sections()[name].keys()

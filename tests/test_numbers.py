@@ -224,11 +224,17 @@ def test_numbers_deep_in_a_recipe_are_refused_as_well(tmp_path: Path) -> None:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_the_command_line_says_which_option(
-    line: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    line: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit) as stop:
         cli.main(line)
+    assert stop.value.code == 2  # a wrong option
+    assert f"--{told}" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

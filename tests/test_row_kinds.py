@@ -232,7 +232,9 @@ def test_a_trainer_is_given_the_kinds_that_it_takes_and_no_others() -> None:
     counted: set[str] = set()
     found = given_row(WHOLE, where="row 0", counted=counted, kinds=["preference"])
     assert found == {**TALK, "source": ""}
-    with pytest.raises(ValueError, match=r"row 0: a row of the kind 'problem'; .*trains preference"):
+    with pytest.raises(
+        ValueError, match=r"row 0: a row of the kind 'problem'; .*trains preference"
+    ):
         given_row(OWN, where="row 0", counted=counted, kinds=["preference"])
     with pytest.raises(ValueError, match=r"row 0: a row of the kind 'preference'; "):
         tokenize_problems([PAIR], new_tokenizer())

@@ -59,7 +59,7 @@ def open_source(
         FileNotFoundError, IsADirectoryError: a path that leads to no file.
         ConnectionError: the hub does not answer, or does not have the rows.
     """
-    path = _path(source)
+    path = local_path(source)
     if path is not None:
         if split != "train":
             raise ValueError(
@@ -153,7 +153,7 @@ def questions_of(given: str | Path | Iterable[str]) -> list[str]:
     return questions
 
 
-def _path(source: str | Path) -> Path | None:
+def local_path(source: str | Path) -> Path | None:
     """``source`` as a path, None where it names one of ``SOURCES`` or a hub data set."""
     if source in SOURCES:
         return None

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -14,33 +15,38 @@ from mathsft.data.choices import add_choices
 from mathsft.data.mixtures import mix
 from mathsft.data.overlap import without_test_rows
 from mathsft.data.problems import load_problems
+from mathsft.data.sources import local_path
 from mathsft.device import policy
 from mathsft.models.adapters import save_adapter
 from mathsft.models.freezing import freeze
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
 from mathsft.numbers import check_numbers
+from mathsft.objectives import objective_class
 from mathsft.processes import in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import runs_folder
-from mathsft.training.make import multiple_choice_trainer, sft_trainer
+from mathsft.training.early_stopping import early_stopping
+from mathsft.training.make import make_trainer
 from mathsft.training.persist import persist
+from mathsft.training.preview import preview, tokenizer_of, usable
 from mathsft.training.runs import rows_hash
 from mathsft.training.samples import show_samples
 
-Objective = Literal["sft", "multiple_choice"]
 Recipe = Mapping[str, Mapping[str, Any]]
 
-# Which sections hold the rows to train on and those to be tested on.
-_ROWS = {"sft": ("train", "test"), "multiple_choice": ("choices_train", "choices")}
+# Which sections hold the rows to train on and those to be tested on, if not train and test.
+_ROWS = {"multiple_choice": ("choices_train", "choices")}
+_COMMANDS = {"sft": "sft", "multiple_choice": "multiple-choice"}
 
 
 def train_by_recipe(
     recipe: Recipe,
-    objective: Objective = "sft",
+    objective: str = "sft",
     *,
     output_dir: str | Path | None = None,
     resume: bool = False,
+    check: bool = False,
 ) -> Path:
     """Train by the sections of a recipe (`mathsft.recipes`) and keep what came of it.
 
@@ -51,13 +57,16 @@ def train_by_recipe(
             in half precision all the same). ``mix`` takes the place of ``train``, or of
             ``choices_train``. Rows that ask a question of the test are left out and
             counted, of a mixture refused.
-        objective: "sft" reads ``train``, ``test`` and ``sft``; "multiple_choice" reads
-            ``choices_train``, ``choices`` and ``multiple_choice``. The test is evaluated where
-            ``eval_strategy`` says when; ``show_samples`` adds sample answers (SFT).
+        objective: what the model is trained for (`mathsft.objectives`). Its section has its
+            settings; it reads ``train`` and ``test``, "multiple_choice" ``choices_train`` and
+            ``choices``. The test is evaluated when ``eval_strategy`` says so; ``show_samples``
+            adds sample answers (SFT).
         output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … One
             that holds a run already is refused unless ``resume``.
-        resume: go on from the newest whole checkpoint of the run in ``output_dir``; where that
+        resume: go on from the newest whole checkpoint of the run in ``output_dir``; if that
             holds none yet, it begins.
+        check: read the data, print the counts and three rows token by token, and end: no weights
+            are loaded and nothing is written.
 
     Returns the folder, which then holds ``config.yaml`` and ``environment.json``
     (`mathsft.record`), ``trainer_state.json`` with the log, checkpoints, and ``adapter``, or
@@ -65,14 +74,18 @@ def train_by_recipe(
 
     Raises:
         ValueError, FileNotFoundError: what the functions of the sections raise; a folder that
-            holds another run. Nothing is written before all of it could be made.
+            holds another run. The data is read before a model is loaded, and nothing is written
+            before all of it could be made.
     """
     given = {name: dict(arguments) for name, arguments in recipe.items()}
     for name, arguments in given.items():
-        check_numbers(arguments, where=f"{name}.")  # before the model is loaded
+        check_numbers(arguments, where=f"{name}.")
     for name, arguments in (given.get("mix", {}).get("datasets") or {}).items():
         check_numbers(arguments, where=f"mix.datasets.{name}.")
-    settings = given.get(objective, {})
+    settings = deepcopy(given.get(objective, {}))  # transformers writes into fsdp_config
+    kind = objective_class(objective)
+    own = {field.name for field in fields(kind)} & settings.keys()
+    target = kind(**{name: settings.pop(name) for name in sorted(own)})
     seed = int(settings.get("seed", 0))
     model_keys = given.get("model", {})
     device = "cpu" if model_keys.get("device") == "cpu" else policy().device
@@ -80,39 +93,50 @@ def train_by_recipe(
     state = processes(device, timeout=timeout, backend=backend)
     choose = partial(_folder, output_dir, objective, given, resume=resume)
     folder = in_first(choose, device=device)
+    evaluates = settings.get("eval_strategy", "no") != "no"
+    callbacks: list[Any] = [persist(folder, **given.get("persist", {}))]
+    callbacks += early_stopping(settings, objective, evaluates=evaluates)
+    train, test = read_rows(given, objective)
+    evaluated = test if evaluates else None
+    if evaluates and test is None:
+        raise ValueError(
+            f"{objective}.eval_strategy wants rows to evaluate: give "
+            f"{data_sections(objective)[1]}.source"
+        )
+    if "show_samples" in given and (evaluated is None or objective != "sft"):
+        raise ValueError(
+            "show_samples wants worked problems that are evaluated: give the section test, and "
+            "sft.eval_strategy (such as steps, with eval_steps)"
+        )
+    if check:
+        length = settings.get("max_length", 512)
+        preview(train, evaluated, target, model=model_keys, max_length=length)
+        say("\nno weights were loaded, and nothing was written")
+        return folder
+    usable(train, tokenizer_of(model_keys), target)  # rows of another kind are refused now
     set_seed(seed)  # of the adapter's first weights; the trainer sets its own
     model, tokenizer = load_model(**_model_arguments(model_keys))
     if "freeze" in given:
         freeze(model, **given["freeze"])
-    train, test = _rows(given, objective)
-
-    saving = persist(folder, **given.get("persist", {}))
-    callbacks: list[Any] = [saving]
-    evaluated = test if settings.get("eval_strategy", "no") != "no" else None
     if "show_samples" in given:
-        if evaluated is None or objective != "sft":
-            raise ValueError(
-                "show_samples wants worked problems that are evaluated: give the section test, and "
-                "sft.eval_strategy (such as steps, with eval_steps)"
-            )
-        callbacks.append(show_samples(tokenizer, evaluated, **given["show_samples"]))
-    make: Any = sft_trainer if objective == "sft" else multiple_choice_trainer
-    trainer = make(
+        callbacks.append(show_samples(tokenizer, evaluated or (), **given["show_samples"]))
+    trainer = make_trainer(
         model,
         tokenizer,
         train,
-        eval_problems=evaluated,
+        target,
         output_dir=folder,
+        eval_rows=evaluated,
         callbacks=callbacks,
-        **deepcopy(settings),  # transformers writes into fsdp_config
+        **settings,
     )
-    saving.check(trainer.args)
+    callbacks[0].check(trainer.args)
     # Not before all of it could be made: a mistake must not leave the folder of a run.
     record = partial(
         write_record,
         folder,
         given,
-        command=objective.replace("_", "-"),
+        command=_COMMANDS.get(objective, f"train --objective {objective}"),
         seed=seed,
         processes=state.num_processes,
         resolved=_resolved(trainer),
@@ -142,21 +166,41 @@ def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _rows(recipe: Recipe, objective: Objective) -> tuple[Dataset, Dataset | None]:
-    """The rows to train on, and those of the test where the recipe has one."""
-    train_section, test_section = _ROWS[objective]
-    test = load_problems(**recipe[test_section]) if test_section in recipe else None
+def data_sections(objective: str) -> tuple[str, str]:
+    """The sections with the rows that an objective is trained on, and with those of its test."""
+    return _ROWS.get(objective, ("train", "test"))
+
+
+def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on, and those of the test if the recipe has one."""
+    train_section, test_section = data_sections(objective)
+    test: Any = read_test(recipe[test_section]) if test_section in recipe else None
     if "mix" in recipe:
-        train = mixture(recipe["mix"], test)
+        train: Any = mixture(recipe["mix"], test)
     elif train_section in recipe:
         train = load_problems(**recipe[train_section])
         if test is not None:
+            if not isinstance(train, Dataset):
+                raise ValueError(
+                    f"{train_section}.streaming: rows that are streamed are not compared with "
+                    f"those of the test: leave streaming out (rows lie on disk all the same), or "
+                    f"{test_section}"
+                )
             train = without_test_rows(train, test)
     else:
         raise ValueError(f"nothing to train on: give {train_section}.source, or mix.parts")
     if "add_choices" in recipe:
         train = add_choices(train, **recipe["add_choices"])
     return train, test
+
+
+def read_test(section: Mapping[str, Any]) -> Any:
+    """The rows of a section ``test`` or ``choices``: of the split test, if none is named.
+
+    `load_problems` would read the training rows; a file has no splits.
+    """
+    usual = {} if local_path(section["source"]) is not None else {"split": "test"}
+    return load_problems(**{**usual, **section})
 
 
 def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
@@ -166,11 +210,9 @@ def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
     return mix(**settings, datasets=read, test=test)
 
 
-def _folder(
-    output_dir: str | Path | None, objective: Objective, recipe: Recipe, *, resume: bool
-) -> Path:
+def _folder(output_dir: str | Path | None, objective: str, recipe: Recipe, *, resume: bool) -> Path:
     if output_dir is None and resume:
-        raise ValueError("which run is to be gone on with? --resume true wants --output_dir")
+        raise ValueError("which run should be resumed? give its --output_dir")
     folder = _free(objective) if output_dir is None else Path(output_dir)
     if resume:
         check_same(folder, recipe)
@@ -198,7 +240,7 @@ def _resolved(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _free(objective: Objective) -> Path:
+def _free(objective: str) -> Path:
     number = 1
     while (folder := runs_folder() / f"{objective.replace('_', '-')}-{number}").exists():
         number += 1

@@ -20,6 +20,17 @@ from mathsft.training.rows import training_rows
 from mathsft.training.trainer import ForestTrainer
 
 Rows = Iterable[Mapping[str, Any]]
+# Of `transformers.TrainingArguments`, unless an objective has its own.
+DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 4,
+    "learning_rate": 2e-4,
+    "num_train_epochs": 1.0,
+    "warmup_steps": 0.03,
+    "logging_steps": 10,
+    "save_strategy": "no",
+    "report_to": "none",
+    "seed": 0,
+}
 
 
 def make_trainer(
@@ -69,18 +80,7 @@ def make_trainer(
     """
     refuse_unheeded(arguments)
     check_numbers({"max_length": max_length})
-    settings = {
-        "per_device_train_batch_size": 4,
-        "learning_rate": 2e-4,
-        "num_train_epochs": 1.0,
-        "warmup_steps": 0.03,
-        "logging_steps": 10,
-        "save_strategy": "no",
-        "report_to": "none",
-        "seed": 0,
-        **objective.defaults,
-        **arguments,
-    }
+    settings = {**DEFAULTS, **objective.defaults, **arguments}
     args = training_arguments(model, output_dir=str(output_dir), **settings)
     made = partial(
         training_rows,

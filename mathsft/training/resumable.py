@@ -117,7 +117,10 @@ class ResumableTrainer(Trainer):
         same = path.is_file() and not run_differences(
             json.loads(path.read_text(encoding="utf-8")), self._run
         )
-        ended = same and state.global_step >= state.max_steps
+        # It may have stopped before its last step (EarlyStoppingCallback).
+        control: Any = (state.stateful_callbacks or {}).get("TrainerControl", {})
+        stopped = control.get("args", {}).get("should_training_stop", False)
+        ended = same and (state.global_step >= state.max_steps or stopped)
         if not in_first(lambda: ended, device=self.args.device.type):
             say(f"training goes on after {steps}")
             return False

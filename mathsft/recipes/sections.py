@@ -1,0 +1,93 @@
+"""The sections of a recipe: each has the arguments of a function, or the fields of a dataclass.
+
+The functions are imported when they are asked for: a recipe is above all that it configures.
+"""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from mathsft.options import Option, options_of
+
+NOT_KEYS = {
+    "model", "tokenizer", "problems", "rows", "eval_rows", "objective", "test", "output_dir",
+    "run_dir", "callbacks", "prompt", "hub_token", "parallelism_config",
+}  # fmt: skip
+# What peft writes into a LoraConfig by itself.
+_PEFTS_OWN = {
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path",
+    "revision", "inference_mode", "runtime_config",
+}  # fmt: skip
+
+
+@cache
+def recipe_sections() -> dict[str, dict[str, Option]]:
+    """The sections that there are, and the options of each."""
+    from peft import LoraConfig
+
+    from mathsft.data.choices import add_choices
+    from mathsft.data.mixtures import mix
+    from mathsft.data.problems import load_problems
+    from mathsft.evaluation.worked import worked_answers
+    from mathsft.models.adapters import add_adapter
+    from mathsft.models.freezing import freeze
+    from mathsft.models.loading import load_model
+    from mathsft.training.persist import persist
+    from mathsft.training.samples import show_samples
+
+    functions: dict[str, Any] = {
+        "model": load_model, "freeze": freeze, "train": load_problems,
+        "test": load_problems, "choices_train": load_problems, "choices": load_problems, "mix": mix,
+        "add_choices": add_choices, "persist": persist, "show_samples": show_samples,
+        "worked": worked_answers,
+    }  # fmt: skip
+    sections = {name: options_of(made, skip=NOT_KEYS) for name, made in functions.items()}
+    for name in ("test", "choices"):
+        split = sections[name]["split"]
+        told = f"{split.help} Default here: ``test``; of a file its only one"
+        sections[name]["split"] = replace(split, default=None, help=told)
+    lora = options_of(LoraConfig, skip=_PEFTS_OWN, defaults=False)
+    lora |= options_of(add_adapter, skip={*NOT_KEYS, "config"})
+    lora["init_lora_weights"] = replace(lora["init_lora_weights"], hint=bool | str)
+    kind = bool | dict[str, Any]
+    sections["model"]["lora"] = replace(
+        sections["model"]["lora"], hint=kind, default=True, inside=lora
+    )
+    sections["mix"]["datasets"] = Option(
+        dict[str, dict[str, Any]],
+        help="for names in parts, how to read them: keys of load_problems",
+        inside=sections["train"],
+        named=True,
+    )
+    sections |= objective_sections()
+    return {**sections, "mixing": sections["multiple_choice"]}
+
+
+def objective_names() -> list[str]:
+    """The objectives that a model can be trained for."""
+    return list(objective_sections())
+
+
+@cache
+def objective_sections() -> dict[str, dict[str, Option]]:
+    """The section of each objective: its fields, and what `make_trainer` takes."""
+    from transformers import EarlyStoppingCallback, TrainingArguments
+
+    from mathsft.objectives import objective_classes
+    from mathsft.training.arguments import unheeded
+    from mathsft.training.make import DEFAULTS, make_trainer
+
+    shared = options_of(make_trainer, skip=NOT_KEYS)
+    theirs = options_of(TrainingArguments, skip=NOT_KEYS, defaults=False)
+    theirs["fsdp"] = replace(theirs["fsdp"], hint=bool | str | None)  # transformers wants true
+    stopping = options_of(EarlyStoppingCallback, defaults=False)
+    refused = {name: Option(Any, refused=why) for name, why in unheeded().items()}
+    found = {}
+    for name, objective in objective_classes().items():
+        usual = {**DEFAULTS, **objective.defaults}
+        told = {key: replace(theirs[key], default=value) for key, value in usual.items()}
+        found[name] = {**options_of(objective), **shared, **told, **stopping, **theirs, **refused}
+        found[name] |= told
+        if not objective.needs_reference:
+            found[name]["reference"] = Option(Any, refused=f"{name} compares with no reference")
+    return found

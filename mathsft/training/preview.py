@@ -1,0 +1,117 @@
+"""What a recipe's rows become, token by token, before a model is loaded."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import islice, pairwise
+from typing import Any
+
+from datasets import Dataset
+
+from mathsft.models.attention import position_limit
+from mathsft.models.chat_template import set_chat_template
+from mathsft.models.forest import IGNORE
+from mathsft.models.pretrained import load_tokenizer, model_config
+from mathsft.models.sources import checked_source
+from mathsft.objectives.base import Group, Objective
+from mathsft.processes import say
+from mathsft.training.rows import training_rows
+
+_LOOKED_AT = 200  # rows
+# Two shades, so that it is seen where a token ends: not trained, and trained.
+_COLOURS = {False: ("\x1b[0m", "\x1b[2m"), True: ("\x1b[30;42m", "\x1b[30;102m")}
+
+
+def tokenizer_of(model: Mapping[str, Any]) -> Any:
+    """The tokenizer that `load_model` gives for these arguments, without its model."""
+    revision = model.get("revision")
+    tokenizer = load_tokenizer(checked_source(model.get("name", "tiny"), revision), revision)
+    if model.get("chat_template_path") is not None:
+        set_chat_template(tokenizer, model["chat_template_path"])
+    return tokenizer
+
+
+def usable(rows: Any, tokenizer: Any, objective: Objective) -> list[tuple[int, Group]]:
+    """Of the first 200 rows those that can be trained on, with their places.
+
+    Raises what the objective raises for a row, such as one of another kind.
+    """
+    first = list(islice(rows, _LOOKED_AT))
+    arrow = isinstance(rows, Dataset)
+    groups = objective.groups(first, tokenizer, first=0, arrow=arrow)
+    return [(place, group) for place, group in enumerate(groups) if not group.dropped]
+
+
+def preview(
+    rows: Any,
+    test: Any,
+    objective: Objective,
+    *,
+    model: Mapping[str, Any],
+    max_length: int = 512,
+    shown: int = 3,
+) -> None:
+    """Print the counts of the rows, and of the first ones each token and whether it is trained.
+
+    Args:
+        rows: what would be trained on.
+        test: what would be evaluated, or None.
+        objective: what the model would be trained for.
+        model: the arguments of `load_model`. Its tokenizer is loaded, and its configuration, but
+            none of its weights.
+        max_length: tokens of a row.
+        shown: so many rows.
+
+    On a terminal trained tokens are green; elsewhere, and with ``NO_COLOR`` set, they stand in
+    ⟦ ⟧, and ``|`` between others. What a sequence shares with the one before it is shown once.
+
+    Raises what the objective and `load_tokenizer` raise.
+    """
+    tokenizer = tokenizer_of(model)
+    positions = position_limit(model_config(model.get("name", "tiny"), model.get("revision")))
+    for part, given in (("train", rows), ("eval", test)):
+        if given is not None:
+            training_rows(
+                given, tokenizer, objective, max_length=max_length, positions=positions, name=part
+            )
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    say("trained tokens are " + ("green" if colour else "in ⟦ ⟧, others between |"))
+    found = usable(rows, tokenizer, objective)
+    objective.drop_long([group for _, group in found], max_length=max_length, positions=positions)
+    for place, group in [one for one in found if not one[1].dropped][:shown]:
+        several = f", {len(group.sequences)} {objective.nouns[1]}" * (len(group.sequences) > 1)
+        about = "".join(f", {key} {value}" for key, value in group.columns.items())
+        say(f"\nrow {place + 1}{several}{about}")
+        before: Sequence[int] = ()
+        for sequence in group.sequences:
+            ids = sequence["input_ids"]
+            same = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), 0)
+            say(("… " if same else "") + coloured(sequence, tokenizer, start=same, colour=colour))
+            before = ids
+
+
+def coloured(
+    sequence: Mapping[str, Sequence[int]], tokenizer: Any, *, start: int = 0, colour: bool
+) -> str:
+    """The tokens of a sequence from ``start`` on, as text that shows which are trained.
+
+    The first token of a sequence is never trained: nothing stands before it.
+    """
+    pieces = []
+    trained = [place > 0 and label != IGNORE for place, label in enumerate(sequence["labels"])]
+    for place in range(start, len(trained)):
+        text = _printable(tokenizer.decode([sequence["input_ids"][place]]))
+        if colour:
+            text = f"{_COLOURS[trained[place]][place % 2]}{text}\x1b[0m"
+        elif trained[place]:
+            text = f"⟦{text}⟧"
+        pieces.append(text)
+    if colour:
+        return "".join(pieces)
+    marks = ["" if a or b else "|" for a, b in pairwise(trained[start:])]
+    return "".join(piece + mark for piece, mark in zip(pieces, [*marks, ""], strict=True))
+
+
+def _printable(text: str) -> str:
+    """A row cannot move the cursor or change colours: what is not printed is written out."""
+    return "".join(c if c.isprintable() else "↵" if c == "\n" else repr(c)[1:-1] for c in text)
