@@ -371,3 +371,19 @@ def test_embeddings_in_place_of_ids_give_the_same_scores_and_a_gradient(
         assert alone.grad is not None
         expected += alone.grad[0, 1]
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reference_that_cannot_be_had_is_refused(
+    small_model_dir: Path, adapted: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    full = base(small_model_dir)
+    with pytest.raises(ValueError, match="no adapter to switch off"):
+        trainer(full, tokenizer, tmp_path, DPO(), reference="adapter_off")
+    with pytest.raises(ValueError, match="adapter_off or before_training"):
+        trainer(adapted, tokenizer, tmp_path, DPO(), reference="copy")
+    with pytest.raises(ValueError, match="compares with no reference"):
+        trainer(adapted, tokenizer, tmp_path, _Margin(), reference="adapter_off")
+    made = trainer(adapted, tokenizer, tmp_path, DPO(), reference="before_training")
+    other = trainer(adapted, tokenizer, tmp_path, DPO())
+    with pytest.raises(ValueError, match="give them as eval_rows"):
+        made.evaluate(other.train_dataset)

@@ -11,6 +11,8 @@ from typing import Any
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
+from mathsft.training.resumable import ResumableTrainer
+
 
 class FilledRows(Dataset[Mapping[str, Any]]):
     """The rows, as many as there are; an index from their number on is a filler.
@@ -62,3 +64,37 @@ class FilledSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate, before each epoch that begins at its beginning."""
         self._rows.set_epoch(epoch)
+
+
+class PaddedTrainer(ResumableTrainer):
+    """Several processes share the rows out by `FilledSampler`."""
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.args.world_size > 1:
+            dataset = FilledRows(dataset)
+        return super()._get_dataloader(dataset, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not isinstance(train_dataset, FilledRows):
+            return super()._get_train_sampler(train_dataset)
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy={strategy!r} in several processes: give 'random' or "
+                "'sequential', or start one process"
+            )
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return self._filled(
+            train_dataset,
+            self.args.per_device_train_batch_size,
+            seed=seed if strategy == "random" else None,
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if not isinstance(eval_dataset, FilledRows):
+            return super()._get_eval_sampler(eval_dataset)
+        return self._filled(eval_dataset, self.args.per_device_eval_batch_size)
+
+    def _filled(self, rows: FilledRows, size: int, seed: int | None = None) -> FilledSampler:
+        batch = 1 if self.args.dataloader_drop_last else size * self.args.world_size
+        return FilledSampler(rows, batch=batch, seed=seed)

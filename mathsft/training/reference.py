@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate.utils import gather_object
@@ -12,16 +12,32 @@ from peft import PeftModel
 from mathsft.models.adapter_checks import adapter_effect, adapter_off
 from mathsft.models.logprobs import SequenceLogprobs
 from mathsft.models.modes import evaluating
+from mathsft.objectives.base import Objective
 
 Reference = Literal["adapter_off", "before_training"]
 
 
-def choose_reference(model: Any) -> Reference:
-    """How the reference is had: "adapter_off" if that is the model as it is now, for nothing.
+def choose_reference(
+    model: Any, objective: Objective, *, asked_for: Reference | None = None
+) -> Reference | None:
+    """How the reference of an objective is computed; None if it needs none.
 
-    A fresh adapter changes nothing yet. One that was trained already does, and a model without an
-    adapter changes in training: then the log-probabilities are computed before training.
+    "adapter_off" if the adapter is fresh: it changes nothing yet. One that was trained already
+    does, and a model without an adapter changes in training: then the log-probabilities are
+    computed before training. Raises ValueError if what is asked for cannot be had.
     """
+    if not objective.needs_reference:
+        if asked_for:
+            raise ValueError(
+                f"reference={asked_for!r}: {objective.name} compares with no reference"
+            )
+        return None
+    if asked_for not in (None, *get_args(Reference)):
+        raise ValueError(f"reference={asked_for!r}: give {' or '.join(get_args(Reference))}")
+    if asked_for == "adapter_off" and not isinstance(model, PeftModel):
+        raise ValueError("reference='adapter_off': the model has no adapter to switch off")
+    if asked_for:
+        return asked_for
     if not isinstance(model, PeftModel) or _trains_its_base(model):
         return "before_training"
     try:

@@ -27,12 +27,11 @@ from mathsft.training.arguments import renaming_notices_off
 from mathsft.training.collation import Collator
 from mathsft.training.finite import FiniteCheck
 from mathsft.training.means import Means
-from mathsft.training.padded_sampler import FilledRows, FilledSampler
+from mathsft.training.padded_sampler import PaddedTrainer
 from mathsft.training.reference import Reference, choose_reference, reference_model, with_reference
-from mathsft.training.resumable import ResumableTrainer
 
 
-class ForestTrainer(ResumableTrainer):
+class ForestTrainer(PaddedTrainer):
     """Trains any objective; made by `mathsft.training.make.make_trainer`.
 
     The ``loss`` is per item of the objective: a trained token, a question, a pair. It is logged
@@ -75,48 +74,16 @@ class ForestTrainer(ResumableTrainer):
         self._finite = FiniteCheck(self)
         self.add_callback(self._finite)
         self._reset_counters()
-        self.reference: Reference | None = None
-        if objective.needs_reference:
-            self.reference = reference or choose_reference(model)
+        self.reference = choose_reference(model, objective, asked_for=reference)
         if self.reference == "before_training":
             self.train_dataset = self._with_reference(self.train_dataset)
             self.eval_dataset = self._with_reference(self.eval_dataset)
 
     def _reset_counters(self) -> None:
-        self._means = Means()
-        self._seen: Tensor | int = 0  # a tensor on the device: reading it would wait for the GPU
+        self._means = Means()  # tensors on the device: reading one would wait for the GPU
+        self._seen: Tensor | int = 0
         self._seen_total = 0
         self._since: float | None = None
-
-    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.args.world_size > 1:
-            dataset = FilledRows(dataset)
-        return super()._get_dataloader(dataset, *args, **kwargs)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if not isinstance(train_dataset, FilledRows):
-            return super()._get_train_sampler(train_dataset)
-        strategy = self.args.train_sampling_strategy
-        if strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"train_sampling_strategy={strategy!r} in several processes: give 'random' or "
-                "'sequential', or start one process"
-            )
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return self._filled(
-            train_dataset,
-            self.args.per_device_train_batch_size,
-            seed=seed if strategy == "random" else None,
-        )
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        if not isinstance(eval_dataset, FilledRows):
-            return super()._get_eval_sampler(eval_dataset)
-        return self._filled(eval_dataset, self.args.per_device_eval_batch_size)
-
-    def _filled(self, rows: FilledRows, size: int, seed: int | None = None) -> FilledSampler:
-        batch = 1 if self.args.dataloader_drop_last else size * self.args.world_size
-        return FilledSampler(rows, batch=batch, seed=seed)
 
     def summed(self, count: Tensor | int) -> Tensor:
         """A count of this process, summed over all of them; to be called in each."""
@@ -138,6 +105,11 @@ class ForestTrainer(ResumableTrainer):
                 reference = sequence_logprobs(model, batch, wrapped=wrapped)
         logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped)
         if self.reference == "before_training":
+            if "reference" not in batch:
+                raise ValueError(
+                    "these rows have no log-probabilities of the model before training: give them "
+                    "as eval_rows when the trainer is made"
+                )
             reference = replace(logprobs, values=batch["reference"], likeliest=None, _logits=None)
         return replace(logprobs, reference=reference)
 
