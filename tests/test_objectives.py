@@ -381,7 +381,7 @@ def test_a_reference_that_cannot_be_had_is_refused(
         trainer(full, tokenizer, tmp_path, DPO(), reference="adapter_off")
     with pytest.raises(ValueError, match="adapter_off or before_training"):
         trainer(adapted, tokenizer, tmp_path, DPO(), reference="copy")
-    with pytest.raises(ValueError, match="compares with no reference"):
+    with pytest.raises(ValueError, match="compares with none"):
         trainer(adapted, tokenizer, tmp_path, _Margin(), reference="adapter_off")
     made = trainer(adapted, tokenizer, tmp_path, DPO(), reference="before_training")
     other = trainer(adapted, tokenizer, tmp_path, DPO())

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, List, Value
 from peft import PeftModel
+from torch import Tensor
 
 from mathsft.models.adapter_checks import adapter_effect, adapter_off
 from mathsft.models.logprobs import SequenceLogprobs
@@ -64,6 +66,16 @@ def reference_model(model: PeftModel) -> Iterator[None]:
     """The model without its adapter, in eval mode, without gradients."""
     with adapter_off(model), evaluating(model), torch.no_grad():
         yield
+
+
+def kept_reference(batch: Mapping[str, Tensor], logprobs: SequenceLogprobs) -> SequenceLogprobs:
+    """What `with_reference` kept for a batch. Raises ValueError for rows without it."""
+    if "reference" not in batch:
+        raise ValueError(
+            "these rows have no log-probabilities of the model before training: give them as "
+            "eval_rows when the trainer is made"
+        )
+    return replace(logprobs, values=batch["reference"], likeliest=None, _logits=None)
 
 
 def with_reference(

@@ -28,7 +28,8 @@ from mathsft.training.collation import Collator
 from mathsft.training.finite import FiniteCheck
 from mathsft.training.means import Means
 from mathsft.training.padded_sampler import PaddedTrainer
-from mathsft.training.reference import Reference, choose_reference, reference_model, with_reference
+from mathsft.training.reference import Reference, choose_reference,
+    kept_reference, reference_model, with_reference
 
 
 class ForestTrainer(PaddedTrainer):
@@ -105,12 +106,7 @@ class ForestTrainer(PaddedTrainer):
                 reference = sequence_logprobs(model, batch, wrapped=wrapped)
         logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped)
         if self.reference == "before_training":
-            if "reference" not in batch:
-                raise ValueError(
-                    "these rows have no log-probabilities of the model before training: give them "
-                    "as eval_rows when the trainer is made"
-                )
-            reference = replace(logprobs, values=batch["reference"], likeliest=None, _logits=None)
+            reference = kept_reference(batch, logprobs)
         return replace(logprobs, reference=reference)
 
     def loss_of(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
