@@ -30,9 +30,7 @@ def choose_reference(
     """
     if not objective.needs_reference:
         if asked_for:
-            raise ValueError(
-                f"reference={asked_for!r}: {objective.name} compares with no reference"
-            )
+            raise ValueError(f"reference={asked_for!r}: {objective.name} compares with none")
         return None
     if asked_for not in (None, *get_args(Reference)):
         raise ValueError(f"reference={asked_for!r}: give {' or '.join(get_args(Reference))}")

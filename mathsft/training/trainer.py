@@ -23,13 +23,13 @@ from mathsft.models.modes import (
     restored,
 )
 from mathsft.objectives.base import Loss, Objective
+from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
 from mathsft.training.collation import Collator
 from mathsft.training.finite import FiniteCheck
 from mathsft.training.means import Means
 from mathsft.training.padded_sampler import PaddedTrainer
-from mathsft.training.reference import Reference, choose_reference,
-    kept_reference, reference_model, with_reference
+from mathsft.training.reference import Reference
 
 
 class ForestTrainer(PaddedTrainer):
@@ -75,7 +75,7 @@ class ForestTrainer(PaddedTrainer):
         self._finite = FiniteCheck(self)
         self.add_callback(self._finite)
         self._reset_counters()
-        self.reference = choose_reference(model, objective, asked_for=reference)
+        self.reference = references.choose_reference(model, objective, asked_for=reference)
         if self.reference == "before_training":
             self.train_dataset = self._with_reference(self.train_dataset)
             self.eval_dataset = self._with_reference(self.eval_dataset)
@@ -88,9 +88,8 @@ class ForestTrainer(PaddedTrainer):
 
     def summed(self, count: Tensor | int) -> Tensor:
         """A count of this process, summed over all of them; to be called in each."""
-        here = torch.as_tensor(count, device=self.args.device)
-        total: Tensor = self.accelerator.reduce(here, reduction="sum")
-        return total
+        here: Any = torch.as_tensor(count, device=self.args.device)
+        return self.accelerator.reduce(here, reduction="sum")  # type: ignore[no-any-return]
 
     def _logprobs(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> SequenceLogprobs:
         """What the objective's loss reads: log-probabilities, or hidden states."""
@@ -102,11 +101,11 @@ class ForestTrainer(PaddedTrainer):
         reference = None
         if self.reference == "adapter_off":
             model: Any = self.model
-            with reference_model(model):
+            with references.reference_model(model):
                 reference = sequence_logprobs(model, batch, wrapped=wrapped)
         logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped)
         if self.reference == "before_training":
-            reference = kept_reference(batch, logprobs)
+            reference = references.kept_reference(batch, logprobs)
         return replace(logprobs, reference=reference)
 
     def loss_of(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
@@ -182,7 +181,7 @@ class ForestTrainer(PaddedTrainer):
                 return sequence_logprobs(model, batch)
 
         with evaluating(model), torch.no_grad():
-            return with_reference(
+            return references.with_reference(
                 rows,
                 score,
                 batch_size=self.args.per_device_eval_batch_size,
