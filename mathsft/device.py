@@ -47,7 +47,7 @@ class Policy:
     reasons: dict[str, str] = field(repr=False)
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """The part that goes into `TrainingArguments` (or TRL's `SFTConfig`) as keywords."""
+        """The part that goes into `TrainingArguments` as keywords."""
         return {
             "fp16": self.fp16,
             "bf16": self.bf16,

@@ -225,7 +225,7 @@ def test_the_same_seed_gives_the_same_adapters_bit_for_bit(small_model_dir, toke
 def test_adapters_of_a_4_bit_model_are_float32_and_untouched_before_training(
     small_model_dir, tokenizer, tmp_path, checkpointing
 ):
-    """TRL casts them to bfloat16 while it builds the trainer, on both stacks."""
+    """TRL's trainer casts them to bfloat16 while it is built; ours leaves them."""
     from transformers import BitsAndBytesConfig
 
     quantization = BitsAndBytesConfig(

@@ -209,7 +209,7 @@ class ForestTrainer(PaddedTrainer):
             checkpointing_restored(model, before=self._checkpointed),
         ):
             if self.args.gradient_checkpointing and isinstance(model, PeftModel):
-                # Only reentrant checkpointing needs inputs with a gradient; TRL asks for them
+                # Only reentrant checkpointing needs inputs with a gradient; peft asks for them
                 # always. (A hook that is added twice is never removed.)
                 model.disable_input_require_grads()
                 how: Any = self.args.gradient_checkpointing_kwargs or {}
