@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from mathsft.device import PROFILES
 from mathsft.models import shapes as counting
 from mathsft.models.loading import load_model
 from mathsft.models.shapes import Shapes
+from mathsft.objectives import objective_class
 from mathsft.recipes import load_recipe
 from mathsft.training.estimate import estimate_memory
 from mathsft.training.footprint import MemoryEstimate
-from mathsft.training.make import multiple_choice_trainer, sft_trainer
+from mathsft.training.make import make_trainer
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,16 @@ def measured_and_estimated(
     model, tokenizer = load_model(name, quantize=quantize, lora=lora, device="cpu")
     own = sum(p.numel() * p.element_size() for p in model.parameters())
     peak = PeakMemory()
-    make: Any = sft_trainer if section == "sft" else multiple_choice_trainer
-    rows = read_problems("tiny-gsm" if section == "sft" else "tiny-mathqa", limit=200)[0]
-    trainer = make(
-        model, tokenizer, rows, output_dir=folder, max_steps=2, callbacks=[peak],
-        disable_tqdm=True, **settings,
+    rows: Any = read_problems("tiny-mathqa" if section == "multiple_choice" else "tiny-gsm")[0]
+    rows = rows.select(range(200)).to_list()
+    if section == "dpo":
+        rows = [
+            {"prompt": row["question"], "chosen": row["solution"], "rejected": other["solution"]}
+            for row, other in pairwise(rows)
+        ]
+    trainer = make_trainer(
+        model, tokenizer, rows, objective_class(section)(), output_dir=folder, max_steps=2,
+        callbacks=[peak], disable_tqdm=True, **settings,
     )  # fmt: skip
     # What the estimate cannot know is read from the batches: how long, and how much of it trained.
     size, collate = settings["per_device_train_batch_size"], trainer.data_collator
@@ -66,6 +73,7 @@ CASES = [
     ("tiny", "sft", False, 0.0, 8, 256, False),
     ("tiny", "sft", True, 0.05, 8, 256, True),
     ("tiny", "multiple_choice", True, 0.05, 32, 256, False),
+    ("tiny", "dpo", True, 0.05, 16, 256, False),
     ("wide", "sft", True, 0.05, 4, 512, False),
     ("wide", "sft", True, 0.05, 4, 512, True),
     ("wide", "sft", False, 0.0, 2, 512, False),

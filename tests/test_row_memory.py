@@ -52,11 +52,38 @@ except MemoryError:
 """
 
 
-def python(code: str, *arguments: Any, cache: Path) -> list[str]:
+TRAIN = """
+import resource, sys
+from mathsft import SFT, load_model, load_problems, make_trainer
+sys.path.insert(0, sys.argv[3])
+from chat_rows import chat, with_template
+model, tokenizer = load_model("tiny", lora=True, device="cpu")
+with_template(tokenizer)
+def train(rows):
+    how = {"max_steps": 2, "max_length": 128, "disable_tqdm": True, "output_dir": sys.argv[4]}
+    make_trainer(model, tokenizer, rows, SFT(), **how).train()
+train([chat("Hi", "Hello.")] * 40)  # imports, and what a step allocates
+held = int(open("/proc/self/status").read().split("VmData:")[1].split()[0]) * 1024
+limit = held + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    whole = open(sys.argv[1], "rb").read()
+except MemoryError:
+    print("the file does not fit")
+for streaming in (False, True):
+    train(load_problems(sys.argv[1], streaming=streaming))
+"""
+
+
+def python(code: str, *arguments: Any, cache: Path, torch: str = "0") -> list[str]:
     """The last lines that a new process prints, with a cache of its own."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "HF_DATASETS_CACHE": str(cache), "USE_TORCH": "0"},  # quick to import
+        env={
+            **os.environ,
+            "HF_DATASETS_CACHE": str(cache),
+            "USE_TORCH": torch,
+        },  # 0: quick to import
         capture_output=True,
         text=True,
     )
@@ -96,6 +123,25 @@ def test_a_stream_reads_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:
     line, count, refused = python(STREAM, path, 15_000_000, cache=tmp_path / "cache")
     assert line.startswith("chats.jsonl: 5,000 rows read, 4,999 kept; dropped 1: ")
     assert (count, refused) == ("4999", "the file does not fit")
+
+
+@pytest.mark.slow
+def test_a_training_over_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for n in range(5000):
+            row = {"id": "x" * 20_000, **chat(f"What is {n} + 2?", f"It is {n + 2}.")}
+            file.write(json.dumps(row) + "\n")
+    room = 60_000_000
+    assert path.stat().st_size > room * 1.6
+    printed = python(
+        TRAIN, path, room, Path(__file__).parent, tmp_path / "run", cache=tmp_path / "c", torch="1"
+    )
+    assert "the file does not fit" in printed
+    trained = [line for line in printed if line.startswith("train: 5,000 documents of ")]
+    assert len(trained) == 2
+    assert trained[0] == trained[1]
+    assert sum(line.startswith("{'train_runtime'") for line in printed) == 3
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from mathsft.models.lora import lora_config
 from mathsft.models.shapes import Shapes
 from mathsft.names import unknown_name
 from mathsft.numbers import Rule, at_least, check_number, check_numbers
+from mathsft.objectives import objective_classes
 from mathsft.recipes import load_recipe
 from mathsft.training.footprint import MemoryEstimate, footprint
 
@@ -45,7 +46,7 @@ def estimate_memory(
 
     Args:
         recipe: what `load_recipe` gives, or takes: "t4", a file, None for this machine's.
-        section: which training: "sft", "multiple_choice" or "mixing".
+        section: which training: an objective's name, or "mixing".
         device: "cpu", "t4", "a100" (40 GB) or "a100-80gb"; default: that of a shipped
             recipe given by name, else this machine.
         memory: GB that there are; default: those of the device, on a CPU what is free now.
@@ -77,8 +78,10 @@ def estimate_memory(
     if recipe is None or isinstance(recipe, str | Path):
         device = device or _DEVICES.get(str(recipe))
         recipe = load_recipe(recipe)
-    if section not in ("sft", "multiple_choice", "mixing") or section not in recipe:
-        trainings = [s for s in ("sft", "multiple_choice", "mixing") if s in recipe]
+    objectives = objective_classes()
+    objectives["mixing"] = objectives["multiple_choice"]
+    if section not in objectives or section not in recipe:
+        trainings = [name for name in objectives if name in recipe]
         raise ValueError(unknown_name("section", section, trainings))
     device = device.lower() if device else None
     if device is not None and device not in _CARDS:
@@ -86,7 +89,7 @@ def estimate_memory(
             unknown_name("device", device, _CARDS) + ". For another card take the one of its kind "
             "(t4: float16, a100: bfloat16) and give its memory in GB"
         )
-    model, settings = recipe.get("model", {}), dict(recipe[section])
+    model, settings = recipe.get("model", {}), {**objectives[section].defaults, **recipe[section]}
     check_numbers(
         {
             "memory": memory,
