@@ -76,7 +76,7 @@ for streaming in (False, True):
 
 
 def python(code: str, *arguments: Any, cache: Path, torch: str = "0") -> list[str]:
-    """The last lines that a new process prints, with a cache of its own."""
+    """The lines that a new process prints, with a cache of its own; without torch it is quick."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={
