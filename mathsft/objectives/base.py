@@ -68,6 +68,8 @@ class Objective:
     Class attributes:
         name: of the command-line option, the YAML section and the run's folder.
         kinds: the kinds of rows that it reads (`mathsft.data.rows`).
+        sections: of a recipe, with the rows to train on and with those of the test.
+        writes: it trains text as a model writes it, so that sample answers show something.
         columns: the columns beside ``input_ids`` and ``labels`` that its rows keep: name and
             Arrow type, as `datasets.Features` takes them.
         nouns: what a group and its sequences are called in the log.
@@ -79,6 +81,8 @@ class Objective:
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
+    sections: ClassVar[tuple[str, str]] = ("train", "test")
+    writes: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Any]] = {}
     nouns: ClassVar[tuple[str, str]] = ("groups", "sequences")
     hints: ClassVar[Mapping[str, str]] = {}

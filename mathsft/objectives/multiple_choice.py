@@ -43,6 +43,8 @@ class MultipleChoice(Objective):
 
     name = "multiple_choice"
     kinds = ("problem",)
+    sections = ("choices_train", "choices")
+    writes = False
     columns: ClassVar = {"characters": List(Value("int32")), "label": Value("int32")}
     nouns = ("questions", "choices")
     hints: ClassVar = {"without choices": "add_choices makes choices for worked problems"}

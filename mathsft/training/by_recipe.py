@@ -35,8 +35,6 @@ from mathsft.training.samples import show_samples
 
 Recipe = Mapping[str, Mapping[str, Any]]
 
-# Which sections hold the rows to train on and those to be tested on, if not train and test.
-_ROWS = {"multiple_choice": ("choices_train", "choices")}
 _COMMANDS = {"sft": "sft", "multiple_choice": "multiple-choice"}
 
 
@@ -60,7 +58,7 @@ def train_by_recipe(
         objective: what the model is trained for (`mathsft.objectives`). Its section has its
             settings; it reads ``train`` and ``test``, "multiple_choice" ``choices_train`` and
             ``choices``. The test is evaluated when ``eval_strategy`` says so; ``show_samples``
-            adds sample answers (SFT).
+            adds sample answers.
         output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … One
             that holds a run already is refused unless ``resume``.
         resume: go on from the newest whole checkpoint of the run in ``output_dir``; if that
@@ -103,10 +101,12 @@ def train_by_recipe(
             f"{objective}.eval_strategy wants rows to evaluate: give "
             f"{data_sections(objective)[1]}.source"
         )
-    if "show_samples" in given and (evaluated is None or objective != "sft"):
+    if "show_samples" in given and not kind.writes:
+        raise ValueError(f"show_samples: {objective} trains no text that a model writes")
+    if "show_samples" in given and evaluated is None:
         raise ValueError(
-            "show_samples wants worked problems that are evaluated: give the section test, and "
-            "sft.eval_strategy (such as steps, with eval_steps)"
+            "show_samples wants rows that are evaluated: give the section test, and "
+            f"{objective}.eval_strategy (such as steps, with eval_steps)"
         )
     if check:
         length = settings.get("max_length", 512)
@@ -168,7 +168,8 @@ def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def data_sections(objective: str) -> tuple[str, str]:
     """The sections with the rows that an objective is trained on, and with those of its test."""
-    return _ROWS.get(objective, ("train", "test"))
+    found: tuple[str, str] = objective_class(objective).sections
+    return found
 
 
 def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
