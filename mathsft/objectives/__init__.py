@@ -8,7 +8,7 @@ from mathsft.names import unknown_name
 
 
 def objective_classes() -> dict[str, Any]:
-    """All objectives by name, found by importing every module of this folder."""
+    """The objectives of this folder by name, found by importing all of its modules."""
     from mathsft.objectives.base import Objective
 
     for module in iter_modules(__path__):
@@ -18,7 +18,7 @@ def objective_classes() -> dict[str, Any]:
     while waiting:
         one = waiting.pop()
         waiting += one.__subclasses__()
-        if "name" in vars(one):
+        if "name" in vars(one) and one.__module__.startswith(f"{__name__}."):
             found[one.name] = one
     return dict(sorted(found.items()))
 
