@@ -16,12 +16,6 @@ def dataset_fingerprint(rows: Any) -> str:
     return str(rows._fingerprint)
 
 
-def chosen_rows(rows: Any) -> list[int] | None:
-    """Which rows of its table a data set shows, and in which order; None: all of them."""
-    indices = rows._indices
-    return None if indices is None else indices.column(0).to_pylist()
-
-
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """No bar of `datasets` for what takes a second; they are switched for the whole process."""

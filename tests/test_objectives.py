@@ -387,3 +387,16 @@ def test_a_reference_that_cannot_be_had_is_refused(
     other = trainer(adapted, tokenizer, tmp_path, DPO())
     with pytest.raises(ValueError, match="give them as eval_rows"):
         made.evaluate(other.train_dataset)
+
+
+def test_a_reference_of_weights_that_have_moved_is_not_gone_on_with(
+    small_model_dir: Path, tokenizer: Any, tmp_path: Path, capsys: Any
+) -> None:
+    model = base(small_model_dir)
+    how = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-3}
+    trainer(model, tokenizer, tmp_path, DPO(), **how).train()
+    again = trainer(model, tokenizer, tmp_path, DPO(), **how)  # a cell that is run again
+    again.train(resume_from_checkpoint=True)
+    printed = capsys.readouterr().out
+    assert "reference_start" in printed
+    assert "training begins anew" in printed

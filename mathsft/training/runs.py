@@ -87,6 +87,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     settings |= {"processes": trainer.args.world_size, "trainer": trainer.objective.name}
     settings |= plain(asdict(trainer.objective))
     settings |= {"max_length": trainer.collate.max_length, "reference": trainer.reference}
+    settings["reference_start"] = trainer.reference_start
     settings["pad_token_id"] = trainer.collate.pad_token_id
     for config in getattr(trainer.model, "peft_config", {}).values():
         settings |= adapter_values(config)

@@ -30,6 +30,7 @@ from mathsft.training.finite import FiniteCheck
 from mathsft.training.means import Means
 from mathsft.training.padded_sampler import PaddedTrainer
 from mathsft.training.reference import Reference
+from mathsft.training.runs import start_hash
 
 
 class ForestTrainer(PaddedTrainer):
@@ -76,7 +77,9 @@ class ForestTrainer(PaddedTrainer):
         self.add_callback(self._finite)
         self._reset_counters()
         self.reference = references.choose_reference(model, objective, asked_for=reference)
-        if self.reference == "before_training":
+        before = self.reference == "before_training"
+        self.reference_start = start_hash(model) if before else None  # weights may move till then
+        if before:
             self.train_dataset = self._with_reference(self.train_dataset)
             self.eval_dataset = self._with_reference(self.eval_dataset)
 
@@ -160,10 +163,7 @@ class ForestTrainer(PaddedTrainer):
         return output._replace(metrics={**found, **(output.metrics or {})})
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(
-            "rows give a loss and metrics, and no predictions: evaluate(rows) gives these, "
-            "choice_logprobs and worked_answers the rest"
-        )
+        raise NotImplementedError("rows give no predictions: choice_logprobs and worked_answers do")
 
     def _with_reference(self, rows: Any) -> Any:
         if isinstance(rows, dict):
