@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chat_rows import chat
+from datasets import Dataset
 from pair_rows import GROUP, PAIR, TALK, TALK_GROUP
 from problem_rows import GSM, MATHQA, OWN, jsonl
 
@@ -202,6 +203,55 @@ def test_choices_of_another_form_name_row_and_column(
     bad = {key: value for key, value in (good | change).items() if value is not ...}
     with pytest.raises(ValueError, match=r"a\.jsonl, row 2.*" + re.escape(message)):
         read_problems(jsonl(tmp_path / "a.jsonl", good, bad))
+
+
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        ({"choices": ["6", "5"], "answer": "5"}, 1),  # beyond the choices as an index
+        ({"choices": ["four", "five"], "answer": "five"}, 1),
+        ({"choices": ["0", "1"], "answer": "1"}, 1),  # the same either way
+        ({"choices": ["7", "8"], "answer": "1"}, 1),
+        ({"choices": {"text": ["7", "8"], "label": ["1", "2"]}, "answerKey": 2}, 1),
+    ],
+)
+def test_the_right_choice_may_be_its_text(tmp_path: Path, row: dict[str, Any], label: int) -> None:
+    (found,) = read_problems(jsonl(tmp_path / "a.jsonl", {"question": "2 + 3?", **row}))[0]
+    assert found["label"] == label
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "named"), [(["1", "2", "3"], "2", "3"), (["B", "A", "C"], "A", "B")]
+)
+def test_a_text_that_may_be_two_choices_is_an_error(
+    tmp_path: Path, choices: list[str], answer: str, named: str
+) -> None:
+    row = {"question": "1 + 1?", "choices": choices, "answer": answer}
+    told = f"'{answer}' may be choice {choices.index(named)}, counted from 0, which is '{named}'"
+    with pytest.raises(ValueError, match=told):
+        read_problems(jsonl(tmp_path / "a.jsonl", row))
+
+
+def test_what_an_alpaca_row_is_about_is_not_left_out(tmp_path: Path) -> None:
+    row = {"instruction": "Sum it up.", "context": "A long story.", "response": "Short."}
+    path = jsonl(tmp_path / "dolly.jsonl", row)
+    with pytest.raises(ValueError, match=r"column 'context' holds 'A long story\.'"):
+        load_problems(path, columns={"output": "response"})
+    found = load_problems(path, columns={"output": "response", "input": "context"})
+    assert "A long story." in found[0]["messages"][0]["content"]
+
+
+def test_lists_in_numpys_form_are_refused(tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"question": "q", "choices": ["4", "5", "6"], "answer": 0}])
+    rows.to_csv(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"found .*'4' '5' '6'.* \(NumPy's form has no commas"):
+        load_problems(tmp_path / "a.csv")
+
+
+def test_a_number_of_csv_stays_one_under_a_name_of_ones_own(tmp_path: Path) -> None:
+    row = {"question": "2 + 3?", "solution": "", "answer": "5", "choices": ["4", "5"], "gold": 1}
+    path = write(tmp_path / "a.csv", [row])
+    assert load_problems(path, columns={"label": "gold"})[0]["label"] == 1
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,15 @@ def test_a_pair_or_group_of_another_form_names_file_row_and_place(
         read_problems(jsonl(tmp_path / "a.jsonl", row))
 
 
+@pytest.mark.parametrize("name", ["problem", "Question", "user", "task", "instruction"])
+def test_a_pair_without_a_prompt_leaves_no_question_behind(tmp_path: Path, name: str) -> None:
+    row = {name: "What is 2 + 3?", "chosen": "The answer is 5", "rejected": "The answer is 6"}
+    path = jsonl(tmp_path / "a.jsonl", row)
+    with pytest.raises(ValueError, match=rf"say columns=\{{'prompt': '{name}'\}}"):
+        load_problems(path)
+    assert load_problems(path, columns={"prompt": name})[0]["prompt"] == row[name]
+
+
 @pytest.mark.parametrize("rows", [(PAIR, TALK), (GROUP, TALK_GROUP), (TALK, PAIR)])
 def test_texts_and_messages_in_one_file_are_an_error(tmp_path: Path, rows: Any) -> None:
     path = jsonl(tmp_path / "a.jsonl", *rows)

@@ -1,8 +1,11 @@
 """What nested cells hold: lists and objects, also as the text in which files of text keep them."""
 
 import ast
+import io
 import json
+import tokenize
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 # The columns in which rows of any kind keep turns, before and after they are read.
@@ -20,7 +23,8 @@ MESSAGE_COLUMNS = (
 def parsed(value: Any) -> Any:
     """``value``, or the list or object that it is the text of.
 
-    CSV files hold nested values as text: as JSON, or in Python's form as pandas writes them.
+    CSV files hold nested values as text: as JSON, or in Python's form as pandas writes lists. In
+    NumPy's form no commas stand between the items, and Python would read texts as one: no list.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         for read in (json.loads, ast.literal_eval):
@@ -29,8 +33,29 @@ def parsed(value: Any) -> Any:
             except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
                 continue
             if isinstance(found, list | dict):
-                return found
+                return value if read is ast.literal_eval and _joins_texts(value) else found
     return value
+
+
+def _joins_texts(code: str) -> bool:
+    """Whether two texts stand side by side in Python's form, which makes one of them."""
+    tokens = tokenize.generate_tokens(io.StringIO(code.strip()).readline)
+    kinds = [token.type for token in tokens if token.type not in (tokenize.NL, tokenize.NEWLINE)]
+    return (tokenize.STRING, tokenize.STRING) in pairwise(kinds)
+
+
+# Columns whose cells are numbers, or true and false.
+_SCALARS = ("label", "trained_from", "weight", "train", "training")
+
+
+def scalar(name: str, text: Any) -> Any:
+    """The number, or true or false, that a text in one of these columns stands for."""
+    if name not in _SCALARS or not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text.lower())
+    except json.JSONDecodeError:
+        return text
 
 
 def turns_of(value: Any) -> list[Any] | None:

@@ -28,8 +28,10 @@ _LETTERS = list(ascii_uppercase)
 def from_choices(row: Mapping[str, Any], *, where: str, source: str) -> Problem:
     """ARC, MMLU, and plain ``question, choices, label``.
 
-    An index counts from 0; -1 and an empty cell mean that the right choice is not known. A letter
-    is read where an index may stand.
+    An index counts from 0; -1 and an empty cell mean that the right choice is not known. Where an
+    index may stand, a text may: a letter, the digits of an index, or the right choice itself.
+
+    Raises ValueError for a text that says one choice as an index or a letter and another as itself.
     """
     question = text_of(row, "question", where=where)
     given = parsed(row["choices"])
@@ -41,7 +43,8 @@ def from_choices(row: Mapping[str, Any], *, where: str, source: str) -> Problem:
     key = next((name for name in _KEYS if row.get(name) is not None), None)
     if key is None and not set(_KEYS) & row.keys():
         raise ValueError(f"{where}: no column says which choice is right: {', '.join(_KEYS)}")
-    label = -1 if key is None else _index(row[key], letters, where=f"{where}, column {key!r}")
+    told = f"{where}, column {key!r}"
+    label = -1 if key is None else _right(row[key], choices, letters, where=told)
     answer = ""
     if key != "answer" and row.get("answer") is not None:
         answer = text_of(row, "answer", where=where, empty_ok=True)
@@ -68,8 +71,31 @@ def from_lettered_options(row: Mapping[str, Any], *, where: str, source: str) ->
 
 def _texts(given: Any, name: str, *, where: str) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise ValueError(f"{where}, column {name!r}: expected a list of texts, found {given!r:.60}")
+        raise ValueError(
+            f"{where}, column {name!r}: expected a list of texts, found {given!r:.60}"
+            + " (NumPy's form has no commas: write JSON)" * isinstance(given, str)
+        )
     return given
+
+
+def _right(value: Any, choices: list[str], letters: list[str], *, where: str) -> int:
+    """The index of the right choice, which a cell names as `from_choices` says."""
+    if letters is not _LETTERS and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # ARC's choices may be labelled 1, 2, 3, 4
+    same = [place for place, text in enumerate(choices) if text.strip() == str(value).strip()]
+    if not isinstance(value, str) or letters is not _LETTERS or len(same) != 1:
+        return _index(value, letters, where=where)
+    try:
+        named = _index(value, letters, where=where)
+    except UnusableRowError:
+        return same[0]
+    if named != same[0] and named in range(len(choices)):
+        raise ValueError(
+            f"{where}: {value!r} may be choice {named}, counted from 0, which is "
+            f"{choices[named]!r:.40}, or the text of choice {same[0]}. Give the index as a number "
+            "in the column label"
+        )
+    return same[0]
 
 
 def _index(value: Any, letters: list[str], *, where: str) -> int:

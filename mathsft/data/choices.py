@@ -30,7 +30,7 @@ from mathsft.data.laws import Law, grade_school_law, kind_of, tiny_law
 from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
 from mathsft.data.slips import read_steps, slips
-from mathsft.data.tally import Tally
+from mathsft.data.tally import Tally, refuse_stream
 from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
@@ -181,6 +181,7 @@ def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
         ValueError: another schema, no problem left, or a seed below 0.
     """
     check_numbers({"seed": seed})
+    refuse_stream(problems, name="add_choices")
     missing = [name for name in FEATURES if name not in problems.column_names]
     if missing:
         raise ValueError(

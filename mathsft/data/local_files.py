@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import Any
 
-from mathsft.data.cells import from_arrow
+from mathsft.data.cells import from_arrow, scalar
 from mathsft.data.text_lines import opened, text_lines, whole_text
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
@@ -207,10 +207,6 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path}: not a whole parquet file ({error})") from error
 
 
-# Columns of CSV whose cells are numbers, or true and false.
-_SCALARS = ("label", "trained_from", "weight", "train", "training")
-
-
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), 2**30))  # a solution may be long
     lines = csv.reader((f"{line}\n" for line in text_lines(path)), strict=True)
@@ -228,15 +224,12 @@ def _csv(path: Path) -> Iterator[Row]:
                     f"{path}, row {place}: {len(cells)} cells for {len(names)} columns; a text "
                     "with commas or line ends has to stand in double quotes"
                 )
-            yield place, {n: _cell(n, text) for n, text in zip(names, cells, strict=True)}
+            yield (
+                place,
+                {
+                    n: scalar(n, text) if text else None
+                    for n, text in zip(names, cells, strict=True)
+                },
+            )
     except csv.Error as error:
         raise ValueError(f"{path}, row {place + 1}: not CSV ({error})") from error
-
-
-def _cell(name: str, text: str) -> Any:
-    if not text:
-        return None
-    try:
-        return json.loads(text.lower()) if name in _SCALARS else text
-    except json.JSONDecodeError:
-        return text

@@ -18,6 +18,7 @@ from mathsft.data.overlap import questions_in, rows_asking
 from mathsft.data.problems import load_problems
 from mathsft.data.rows import asked
 from mathsft.data.table import in_schema
+from mathsft.data.tally import refuse_stream
 from mathsft.numbers import Rule, at_least, check_number, check_numbers
 from mathsft.processes import say
 
@@ -62,6 +63,7 @@ def mix(
         raise ValueError(f"mix: no part asks for {unknown[0]!r} of datasets; parts are {parts}")
     sources = {name: given[name] if name in given else load_problems(name) for name in parts}
     for name, rows in sources.items():
+        refuse_stream(rows, name=f"mix: {name}")
         if not isinstance(rows, Dataset) or not in_schema(rows.features):
             found = getattr(rows, "features", None) or type(rows).__name__
             raise ValueError(
@@ -160,6 +162,7 @@ def _refuse_test_rows(mixture: Dataset, test: Dataset | Sequence[Dataset] | None
     """Raises if a question of ``test`` is in ``mixture``; else says what was compared."""
     if test is None:
         return "not compared with any test"
+    refuse_stream(test, name="mix: test")
     tests = [test] if isinstance(test, Dataset) else list(test)
     if not all(isinstance(part, Dataset) for part in tests):
         raise ValueError(

@@ -20,7 +20,7 @@ from datasets import Features, List, Value
 
 from mathsft.data.cells import parsed, turns_of
 from mathsft.data.chat import template_columns
-from mathsft.data.columns import holds
+from mathsft.data.columns import unread
 from mathsft.data.messages import Message, content_text, read_messages
 from mathsft.data.schemas import UnusableRowError, source_of, text_of
 
@@ -41,8 +41,6 @@ GROUP_FEATURES = Features(
     }
 )
 _SIDES = ("chosen", "rejected")
-# Where others keep what the answers are given to; a text beside them has no prompt of its own.
-_ASKING = ("messages", "question", "instruction", "query", "input")
 _EQUAL = "whose chosen and rejected answers are equal"
 
 
@@ -85,11 +83,13 @@ def read_preference(
 def _texts(cells: Mapping[str, Any], row: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     if cells["prompt"] is not None:
         return dict(cells)
-    for name in _ASKING:
-        if holds(row.get(name)):
+    # A text or a list beside the answers may be what they are given to.
+    for name in unread(row, where=where, read={"prompt", "source", *_SIDES}, paired=True):
+        if isinstance(row[name], str | list) and not name.lower().startswith(_SIDES):
             raise ValueError(
                 f"{where}: column 'prompt' is missing, and {name!r} holds {row[name]!r:.40}. If "
-                f"that is what both answers are given to, say columns={{'prompt': {name!r}}}"
+                f"that is what both answers are given to, say columns={{'prompt': {name!r}}}; "
+                "if not, remove the column"
             )
     chosen, rejected = (cells[name] for name in _SIDES)
     shared = _shared(chosen, rejected)

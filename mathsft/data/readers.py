@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mathsft.data.cells import turns_of
+from mathsft.data.cells import scalar, turns_of
 from mathsft.data.chat import from_alpaca, from_prompt_messages, from_sharegpt
 from mathsft.data.choice_schemas import from_choices, from_lettered_options
 from mathsft.data.columns import PREFERENCES, holds
@@ -180,5 +180,6 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -
                 f"{where}: columns {name!r} and {own!r} are both there, and {name} is to be read "
                 f"from {own!r}: remove {name!r}, or give it another name too"
             )
-    names = {own: name for name, own in columns.items()}
-    return {names.get(column, column): value for column, value in row.items()}
+    names = {own: name for name, own in columns.items() if own != name}
+    made = {column: value for column, value in row.items() if column not in names}
+    return made | {name: scalar(name, row[own]) for own, name in names.items()}

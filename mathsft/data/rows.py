@@ -232,7 +232,8 @@ def check_columns(
 
     Raises what `RowKind.read` raises.
     """
-    refuse_half(row, where=where, read=read, talk="messages" in kind.features)
+    made_of_turns = "messages" in kind.features and "instruction" not in read  # Alpaca is not
+    refuse_half(row, where=where, read=read, talk=made_of_turns)
     paired = kind is PREFERENCE
     counted |= {f"column {name!r}" for name in unread(row, where=where, read=read, paired=paired)}
     refuse_untrained(row, where=where, read=read)

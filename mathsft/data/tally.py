@@ -5,7 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets import IterableDataset
+
 _ROWS_SHOWN = 5
+
+
+def refuse_stream(rows: Any, *, name: str) -> None:
+    """Raise ValueError for rows that are streamed: they cannot be counted, drawn or ordered."""
+    if isinstance(rows, IterableDataset):
+        raise ValueError(
+            f"{name}: a stream cannot be counted or drawn from. Read it without streaming: its "
+            "rows then lie on disk, not in memory"
+        )
 
 
 @dataclass
