@@ -45,7 +45,8 @@ def _course(about: str, _: Arguments) -> Command:
 
 def _training(objective: str | None = None) -> Callable[[str, Arguments], Command]:
     def command(about: str, arguments: Arguments) -> Command:
-        from mathsft.training.by_recipe import data_sections, train_by_recipe
+        from mathsft.objectives import objective_class
+        from mathsft.training.by_recipe import train_by_recipe
 
         known = objective_names()
         name = objective or dict(split(arguments)[0]).get("objective")
@@ -57,7 +58,12 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
             told = "what the model is trained for"
             plain["objective"] = Option(Literal[tuple(known)], help=told, required=True)
         here = [name] if name in known else known
-        used = ["model", *(one for each in here for one in data_sections(each)), *_SECTIONS, *here]
+        used = [
+            "model",
+            *(one for each in here for one in objective_class(each).sections),
+            *_SECTIONS,
+            *here,
+        ]
         sections, given = yield Options(
             f"{objective or 'train'}".replace("_", "-"),
             about,

@@ -6,6 +6,7 @@ that says which key of which file, or which option, has which wrong value.
 """
 
 import builtins
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -197,8 +198,10 @@ def _from_line(value: str, kinds: Mapping[Any, Any], where: str) -> Any:
     """A text of a command line: a mapping, a list also as ``a,b``, or a text still."""
     if Any in kinds or (value[:1] in ("{", "[") and {dict, list} & kinds.keys()):
         return load_yaml(value, where)
-    if list in kinds and value != "null" and ("," in value or str not in kinds):
-        return [part.strip() for part in value.split(",")]
+    parts = [part.strip() for part in value.split(",")]
+    names = all(re.fullmatch(r"[\w./@ -]+", part) for part in parts)  # a pattern may have commas
+    if list in kinds and value != "null" and (str not in kinds or (len(parts) > 1 and names)):
+        return parts
     return value
 
 

@@ -104,3 +104,17 @@ def adapter(small_model_dir: Path, tmp_path: Path) -> Path:
     from mathsft.models.adapters import save_adapter
 
     return save_adapter(trained(base(small_model_dir)), tmp_path / "adapter")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_model(**_: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("mathsft.training.by_recipe.load_model", load_model)

@@ -8,92 +8,19 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from recipe_lines import SHORT, mathsft_
 
 import mathsft.objectives
-from mathsft import cli, load_problems, load_recipe
+from mathsft import load_problems, load_recipe
 from mathsft.data.prompts import sft_completion
 from mathsft.models.pretrained import load_tokenizer
 from mathsft.models.sources import TINY
 from mathsft.recipes.sections import objective_sections, recipe_sections
-from mathsft.training import by_recipe
 
-SHORT = [
-    "--config",
-    "tiny",
-    "--train.limit",
-    "40",
-    "--test.limit",
-    "8",
-    "--model.quantize",
-    "false",
-]
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_model(**_: Any) -> None:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(by_recipe, "load_model", load_model)
-
-
-def mathsft_(*arguments: object) -> None:
-    cli.main([str(argument) for argument in arguments])
-
-
-@pytest.mark.usefixtures("no_weights")
-@pytest.mark.parametrize(
-    "mistake",
-    [
-        ["--train.source", "nowhere.jsonl"],
-        ["--test.source", "nowhere.jsonl"],
-        ["--show_samples.samples", "2"],
-        ["--early_stopping_patience", "2"],
-        ["--sft.eval_strategy", "epoch", "--test", "null"],
-        ["--mix.parts", "{tiny-gsm: 3}", "--mix.total", "5"],
-        ["--model.name", "nowhere/at-all/there"],
-    ],
-    ids=lambda mistake: mistake[0],
-)
-def test_data_is_read_and_checked_before_a_model_is_loaded(mistake: list[str], runs: Path) -> None:
-    with pytest.raises(SystemExit):
-        mathsft_("sft", *SHORT, *mistake)
-    assert not runs.exists()
-
-
-@pytest.mark.usefixtures("no_weights")
-def test_a_test_is_of_the_split_test_if_none_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`load_problems` reads training rows by default, and a given source keeps no split."""
-    mathsft_("sft", *SHORT, "--test.source", "tiny-gsm", "--check")
-    assert "tiny-gsm/test: 8 rows read" in capsys.readouterr().out
-    mathsft_("sft", *SHORT, "--test.source", "tiny-gsm", "--test.split", "validation", "--check")
-    assert "tiny-gsm/validation: 8 rows read" in capsys.readouterr().out
-    row = {"question": "How many are 1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
-    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
-    mathsft_("sft", *SHORT[:4], "--test.source", tmp_path / "mine.jsonl", "--check")
-    assert "mine.jsonl: 1 rows read" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("no_weights")
-def test_rows_of_another_kind_are_refused_before_a_model_is_loaded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "chats.jsonl").write_text(json.dumps({"prompt": "1 + 1 =", "completion": " 2"}))
-    with pytest.raises(SystemExit, match="has no choices to train"):
-        mathsft_("multiple-choice", "--choices_train.source", tmp_path / "chats.jsonl")
-    assert "choices: the recipe's is left out" in capsys.readouterr().err
+pytestmark = pytest.mark.usefixtures("runs")  # their folder is a temporary one
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -108,6 +108,22 @@ def test_a_mixture_takes_the_place_of_the_recipes_data_and_a_source_that_of_a_mi
     assert changed == {"parts": {"c.jsonl": 9}, "seed": 5}
 
 
+def test_a_mixture_given_part_by_part_is_one_of_ones_own(tmp_path: Path) -> None:
+    line = ("--mix.parts.mine", "20", "--mix.datasets.mine.source", "mine.jsonl")
+    sections = read("--config", "t4", *line)
+    assert sections["mix"]["parts"] == {"mine": 20}
+    assert not {"train", "test"} & sections.keys()
+
+
+def test_a_later_config_changes_keys_of_the_adapter_not_the_adapter(tmp_path: Path) -> None:
+    files = []
+    for name, lora in (("a", "{r: 8, lora_alpha: 4}"), ("b", "{use_dora: true, r: 2}")):
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(f"model: {{lora: {lora}}}\n")
+    sections = read("--config", "tiny", "--config", str(files[0]), "--config", str(files[1]))
+    assert sections["model"]["lora"] == {"r": 2, "lora_alpha": 4, "use_dora": True}
+
+
 def test_choices_are_data_as_well() -> None:
     line = ("--config", "t4", "--choices_train.source", "a.jsonl")
     sections = read(*line, command="multiple-choice")

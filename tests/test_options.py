@@ -78,6 +78,7 @@ def test_options_are_the_typed_arguments_with_their_help() -> None:
         ("rate", "1e-5", 1e-5), ("count", "1e3", 1000), ("count", "7", 7), ("name", "null", None),
         ("name", "no", "no"), ("name", "2024-05-05", "2024-05-05"), ("names", "a,b", ["a", "b"]),
         ("names", "[a, b]", ["a", "b"]), ("names", "a", "a"),
+        ("names", r".*\.\d{1,2}\.q_proj", r".*\.\d{1,2}\.q_proj"),
         ("parts", "{a: 1, b: 2}", {"a": 1, "b": 2}),
         ("free", "{a: 1e-5, b: {c: 1e-6, d: 'no'}}", {"a": 1e-5, "b": {"c": 1e-6, "d": "no"}}),
         ("strategy", "no", "no"), ("lora", "yes", True), ("lora", "{r: 8}", {"r": 8}),

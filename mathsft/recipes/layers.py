@@ -39,6 +39,10 @@ class Layers:
         self.begin(layer, [[name, key] for name, keys in layer.items() for key in keys or {}])
         for section, keys in layer.items():
             before = self.sections.get(section, {})
+            for key, value in (keys or {}).items():  # such as model.lora, whose keys are options
+                former = before.get(key)
+                if self.options[section][key].inside and isinstance(former, dict):
+                    keys = {**keys, key: {**former, **value}} if isinstance(value, dict) else keys
             self.put(section, [], None if keys is None else {**before, **keys})
         if shipped:
             self.examples |= layer.keys() & _DATA.keys()
@@ -46,6 +50,10 @@ class Layers:
     def begin(self, given: Collection[str], places: Collection[Sequence[str]]) -> None:
         """A new layer: its sections, and each place, section and keys, that it gives a value."""
         fresh = {section for section, *keys in places if keys == [_DATA.get(section)]}
+        if "mix" not in self.sections:  # else one part changes
+            fresh |= {
+                section for section, *keys in places if [section, *keys[:1]] == ["mix", "parts"]
+            }
         self.examples -= fresh
         for section in fresh - {"mix"}:  # other parts may be of the same ``datasets``
             self.sections.pop(section, None)

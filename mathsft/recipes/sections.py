@@ -86,7 +86,12 @@ def objective_sections() -> dict[str, dict[str, Option]]:
     for name, objective in objective_classes().items():
         usual = {**DEFAULTS, **objective.defaults}
         told = {key: replace(theirs[key], default=value) for key, value in usual.items()}
-        found[name] = {**options_of(objective), **shared, **told, **stopping, **theirs, **refused}
+        own, others = options_of(objective), {**shared, **told, **stopping, **theirs, **refused}
+        if taken := own.keys() & others.keys():
+            raise ValueError(
+                f"{objective.__name__}: {', '.join(taken)} is a setting of the trainer"
+            )
+        found[name] = {**own, **others}
         found[name] |= told
         if not objective.needs_reference:
             found[name]["reference"] = Option(Any, refused=f"{name} compares with no reference")

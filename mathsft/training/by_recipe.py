@@ -23,7 +23,7 @@ from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
 from mathsft.numbers import check_numbers
 from mathsft.objectives import objective_class
-from mathsft.processes import in_first, processes, say
+from mathsft.processes import first_before_others, in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import runs_folder
 from mathsft.training.early_stopping import early_stopping
@@ -52,7 +52,7 @@ def train_by_recipe(
         recipe: sections by name. ``model`` as for `load_model`, but with an adapter unless
             ``lora: false`` asks for full fine-tuning, then in float32 unless ``dtype`` says
             otherwise (AdamW's small steps are lost in half precision; the trainer multiplies
-            in half precision all the same). ``mix`` takes the place of ``train``, or of
+            in half precision all the same). ``mix`` in place of ``train``, or of
             ``choices_train``. Rows that ask a question of the test are left out and
             counted, of a mixture refused.
         objective: what the model is trained for (`mathsft.objectives`). Its section has its
@@ -64,7 +64,7 @@ def train_by_recipe(
         resume: go on from the newest whole checkpoint of the run in ``output_dir``; if that
             holds none yet, it begins.
         check: read the data, print the counts and three rows token by token, and end: no weights
-            are loaded and nothing is written.
+            are loaded and no run is begun.
 
     Returns the folder, which then holds ``config.yaml`` and ``environment.json``
     (`mathsft.record`), ``trainer_state.json`` with the log, checkpoints, and ``adapter``, or
@@ -94,12 +94,12 @@ def train_by_recipe(
     evaluates = settings.get("eval_strategy", "no") != "no"
     callbacks: list[Any] = [persist(folder, **given.get("persist", {}))]
     callbacks += early_stopping(settings, objective, evaluates=evaluates)
-    train, test = read_rows(given, objective)
+    # What process 0 downloads and converts the others find on disk.
+    train, test = first_before_others(partial(read_rows, given, objective), device=device)
     evaluated = test if evaluates else None
     if evaluates and test is None:
         raise ValueError(
-            f"{objective}.eval_strategy wants rows to evaluate: give "
-            f"{data_sections(objective)[1]}.source"
+            f"{objective}.eval_strategy wants rows to evaluate: give {kind.sections[1]}.source"
         )
     if "show_samples" in given and not kind.writes:
         raise ValueError(f"show_samples: {objective} trains no text that a model writes")
@@ -111,7 +111,7 @@ def train_by_recipe(
     if check:
         length = settings.get("max_length", 512)
         preview(train, evaluated, target, model=model_keys, max_length=length)
-        say("\nno weights were loaded, and nothing was written")
+        say("\nno weights were loaded, and no run was begun")
         return folder
     usable(train, tokenizer_of(model_keys), target)  # rows of another kind are refused now
     set_seed(seed)  # of the adapter's first weights; the trainer sets its own
@@ -166,27 +166,20 @@ def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def data_sections(objective: str) -> tuple[str, str]:
-    """The sections with the rows that an objective is trained on, and with those of its test."""
-    found: tuple[str, str] = objective_class(objective).sections
-    return found
-
-
 def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
     """The rows to train on, and those of the test if the recipe has one."""
-    train_section, test_section = data_sections(objective)
+    train_section, test_section = objective_class(objective).sections
     test: Any = read_test(recipe[test_section]) if test_section in recipe else None
+    if "mix" in recipe and train_section in recipe:
+        raise ValueError(
+            f"mix and {train_section} both say what to train on: leave one out (on the command "
+            f"line with --{train_section} null or --mix null)"
+        )
     if "mix" in recipe:
         train: Any = mixture(recipe["mix"], test)
     elif train_section in recipe:
         train = load_problems(**recipe[train_section])
         if test is not None:
-            if not isinstance(train, Dataset):
-                raise ValueError(
-                    f"{train_section}.streaming: rows that are streamed are not compared with "
-                    f"those of the test: leave streaming out (rows lie on disk all the same), or "
-                    f"{test_section}"
-                )
             train = without_test_rows(train, test)
     else:
         raise ValueError(f"nothing to train on: give {train_section}.source, or mix.parts")
@@ -205,8 +198,12 @@ def read_test(section: Mapping[str, Any]) -> Any:
 
 
 def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
-    """The mixture of a recipe's section ``mix``, held against the test."""
-    read = {name: load_problems(**how) for name, how in (section.get("datasets") or {}).items()}
+    """The mixture of a recipe's section ``mix``, held against the test.
+
+    A data set whose ``source`` is not given is of the source that its name says.
+    """
+    given = section.get("datasets") or {}
+    read = {name: load_problems(**{"source": name, **how}) for name, how in given.items()}
     settings = {key: value for key, value in section.items() if key != "datasets"}
     return mix(**settings, datasets=read, test=test)
 
