@@ -57,3 +57,14 @@ def in_first(work: Callable[[], T], *, device: str) -> T:
         raise outcome[1]
     given: T = outcome[0]
     return given
+
+
+def first_before_others(work: Callable[[], T], *, device: str) -> T:
+    """What the work gives in each process; process 0 does it first.
+
+    The others then find what it keeps on disk, such as a download or tokenised rows. To be called
+    in every process, as `in_first`, and what is raised in process 0 is raised in all.
+    """
+    found: list[T] = []
+    in_first(lambda: found.append(work()), device=device)
+    return found[0] if found else work()

@@ -32,6 +32,7 @@ from mathsft import (
     save_model,
     worked_answers,
 )
+from mathsft.training.runs import rows_hash
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 TOGETHER = 4  # rows a batch, of all processes; 13 rows leave one process without any in the last
@@ -90,6 +91,16 @@ def train_all(folder: Path) -> None:
             train(folder, objective, steps)
 
 
+def full_dpo(folder: Path) -> None:
+    """Each pair keeps what the model made of it before training; the last batch has fillers alone
+    in one process."""
+    where = folder / "full-dpo"
+    trainer = trainer_of("dpo", where, adapter=False, learning_rate=1e-4)
+    before = trainer.evaluate()
+    trainer.train()
+    write(where / "log", [before, *trainer.state.log_history, trainer.evaluate()])
+
+
 def stop_amid(folder: Path) -> None:
     """Stopped in the second epoch, and gone on with by another trainer."""
     settings: dict[str, Any] = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 1}
@@ -119,6 +130,16 @@ def save_by_clock(folder: Path) -> None:
     run = folder / "clock" / "run"
     saving = persist(run, minutes=0 if RANK == 0 else 60, keep=9)
     trainer_of("sft", folder / "clock", max_steps=3, callbacks=[saving]).train()
+
+
+def tokenise(folder: Path) -> None:
+    """Rows that lie on disk, and how many of them this process tokenised."""
+    seen, groups = [], SFT.groups
+    SFT.groups = lambda self, rows, *a, **n: seen.append(len(rows)) or groups(self, rows, *a, **n)
+    model, tokenizer = load_model("tiny", lora=True, device="cpu")
+    rows = Dataset.load_from_disk(folder / "rows")
+    trainer = make_trainer(model, tokenizer, rows, SFT(), output_dir=folder / "tokenise")
+    write(folder / "tokenise" / "found", [sum(seen), rows_hash(trainer.train_dataset)])
 
 
 class At(TrainerCallback):  # type: ignore[misc]
@@ -210,6 +231,8 @@ JOBS = {
     "stop": stop_amid,
     "diverge": diverge,
     "clock": save_by_clock,
+    "tokenise": tokenise,
+    "full-dpo": full_dpo,
     "killed": lambda folder: survive(folder / "killed", At(3, kill)),
     "again": lambda folder: survive(folder / "killed"),
     "calm": lambda folder: survive(folder / "calm"),

@@ -39,7 +39,7 @@ SHARD = ["sharded"] if not can_shard.args[0] else []
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process makes of it."""
     folder = tmp_path_factory.mktemp("one")
-    arguments = [sys.executable, WORK, folder, "1", "train", "scores", *SHARD]
+    arguments = [sys.executable, WORK, folder, "1", "train", "full-dpo", "scores", *SHARD]
     subprocess.run(list(map(str, arguments)), env=environment(), check=True, capture_output=True)
     return folder
 
@@ -48,7 +48,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes make of it; `printed` holds their output."""
     folder = tmp_path_factory.mktemp("two")
-    printed = torchrun(WORK, folder, 2, "train", "scores", "stop", "diverge", "clock", *SHARD)
+    distributed_work.GSM.save_to_disk(folder / "rows")
+    jobs = ["train", "full-dpo", "scores", "stop", "diverge", "clock", "tokenise", *SHARD]
+    printed = torchrun(WORK, folder, 2, *jobs)
     (folder / "printed").write_text(printed)
     return folder
 
@@ -117,10 +119,22 @@ def test_logs_and_held_out_losses_are_those_of_all_processes(
 
 
 @pytest.mark.slow
+def test_a_reference_from_before_training_is_shared_out_and_meets_its_own_pairs(
+    one: Path, two: Path
+) -> None:
+    alone, together = (read(folder / "full-dpo" / "log") for folder in (one, two))
+    assert alone[-1]["eval_loss"] < alone[0]["eval_loss"] - 0.001
+    for entry, other in zip(alone, together, strict=True):
+        for key in ("loss", "grad_norm", "eval_loss", "rewards/margins", "eval_rewards/chosen"):
+            assert (key in entry) == (key in other)
+            assert other.get(key, 0) == pytest.approx(entry.get(key, 0), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
 def test_lines_are_printed_once(two: Path) -> None:
     printed = (two / "printed").read_text()
     assert printed.count("tiny-gsm/train: 40 rows read") == 1
-    trainings = 6 + 3 + 1 + 1 + 6 * len(SHARD)
+    trainings = 6 + 1 + 3 + 1 + 1 + 6 * len(SHARD)
     assert sum(line.startswith("train: 13 ") for line in printed.splitlines()) == trainings
     assert printed.count("training goes on after step 6 of 8") == 1
     assert printed.count("training had ended: its weights and its log are loaded, step 8 of 8") == 1
@@ -142,6 +156,13 @@ def test_the_first_process_s_clock_says_when_all_save(two: Path) -> None:
     saved = {path.name: path for path in (two / "clock" / "run").glob("checkpoint-*")}
     assert saved.keys() == {f"checkpoint-{step}" for step in (1, 2, 3)}
     assert [checkpoint_problem(path) for path in saved.values()] == [None] * 3
+
+
+@pytest.mark.slow
+def test_rows_on_disk_are_tokenised_by_the_first_process_for_all(two: Path) -> None:
+    (first, theirs), (second, same) = (read(two / "tokenise" / "found", rank) for rank in (0, 1))
+    assert (first, second) == (len(distributed_work.GSM), 0)
+    assert theirs == same
 
 
 @pytest.mark.slow

@@ -62,9 +62,10 @@ def measured_and_estimated(
     trained = sum(len(batch["predictor"]) for batch in batches) / sum(tokens)
     settings["max_length"] = max(batch["input_ids"].shape[1] for batch in batches)
     recipe = {"model": {"name": str(name), "quantize": quantize, "lora": lora}, section: settings}
+    group = None if section == "sft" else max(tokens) // size
     found = estimate_memory(
-        recipe, section, device="cpu", trained_share=trained, question_tokens=max(tokens) // size
-    )  # fmt: skip
+        recipe, section, device="cpu", trained_share=trained, question_tokens=group
+    )
     return (own + peak.bytes) / 1e9, found.total
 
 

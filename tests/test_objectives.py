@@ -7,10 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from model_files import base
+from pair_training import (
+    PAIRS,
+    assert_same_gradients,
+    gradients,
+    moved,
+    trainer,
+)
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2ForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
+)
 
 from mathsft.models import logprobs as logprobs_module
 from mathsft.models.adapters import add_adapter
@@ -19,17 +31,8 @@ from mathsft.models.logprobs import Scores, SequenceLogprobs, last_hidden, seque
 from mathsft.objectives import objective_class, objective_classes
 from mathsft.objectives.base import Group, Loss, Objective, Row
 from mathsft.objectives.preference import DPO, Pairwise
-from mathsft.training.make import make_trainer
+from mathsft.objectives.sft import SFT
 from mathsft.training.runs import run_differences, run_identity
-
-PAIRS = [
-    {
-        "prompt": f"Tom has {n} apples and eats {n - 1}. How many are left?\n\n",
-        "chosen": "He has 1 left.",
-        "rejected": f"He has {n} apples left." * (1 + n % 2),
-    }
-    for n in range(3, 10)
-]
 
 
 @pytest.fixture(scope="module")
@@ -41,63 +44,6 @@ def tokenizer(small_model_dir: Path) -> Any:
 def adapted(small_model_dir: Path) -> Any:
     torch.manual_seed(1)
     return add_adapter(base(small_model_dir), r=4, lora_dropout=0.0)
-
-
-def moved(model: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    return model
-
-
-def trainer(model: Any, tokenizer: Any, folder: Path, objective: Any, **arguments: Any) -> Any:
-    settings = {"disable_tqdm": True, "per_device_train_batch_size": 3, "max_length": 200}
-    rows = arguments.pop("rows", PAIRS)
-    return make_trainer(
-        model, tokenizer, rows, objective, output_dir=folder, **{**settings, **arguments}
-    )
-
-
-def plain_sum(model: Any, tokenizer: Any, prompt: str, answer: str) -> Tensor:
-    """log p(answer and stop | prompt) by a plain pass."""
-    ids = tokenizer(prompt).input_ids
-    whole = [*tokenizer(prompt + answer).input_ids, tokenizer.eos_token_id]
-    logits = model(input_ids=torch.tensor([whole[:-1]])).logits[0].float().log_softmax(-1)
-    picked = logits[range(len(whole) - 1), whole[1:]]
-    return picked[len(ids) - 1 :].sum()
-
-
-def plain_dpo(model: Any, reference: Any, tokenizer: Any, rows: Any, beta: float) -> Tensor:
-    losses = []
-    for row in rows:
-        ratios = []
-        for side in ("chosen", "rejected"):
-            ours = plain_sum(model, tokenizer, row["prompt"], row[side])
-            with torch.no_grad():
-                theirs = plain_sum(reference, tokenizer, row["prompt"], row[side])
-            ratios.append(ours - theirs)
-        losses.append(-logsigmoid(beta * (ratios[0] - ratios[1])))
-    return torch.stack(losses).mean()
-
-
-def gradients(loss: Tensor, model: Any) -> dict[str, Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same_gradients(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    largest = max(float(gradient.abs().max()) for gradient in theirs.values())
-    for name in theirs:
-        assert float((ours[name] - theirs[name]).abs().max()) <= 1e-5 * largest, name
-
-
-def first_loss(made: Any) -> Tensor:
-    made.model.train()
-    loss: Tensor = made.compute_loss(made.model, made.collate(list(made.train_dataset)))
-    return loss
 
 
 def test_every_module_of_the_folder_gives_its_objectives_by_name() -> None:
@@ -123,90 +69,8 @@ def test_every_field_of_an_objective_is_part_of_a_runs_identity(
             adapted, tokenizer, tmp_path, replace(kind(), **{field.name: value}), rows=rows
         )
         assert any(field.name in line for line in run_differences(run, run_identity(changed)))
-    assert asdict(kind()).items() <= run["settings"].items()
-
-
-@pytest.mark.parametrize("reference", ["adapter_off", "before_training"])
-def test_dpo_is_the_papers_loss_over_plain_passes(
-    small_model_dir: Path, adapted: Any, tokenizer: Any, tmp_path: Path, reference: Any
-) -> None:
-    made = trainer(adapted, tokenizer, tmp_path, DPO(beta=0.3), reference=reference)
-    moved(adapted)
-    loss = first_loss(made)
-    ours = gradients(loss, adapted)
-    expected = plain_dpo(adapted, base(small_model_dir), tokenizer, PAIRS, 0.3)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert_same_gradients(ours, gradients(expected, adapted))
-
-
-def test_a_trained_adapter_is_its_own_reference(
-    adapted: Any, tokenizer: Any, tmp_path: Path
-) -> None:
-    made = trainer(moved(adapted), tokenizer, tmp_path, DPO(), eval_rows=PAIRS)
-    assert made.reference == "before_training"
-    assert first_loss(made).item() == pytest.approx(0.693147, abs=1e-5)  # it has not moved yet
-    assert made.evaluate()["eval_loss"] == pytest.approx(0.693147, abs=1e-5)
-
-
-def test_a_model_without_an_adapter_is_compared_with_its_start(
-    small_model_dir: Path, tokenizer: Any, tmp_path: Path
-) -> None:
-    model = base(small_model_dir)
-    made = trainer(model, tokenizer, tmp_path, DPO(), eval_rows=PAIRS[:5], learning_rate=1e-3)
-    start = base(small_model_dir)
-    made.train()
-    model.eval()
-    expected = plain_dpo(model, start, tokenizer, PAIRS[:5], 0.1)
-    found = made.evaluate()
-    assert found["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
-    assert found["eval_loss"] < 0.6
-    assert found["eval_rewards/accuracies"] == 1.0
-
-
-def test_a_stopped_run_of_dpo_ends_as_one_that_was_not_stopped(
-    small_model_dir: Path, tokenizer: Any, tmp_path: Path
-) -> None:
-    def made(folder: Path) -> Any:
-        torch.manual_seed(1)
-        model = add_adapter(base(small_model_dir), r=4, lora_dropout=0.1)
-        settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-        return trainer(model, tokenizer, folder, DPO(), learning_rate=1e-2, **settings)
-
-    whole = made(tmp_path / "whole")
-    whole.train()
-    (tmp_path / "whole/checkpoint-4").rename(tmp_path / "end")
-    resumed = made(tmp_path / "whole")
-    resumed.train(resume_from_checkpoint=True)
-    weights = [dict(one.model.named_parameters()) for one in (whole, resumed)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert resumed.state.global_step == 4
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"chosen": " 2", "rejected": " 2"}, "whose chosen and rejected answers are equal"),
-        ({"rejected": " 2" * 300}, "longer than 200 tokens"),
-    ],
-)
-def test_pairs_that_teach_nothing_are_dropped_and_counted(
-    adapted: Any, tokenizer: Any, tmp_path: Path, capsys: Any, row: Any, reason: str
-) -> None:
-    made = trainer(adapted, tokenizer, tmp_path, DPO(), rows=[*PAIRS, {**PAIRS[0], **row}])
-    assert len(made.train_dataset) == len(PAIRS)
-    assert f"dropped: 1 {reason}" in capsys.readouterr().out
-
-
-def test_a_pair_without_one_of_its_parts_is_named(
-    adapted: Any, tokenizer: Any, tmp_path: Path
-) -> None:
-    bad = {key: value for key, value in PAIRS[0].items() if key != "rejected"}
-    with pytest.raises(
-        ValueError, match=r"row 7: .*'prompt'; .* preference \(with chosen and rejected\)"
-    ):
-        trainer(adapted, tokenizer, tmp_path, DPO(), rows=[*PAIRS, bad])
-    with pytest.raises(ValueError, match="beta"):
-        DPO(beta=0.0)
+    own = {f"{name}.{field}": value for field, value in asdict(kind()).items()}
+    assert own.items() <= run["settings"].items()
 
 
 @dataclass(frozen=True)
@@ -373,30 +237,49 @@ def test_embeddings_in_place_of_ids_give_the_same_scores_and_a_gradient(
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_reference_that_cannot_be_had_is_refused(
-    small_model_dir: Path, adapted: Any, tokenizer: Any, tmp_path: Path
-) -> None:
-    full = base(small_model_dir)
-    with pytest.raises(ValueError, match="no adapter to switch off"):
-        trainer(full, tokenizer, tmp_path, DPO(), reference="adapter_off")
-    with pytest.raises(ValueError, match="adapter_off or before_training"):
-        trainer(adapted, tokenizer, tmp_path, DPO(), reference="copy")
-    with pytest.raises(ValueError, match="compares with none"):
-        trainer(adapted, tokenizer, tmp_path, _Margin(), reference="adapter_off")
-    made = trainer(adapted, tokenizer, tmp_path, DPO(), reference="before_training")
-    other = trainer(adapted, tokenizer, tmp_path, DPO())
-    with pytest.raises(ValueError, match="give them as eval_rows"):
-        made.evaluate(other.train_dataset)
+def test_tests_may_have_names(adapted: Any, tokenizer: Any, tmp_path: Path) -> None:
+    tests = {"all": PAIRS, "two": PAIRS[:2]}
+    made = trainer(
+        adapted, tokenizer, tmp_path, DPO(), eval_rows=tests, reference="before_training"
+    )
+    found = made.evaluate()
+    alone = trainer(adapted, tokenizer, tmp_path, DPO(), eval_rows=PAIRS[:2]).evaluate()
+    assert found["eval_two_loss"] == pytest.approx(alone["eval_loss"], rel=1e-5)
+    assert "eval_all_rewards/margins" in found
 
 
-def test_a_reference_of_weights_that_have_moved_is_not_gone_on_with(
-    small_model_dir: Path, tokenizer: Any, tmp_path: Path, capsys: Any
+class _Undecorated(SFT):
+    extra: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "told"),
+    [
+        (DPO, PAIRS, r"expected an instance, such as SFT\(\) or DPO\(beta=0.1\), found <class"),
+        ("dpo", PAIRS, "expected an instance"),
+        (Objective(), PAIRS, 'Objective has no name: give it name = "…"'),
+        (_Undecorated(), PAIRS, r"extra of the objective _Undecorated is no setting: put @data"),
+        (DPO(), DatasetDict({"train": Dataset.from_list(PAIRS)}), r"such as rows\['train'\]"),
+        (DPO(), "pairs.jsonl", r"found a text: load_problems\('pairs.jsonl'\)"),
+        (DPO(), Dataset.from_list(PAIRS).select([]), "nothing to train on"),
+        (DPO(), [], "nothing to train on"),
+    ],
+)
+def test_what_a_trainer_cannot_be_made_of_is_said(
+    adapted: Any, tokenizer: Any, tmp_path: Path, objective: Any, rows: Any, told: str
 ) -> None:
-    model = base(small_model_dir)
-    how = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-3}
-    trainer(model, tokenizer, tmp_path, DPO(), **how).train()
-    again = trainer(model, tokenizer, tmp_path, DPO(), **how)  # a cell that is run again
-    again.train(resume_from_checkpoint=True)
-    printed = capsys.readouterr().out
-    assert "reference_start" in printed
-    assert "training begins anew" in printed
+    with pytest.raises(ValueError, match=told):
+        trainer(adapted, tokenizer, tmp_path, objective, rows=rows)
+
+
+def test_another_class_or_another_loss_is_another_run(
+    adapted: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    @dataclass(frozen=True)
+    class Steeper(DPO):
+        def pair_loss(self, chosen: Scores, rejected: Scores) -> Tensor:
+            return 2 * super().pair_loss(chosen, rejected)
+
+    runs = [run_identity(trainer(adapted, tokenizer, tmp_path, o)) for o in (DPO(), Steeper())]
+    (line,) = run_differences(*runs)
+    assert line.startswith("objective dpo, now dpo (class test_another_class_or_another_loss")

@@ -35,6 +35,26 @@ before = peak()
 rows = load_problems(sys.argv[1])
 print(json.dumps([(peak() - before) / 1e6, len(rows), rows[len(rows) - 1], str(rows.features)]))
 """
+# Loaded, tokenised and packed beside a model that is held before and after.
+TOKENISE = """
+import json, sys
+from mathsft import SFT, load_model, load_problems
+from mathsft.training.rows import training_rows
+sys.path.insert(0, sys.argv[2])
+from chat_rows import chat, with_template
+def peak():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+model, tokenizer = load_model("tiny", lora=True, device="cpu")
+with_template(tokenizer)
+training_rows([chat("Hi", "Hello.")] * 600, tokenizer, SFT())  # imports
+if sys.argv[3:]:
+    def refuse(*_, **__):
+        raise AssertionError("tokenised again")
+    SFT.groups = refuse
+before = peak()
+rows = training_rows(load_problems(sys.argv[1]), tokenizer, SFT())
+print(json.dumps([(peak() - before) / 1e6, len(rows)]))
+"""
 STREAM = """
 import resource, sys
 from mathsft.data.problems import load_problems
@@ -115,6 +135,20 @@ def test_fifty_thousand_chats_take_no_memory_and_are_converted_once(tmp_path: Pa
     assert found[1]["messages"][1]["train"] is True
     assert more < 0.1  # GB; measured: 0.06, and the rows as Python objects take 0.11
     assert again < 0.03
+
+
+@pytest.mark.slow
+def test_fifty_thousand_chats_are_tokenised_once_in_little_memory(tmp_path: Path) -> None:
+    path = many_chats(tmp_path / "chats.jsonl", ROWS, characters=400)
+    given = (TOKENISE, path, Path(__file__).parent)
+    *_, line, first = python(*given, cache=tmp_path / "cache", torch="1")
+    *_, same, second = python(*given, "again", cache=tmp_path / "cache", torch="1")
+    assert line == same
+    assert line.startswith("train: 49,999 documents of ")
+    (more, packed), (again, found) = json.loads(first), json.loads(second)
+    assert packed == found
+    assert more < 0.3  # GB beside the model; measured: MEASURED
+    assert again < 0.1
 
 
 def test_a_stream_reads_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:

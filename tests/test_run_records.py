@@ -1,6 +1,7 @@
-"""Records of former versions still resume, and a base that differs anywhere is another one."""
+"""What a checkpoint records must still be so, and a base that differs anywhere is another one."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +13,50 @@ from transformers import TrainingArguments
 from mathsft.models.loading import load_model
 from mathsft.training.checkpoints import write_manifest
 
-# What was recorded of the small training before everything counted.
+# What was counted before everything counted.
 FORMER = {
-    "learning_rate": 0.001, "lr_scheduler_type": "SchedulerType.LINEAR",
-    "lr_scheduler_kwargs": None, "warmup_steps": 0.03, "max_steps": 6, "num_train_epochs": 1.0,
-    "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "seed": 0,
-    "data_seed": None, "optim": "OptimizerNames.ADAMW_TORCH", "optim_args": None,
-    "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-08,
-    "max_grad_norm": 1.0, "neftune_noise_alpha": None, "label_smoothing_factor": 0.0,
-    "train_sampling_strategy": "random", "processes": 1, "trainer": "MultipleChoiceTrainer",
-    "max_length": 256, "normalization": "none", "temperature": 1.0, "r": 4, "lora_alpha": 32,
-    "lora_dropout": 0.05, "use_rslora": False, "use_dora": False, "bias": "none",
-    "rank_pattern": "{}", "alpha_pattern": "{}", "modules_to_save": None,
-    "target_modules": [
-        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
-    ],
-    "quantize": False,
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps",
+    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
+    "data_seed", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2",
+    "adam_epsilon", "max_grad_norm", "neftune_noise_alpha", "label_smoothing_factor",
+    "train_sampling_strategy",
 }  # fmt: skip
 
 
-def rewrite(training: Path, settings: dict[str, Any]) -> None:
+def rewrite(training: Path, change: Callable[[dict[str, Any]], object]) -> None:
     for checkpoint in training.glob("checkpoint-*"):
         run = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
-        pad = run["settings"]["pad_token_id"]
-        base = {key: run["base"][key] for key in ("name", "architecture", "samples")}
-        run |= {"settings": {**settings, "pad_token_id": pad}, "base": base}
+        change(run)
         (checkpoint / "run.json").write_text(json.dumps(run), encoding="utf-8")
         write_manifest(checkpoint)
 
 
-def test_a_checkpoint_of_a_former_version_is_gone_on_from(
+def test_a_checkpoint_of_a_former_version_is_passed_over_with_a_line_that_says_so(
     training: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rewrite(training, FORMER)
-    trainer(small_model_dir, training).train(resume_from_checkpoint=True)
+    rewrite(training, lambda run: run.pop("format"))
+    trainer(small_model_dir, training, save_strategy="no").train(resume_from_checkpoint=True)
     out = capsys.readouterr().out
-    assert "training had ended" in out, out
+    assert "it was written by another version of mathsft" in out
+    assert "training begins anew" in out
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"lr_scheduler_type": "SchedulerType.COSINE"}, "lr_scheduler_type SchedulerType.COSINE"),
-        ({"optim": "OptimizerNames.SGD"}, "optim OptimizerNames.SGD, now adamw_torch"),
-        ({"rank_pattern": "{'q_proj': 2}"}, "rank_pattern {'q_proj': 2}, now {}"),
+        ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type cosine, now linear"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern {'q_proj': 2}, now {}"),
+        ({"multiple_choice.temperature": 2.0}, "multiple_choice.temperature 2.0, now 1.0"),
+        ({"objective": "sft"}, "objective sft, now multiple_choice"),
         ({"a_setting_that_is_gone": 3}, "a_setting_that_is_gone 3, now None"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_a_former_record_holds_must_still_be_so(
+def test_what_a_record_holds_must_still_be_so(
     training: Path, small_model_dir: Path, change: Any, told: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    rewrite(training, {**FORMER, **change})
+    rewrite(training, lambda run: run["settings"].update(change))
     trainer(small_model_dir, training, save_strategy="no").train(resume_from_checkpoint=True)
     assert f"belongs to another run: {told}" in capsys.readouterr().out
 
@@ -72,7 +64,11 @@ def test_what_a_former_record_holds_must_still_be_so(
 def test_a_setting_that_only_another_version_knows_is_no_difference_where_it_is_off(
     training: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rewrite(training, {**FORMER, "kasa_config_of_tomorrow": None})
+    def of_another_library(run: dict[str, Any]) -> None:
+        run["settings"]["kasa_config_of_tomorrow"] = None
+        del run["settings"]["neftune_noise_alpha"]
+
+    rewrite(training, of_another_library)
     trainer(small_model_dir, training).train(resume_from_checkpoint=True)
     out = capsys.readouterr().out
     assert "training had ended" in out, out
@@ -109,4 +105,4 @@ def test_no_setting_that_used_to_count_is_left_out_now() -> None:
     from mathsft.training.runs import WITHOUT_EFFECT
 
     names = set(TrainingArguments.__dataclass_fields__)
-    assert not (FORMER.keys() & names) & WITHOUT_EFFECT
+    assert not (FORMER & names) & WITHOUT_EFFECT

@@ -30,29 +30,31 @@ def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return found
 
 
-class Counting(SFT):
-    """SFT that counts how often it is asked to tokenise."""
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows `SFT` is asked to tokenise, each time that it is asked."""
+    groups, found = SFT.groups, list[int]()
 
-    asked = 0
+    def counting(self: SFT, rows: Any, *arguments: Any, **named: Any) -> Any:
+        found.append(len(rows))
+        return groups(self, rows, *arguments, **named)
 
-    def groups(self, *args: Any, **kwargs: Any) -> Any:
-        type(self).asked += 1
-        return super().groups(*args, **kwargs)
+    monkeypatch.setattr(SFT, "groups", counting)
+    return found
 
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_a_second_start_finds_the_rows_on_disk_and_says_the_same(
-    on_disk: Dataset, tokenizer: Any, capsys: pytest.CaptureFixture[str], packing: bool
+    on_disk: Dataset, tokenizer: Any, capsys: Any, packing: bool, asked: list[int]
 ) -> None:
-    objective = Counting(packing=packing)
-    Counting.asked = 0
+    objective = SFT(packing=packing)
     first = training_rows(on_disk, tokenizer, objective, max_length=512)
-    line, asked = capsys.readouterr().out, Counting.asked
+    line = capsys.readouterr().out
     assert first.cache_files
-    assert asked == 3  # batches of 500 rows
+    assert asked == [500, 500, 200]
     tokenizer(["padding", "and truncation"], padding=True, truncation=True, max_length=2)
     second = training_rows(on_disk, tokenizer, objective, max_length=512)
-    assert Counting.asked == asked
+    assert len(asked) == 3
     assert capsys.readouterr().out == line
     assert "1,198 documents" in line
     assert "1 that hold a control token of the tokenizer, 1 longer than 512 tokens" in line
@@ -60,21 +62,38 @@ def test_a_second_start_finds_the_rows_on_disk_and_says_the_same(
     assert first[:5] == second[:5]
 
 
-def test_other_words_settings_or_rows_are_tokenised_anew(on_disk: Dataset, tokenizer: Any) -> None:
-    training_rows(on_disk, tokenizer, Counting(), max_length=512)
+def test_other_words_settings_or_rows_are_tokenised_anew(
+    on_disk: Dataset, tokenizer: Any, asked: list[int]
+) -> None:
+    training_rows(on_disk, tokenizer, SFT(), max_length=512)
     other = with_template(load_model("tiny", device="cpu")[1])
     other.chat_template = other.chat_template.replace("~\n", "~\n\n")
-    for changed, rows, words, size in [
-        ("length", on_disk, tokenizer, 256),
-        ("template", on_disk, other, 512),
-        ("rows", on_disk.select(range(700)), tokenizer, 512),
+    for changed, rows, words, objective, size in [
+        ("length", on_disk, tokenizer, SFT(), 256),
+        ("template", on_disk, other, SFT(), 512),
+        ("rows", on_disk.select(range(700)), tokenizer, SFT(), 512),
+        ("setting", on_disk, tokenizer, SFT(train_on_prompt=True), 512),
     ]:
-        Counting.asked = 0
-        training_rows(rows, words, Counting(), max_length=size)
-        assert Counting.asked, changed
-    Counting.asked = 0
-    training_rows(on_disk, tokenizer, Counting(train_on_prompt=True), max_length=512)
-    assert Counting.asked
+        asked.clear()
+        training_rows(rows, words, objective, max_length=size)
+        assert asked, changed
+
+
+def test_what_an_own_objective_makes_of_rows_is_made_at_each_start(
+    on_disk: Dataset, tokenizer: Any
+) -> None:
+    class Backwards(SFT):
+        def groups(self, *arguments: Any, **named: Any) -> Any:
+            groups = super().groups(*arguments, **named)
+            for group in groups:
+                for sequence in group.sequences:
+                    sequence["input_ids"].reverse()
+            return groups
+
+    usual = training_rows(on_disk, tokenizer, SFT())
+    assert rows_hash(training_rows(on_disk, tokenizer, Backwards())) != rows_hash(usual)
+    Backwards.groups = SFT.groups  # a cell that is run again
+    assert rows_hash(training_rows(on_disk, tokenizer, Backwards())) == rows_hash(usual)
 
 
 def test_rows_from_a_list_and_from_a_table_on_disk_are_the_same(

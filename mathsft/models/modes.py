@@ -52,6 +52,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """No dropout inside, also in training mode."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    rates = [layer.p for layer in layers]
+    for layer in layers:
+        layer.p = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.p = rate
+
+
 def remembered(config: Any) -> Callable[[], None]:
     """Note a configuration's values; the function that is returned writes them back in place.
 

@@ -77,6 +77,10 @@ class Objective:
         defaults: of `transformers.TrainingArguments`, if its authors or our measurements say so.
         needs_reference: it compares with the model as it was before training.
         needs_hidden: it reads the hidden state after each sequence, and no log-probabilities.
+        dropout: whether the model's dropout is on in training.
+        group_tokens, scored_share: what `mathsft.training.estimate` expects of rows: the tokens of
+            a group (None: as many as a row has), and of its positions those that predict a scored
+            token.
     """
 
     name: ClassVar[str]
@@ -89,6 +93,9 @@ class Objective:
     defaults: ClassVar[Mapping[str, Any]] = {}
     needs_reference: ClassVar[bool] = False
     needs_hidden: ClassVar[bool] = False
+    dropout: ClassVar[bool] = True
+    group_tokens: ClassVar[int | None] = None
+    scored_share: ClassVar[float] = 0.6
 
     def groups(
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool

@@ -23,6 +23,7 @@ class Pairwise(Objective):
     kinds = ("preference",)
     nouns = ("pairs", "answers")
     needs_reference = True
+    dropout = False  # as in TRL: the reference has none
 
     beta: float = 0.1
 
@@ -92,6 +93,5 @@ class DPO(Pairwise):
 
 
 def log_ratio(answer: Scores) -> Tensor:
-    """log p(answer) less the reference's, (N,) in nats."""
-    assert answer.reference is not None
-    return answer.sum - answer.reference.sum
+    """log p(answer), (N,) in nats, less the reference's if there is one."""
+    return answer.sum if answer.reference is None else answer.sum - answer.reference.sum

@@ -39,7 +39,7 @@ def estimate_memory(
     quantize: bool | None = None,
     lora: bool | Mapping[str, Any] | LoraConfig | None = None,
     shards: int = 1,
-    question_tokens: int = 100,
+    question_tokens: int | None = None,
     trained_share: float | None = None,
 ) -> MemoryEstimate:
     """The memory that training by a recipe takes at its peak, by parts; only config.json is read.
@@ -58,12 +58,12 @@ def estimate_memory(
         shards: processes that FSDP2 divides the model over. The estimate is of one of them,
             on a card of its own. 1: the whole model in every process, as DDP has it; the verdict
             says so where the recipe has ``fsdp``.
-        question_tokens: tokens of a question with all its choices in the forest. MathQA's have
-            about 60 on average, and the peak is the longest batch's: of 551 batches of eight
-            one had 1.67 times the average.
-        trained_share: of a batch's positions those that predict a trained token; default 0.6
-            for worked solutions and 0.2 for choices. (As the embedded tokenizer splits them, a
-            half of GSM8K's and an eighth of MathQA's.)
+        question_tokens: tokens of a question with all its choices, of a pair with both its answers,
+            in the forest; default: the objective's ``group_tokens``, 100 for multiple choice, else
+            ``max_length``.
+        trained_share: of a batch's positions those that predict a trained token; default: the
+            objective's ``scored_share``, 0.2 for multiple choice, else 0.6. (As the embedded
+            tokenizer splits them, a half of GSM8K's and an eighth of MathQA's.)
 
     The arithmetic is told by `footprint` (mathsft/training/footprint.py).
 
@@ -89,7 +89,8 @@ def estimate_memory(
             unknown_name("device", device, _CARDS) + ". For another card take the one of its kind "
             "(t4: float16, a100: bfloat16) and give its memory in GB"
         )
-    model, settings = recipe.get("model", {}), {**objectives[section].defaults, **recipe[section]}
+    objective = objectives[section]
+    model, settings = recipe.get("model", {}), {**objective.defaults, **recipe[section]}
     check_numbers(
         {
             "memory": memory,
@@ -121,8 +122,8 @@ def estimate_memory(
             half=capability is not None,
             shards=shards,
             dropout=adapter.lora_dropout > 0,
-            question_tokens=None if section == "sft" else question_tokens,
-            trained_share=trained_share or (0.6 if section == "sft" else 0.2),
+            question_tokens=question_tokens or objective.group_tokens,
+            trained_share=trained_share or objective.scored_share,
             **{"quantize": quantize, "lora": lora is not False, **settings, **changes},
         )
 

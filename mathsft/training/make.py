@@ -10,9 +10,11 @@ from transformers import TrainingArguments
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
 from mathsft.numbers import check_numbers
+from mathsft.objectives import check_objective
 from mathsft.objectives.base import Objective
 from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
+from mathsft.processes import first_before_others
 from mathsft.training.arguments import refuse_unheeded, renaming_notices_off, training_arguments
 from mathsft.training.collation import Collator
 from mathsft.training.reference import Reference
@@ -40,7 +42,7 @@ def make_trainer(
     objective: Objective,
     *,
     output_dir: str | Path,
-    eval_rows: Rows | None = None,
+    eval_rows: Rows | Mapping[str, Rows] | None = None,
     max_length: int = 512,
     reference: Reference | None = None,
     callbacks: list[Any] | None = None,
@@ -55,13 +57,15 @@ def make_trainer(
         rows: rows of `load_problems` of a kind that the objective reads.
         objective: such as ``SFT()``, ``MultipleChoice(temperature=4.0)`` or ``DPO(beta=0.2)``.
         output_dir: the folder for checkpoints, logs and samples.
-        eval_rows: what ``.evaluate()`` takes, and ``eval_strategy="steps"`` every ``eval_steps``.
+        eval_rows: what ``.evaluate()`` takes, and ``eval_strategy="steps"`` every ``eval_steps``;
+            or several such by name.
         max_length: tokens of a row; what is longer is dropped and counted, never cut. So is what
             is longer than the model has positions.
         reference: for objectives that compare with the model as it was before training.
             "adapter_off": the model without its adapter, in each step. "before_training":
             log-probabilities that are computed once, now, and kept with the rows. Default: the
-            first if the adapter is fresh (it changes nothing yet), else the second.
+            first if the adapter is fresh (it changes nothing yet), else the second; a line says
+            which.
         callbacks: such as `persist` and `show_samples`.
         arguments: fields of `transformers.TrainingArguments`. Where neither you nor the objective
             (``defaults``) says otherwise: ``learning_rate`` 2e-4, QLoRA's (Dettmers et al. 2023,
@@ -73,24 +77,38 @@ def make_trainer(
     ``tokens_per_second`` leaves padding, evaluation and saving out.
     The same seed and data give the same adapters bit for bit on a CPU.
 
-    Raises ValueError if the model has nothing to train, if no row is left, if the attention
+    Raises ValueError for what is no objective (`mathsft.objectives.check_objective`), if the model
+    has nothing to train, if no row is left, if the attention
     implementation is not known to keep sequences apart, for an argument of the library that would
     change nothing (`mathsft.training.arguments.unheeded`), or for a number that cannot be meant,
     such as -1 epochs (`mathsft.numbers`).
     """
+    check_objective(objective)
     refuse_unheeded(arguments)
     check_numbers({"max_length": max_length})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
     args = training_arguments(model, output_dir=str(output_dir), **settings)
-    made = partial(
-        training_rows,
-        tokenizer=tokenizer,
-        objective=objective,
-        max_length=max_length,
-        positions=position_limit(model.config),
-    )
-    train_dataset = made(rows)
-    eval_dataset = None if eval_rows is None else made(eval_rows, name="eval")
+
+    def made(rows: Rows, name: str) -> Any:
+        encode = partial(
+            training_rows,
+            rows,
+            tokenizer,
+            objective,
+            max_length=max_length,
+            positions=position_limit(model.config),
+            name=name,
+        )
+        if not getattr(rows, "cache_files", None):
+            return encode()  # nothing that another process could find
+        return first_before_others(encode, device=next(model.parameters()).device.type)
+
+    train_dataset = made(rows, "train")
+    eval_dataset: Any = None
+    if isinstance(eval_rows, Mapping):  # several tests, each with a name in the log
+        eval_dataset = {name: made(part, f"eval {name}") for name, part in eval_rows.items()}
+    elif eval_rows is not None:
+        eval_dataset = made(eval_rows, "eval")
     collate = Collator(objective, pad_token_id=pad_token(tokenizer), max_length=max_length)
     with renaming_notices_off():
         return ForestTrainer(

@@ -1,20 +1,29 @@
 """The second model that some objectives compare with: the model as it was before training."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, Literal, get_args
+from uuid import uuid4
 
+import numpy as np
+import pyarrow as pa
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets.fingerprint import get_temporary_cache_files_directory
 from peft import PeftModel
 from torch import Tensor
+from transformers import TrainingArguments
 
 from mathsft.models.adapter_checks import adapter_effect, adapter_off
-from mathsft.models.logprobs import SequenceLogprobs
+from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
 from mathsft.models.modes import evaluating
 from mathsft.objectives.base import Objective
+from mathsft.processes import say
+from mathsft.training.collation import Collator
 
 Reference = Literal["adapter_off", "before_training"]
 
@@ -36,6 +45,11 @@ def choose_reference(
         raise ValueError(f"reference={asked_for!r}: give {' or '.join(get_args(Reference))}")
     if asked_for == "adapter_off" and not isinstance(model, PeftModel):
         raise ValueError("reference='adapter_off': the model has no adapter to switch off")
+    if asked_for == "adapter_off" and _trains_its_base(model):
+        raise ValueError(
+            "reference='adapter_off': weights of the base are trained as well, and would move with "
+            "the adapter off: give 'before_training'"
+        )
     if asked_for:
         return asked_for
     if not isinstance(model, PeftModel) or _trains_its_base(model):
@@ -68,45 +82,49 @@ def reference_model(model: PeftModel) -> Iterator[None]:
 
 def kept_reference(batch: Mapping[str, Tensor], logprobs: SequenceLogprobs) -> SequenceLogprobs:
     """What `with_reference` kept for a batch. Raises ValueError for rows without it."""
-    if "reference" not in batch:
+    if "reference" not in batch and len(logprobs.values):  # a batch of fillers has nothing to keep
         raise ValueError(
             "these rows have no log-probabilities of the model before training: give them as "
             "eval_rows when the trainer is made"
         )
-    return replace(logprobs, values=batch["reference"], likeliest=None, _logits=None)
+    values = batch.get("reference", logprobs.values.detach())
+    return replace(logprobs, values=values, likeliest=None, _logits=None)
 
 
 def with_reference(
-    rows: Dataset,
-    score: Callable[[Sequence[Mapping[str, Any]]], SequenceLogprobs],
-    *,
-    batch_size: int,
-    process: int,
-    processes: int,
+    rows: Dataset, model: Any, collate: Collator, args: TrainingArguments
 ) -> Dataset:
     """``rows`` with a column ``reference``: for each sequence its scored tokens' log-probabilities.
 
-    ``score`` takes rows. Processes share them out and gather what they found, so each has to call
-    it. Float32 is kept whole.
+    They are those of ``model`` as it is now, in float32. Processes share the rows out and gather
+    what they found, so each has to call it. The column goes to a temporary file.
     """
-    found: list[tuple[int, list[list[float]]]] = []
-    shares = range(process * batch_size, len(rows), processes * batch_size)
-    for start in shares:
-        indices = range(start, min(start + batch_size, len(rows)))
-        part = [rows[index] for index in indices]
-        logprobs = score(part)
-        values: list[list[float]] = [[] for _ in range(len(logprobs.tokens))]
-        for index, value in zip(logprobs.sequence.tolist(), logprobs.values.tolist(), strict=True):
-            values[index].append(value)
-        sequences = iter(values)
-        for index, row in zip(indices, part, strict=True):
-            found.append((index, [next(sequences) for _ in row["input_ids"]]))
+    say(f"reference: the model as it is now, over {len(rows):,} rows")
+    batch_size, processes = args.per_device_eval_batch_size, args.world_size
+    # Not accelerate's autocast: before a model is prepared it forgets that this is to be sharded.
+    half = torch.float16 if args.fp16 else torch.bfloat16
+    mixed = torch.autocast(args.device.type, dtype=half, enabled=args.fp16 or args.bf16)
+    found: list[tuple[int, list[int], Any]] = []
+    with evaluating(model), torch.no_grad(), mixed:
+        for start in range(args.process_index * batch_size, len(rows), processes * batch_size):
+            part = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+            batch = {key: tensor.to(args.device) for key, tensor in collate(part).items()}
+            logprobs = sequence_logprobs(model, batch)
+            by_sequence = torch.argsort(logprobs.sequence, stable=True)
+            values = iter(logprobs.values[by_sequence].split(logprobs.tokens.tolist()))
+            for index, row in enumerate(part, start):
+                own = [next(values) for _ in row["input_ids"]]
+                found.append((index, [*map(len, own)], torch.cat(own).cpu().numpy()))
     if processes > 1:
         found = gather_object(found)
-    kept = [values for _, values in sorted(found)]
-    column = Dataset.from_dict(
-        {"reference": kept}, features=Features({"reference": List(List(Value("float32")))})
-    )
-    return rows.add_column(
-        "reference", column["reference"][:], feature=column.features["reference"]
-    )
+    found.sort(key=lambda one: one[0])
+    tokens = [n for _, sizes, _ in found for n in sizes]
+    flat = pa.array(np.concatenate([values for *_, values in found]))
+    sequences = pa.ListArray.from_arrays([0, *accumulate(tokens)], flat)
+    ends = accumulate(len(sizes) for _, sizes, _ in found)
+    table = pa.table({"reference": pa.ListArray.from_arrays([0, *ends], sequences)})
+    path = Path(get_temporary_cache_files_directory()) / f"{uuid4()}.arrow"
+    schema = Features({"reference": List(List(Value("float32")))}).arrow_schema
+    with pa.ipc.new_stream(path, schema) as writer:
+        writer.write_table(table.cast(schema))
+    return concatenate_datasets([rows, Dataset.from_file(str(path))], axis=1)

@@ -29,7 +29,8 @@ from mathsft.training.checkpoints import (
 from mathsft.training.persist import Persistence
 from mathsft.training.runs import run_differences, run_identity, start_hash
 
-_MARK = "_mathsft_trained"  # on a model: hashes of its weights before and after a training
+# On a model: the hashes of its weights before and after a training, its folder and its reference.
+_MARK = "_mathsft_trained"
 
 
 class ResumableTrainer(Trainer):
@@ -70,7 +71,9 @@ class ResumableTrainer(Trainer):
         finally:  # which weights there were before and after, for who trains on
             # Shards are hashed by all processes together: one that failed alone would wait.
             if done or self.args.world_size == 1:
-                setattr(model, _MARK, (self._run["start"], start_hash(model)))
+                reference = self._run["settings"].get("reference")
+                mark = (self._run["start"], start_hash(model), self._folder, reference)
+                setattr(model, _MARK, mark)
         return output
 
     def _resume_point(self, given: str | Path | bool | None) -> Path | None:
@@ -96,7 +99,7 @@ class ResumableTrainer(Trainer):
         # A cell that was interrupted and is run again makes a new trainer around weights that
         # have moved. They are known by their mark, and count as those that they came from.
         now = self._run["start"]
-        start, reached = getattr(self.model, _MARK, (None, None))
+        start, reached, *_ = getattr(self.model, _MARK, (None, None))
         if reached == now:
             self._run["start"] = start
         found = newest_checkpoint(folders, of_this_run=lambda run: run_differences(run, self._run))
@@ -105,6 +108,17 @@ class ResumableTrainer(Trainer):
             if checkpoints_in(folders):
                 say("training begins anew, with the weights that the model has now")
         return found
+
+    def _former_reference(self) -> str | None:
+        """The reference of a training into the same folder that has moved this model's adapter.
+
+        Its cell may have been interrupted and run again. The adapter then has an effect, but what
+        it is compared with is still the model without it.
+        """
+        *_, reached, folder, reference = getattr(self.model, _MARK, (None,) * 4)
+        model: Any = self.model
+        same = folder == self._folder and reached == start_hash(model)
+        return reference if same and reference == "adapter_off" else None
 
     def _had_ended(self, checkpoint: Path) -> bool:
         """Whether nothing is left to train; weights and state are then those of the end.

@@ -23,6 +23,7 @@ from mathsft.models.computation import json_hash, plain
 from mathsft.models.encoding import tokenizer_values
 from mathsft.models.forest import IGNORE
 from mathsft.numbers import check_numbers
+from mathsft.objectives import tokenises_as_here
 from mathsft.objectives.base import Group, Objective, Row, RowCounts
 from mathsft.processes import say
 from mathsft.training.arguments import reasons
@@ -55,17 +56,28 @@ def training_rows(
     with -100 where a token carries no loss; and the columns that the objective keeps.
 
     Rows of a `datasets.Dataset` that lies on disk (as `load_problems` leaves it) are tokenised
-    in batches to its folder, and found there again at the next start. A stream, or a list, goes to
-    a temporary file. Nothing but a batch is held in memory.
+    in batches to its folder, and found there again at the next start. Other rows, such as a stream
+    or a list, go to a temporary file. Nothing but a batch is held in memory.
 
     Args:
         max_length: tokens of a row; what is longer is dropped and counted, never cut.
         positions: of the model (`mathsft.models.attention.position_limit`); likewise.
         name: begins the printed line.
 
-    Raises ValueError if nothing is left, saying why, and what the objective raises for a row.
+    Rows that an objective of your own makes (`mathsft.objectives.tokenises_as_here`) are made at
+    each start: its code may have changed.
+
+    Raises ValueError if nothing is left, saying why, for a data set's splits in place of its rows,
+    and what the objective raises for a row.
     """
     check_numbers({"max_length": max_length})
+    if isinstance(rows, str | Path):
+        raise ValueError(f"{name}: rows are expected, found a text: load_problems({str(rows)!r})")
+    if isinstance(rows, Mapping):
+        raise ValueError(
+            f"{name}: rows are expected, found a mapping with {', '.join(map(str, rows))}: of a "
+            "data set's splits give one, such as rows['train']"
+        )
 
     def encode(given: Sequence[Row], first: int, arrow: bool) -> dict[str, list[Any]]:
         groups = objective.groups(given, tokenizer, first=first, arrow=arrow)
@@ -73,7 +85,12 @@ def training_rows(
         return _columns(groups, objective)
 
     features = Features({"input_ids": _TOKENS, "labels": _TOKENS, **objective.columns, **_NOTED})
-    if isinstance(rows, Dataset):
+    if (
+        isinstance(rows, Dataset)
+        and len(rows)
+        and rows.cache_files
+        and tokenises_as_here(objective)
+    ):
         about = [objective.name, plain(asdict(objective)), max_length, positions]
         with without_progress_bars():
             encoded = rows.map(
@@ -83,7 +100,7 @@ def training_rows(
                 with_indices=True,
                 remove_columns=rows.column_names,
                 features=features,
-                new_fingerprint=_fingerprint(rows, tokenizer, about) if rows.cache_files else None,
+                new_fingerprint=_fingerprint(rows, tokenizer, about),
             )
     else:
         encoded = _stored(rows, encode, features)
@@ -115,7 +132,7 @@ def _stored(rows: Iterable[Row], encode: Encode, features: Features) -> Dataset:
     """Rows that come one after the other, in a file that is gone when the process ends."""
     path = Path(get_temporary_cache_files_directory()) / f"{uuid4()}.arrow"
     given, first = iter(rows), 0
-    arrow = isinstance(rows, IterableDataset)
+    arrow = isinstance(rows, Dataset | IterableDataset)
     with pa.ipc.new_stream(path, features.arrow_schema) as writer:
         while part := list(islice(given, _AT_ONCE)):
             made = Dataset.from_dict(encode(part, first, arrow), features=features)

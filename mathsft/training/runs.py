@@ -9,7 +9,7 @@ a library adds tomorrow then counts as well.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from transformers import PreTrainedModel, SchedulerType, TrainingArguments
-from transformers.training_args import OptimizerNames
+from transformers import PreTrainedModel, TrainingArguments
 
 from mathsft.device import hardware
 from mathsft.models.computation import (
@@ -30,6 +29,7 @@ from mathsft.models.computation import (
 )
 from mathsft.models.identity import base_identity, sample_differences
 from mathsft.models.sharding import whole
+from mathsft.objectives import definition
 
 # When what is evaluated decides over the weights, when and on what it is evaluated counts too.
 _SCHEDULE = {"eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps"}
@@ -63,10 +63,7 @@ WITHOUT_EFFECT = _SCHEDULE | {
     "do_train", "do_eval", "do_predict", "resume_from_checkpoint",
     "restore_callback_states_from_checkpoint",
 }  # fmt: skip
-# What a record held as a text before it held values.
-_ENUMERATIONS: dict[str, Any] = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}
-# What the classes were called that are now one trainer with an objective.
-_FORMER_TRAINERS = {"PackedSFTTrainer": "sft", "MultipleChoiceTrainer": "multiple_choice"}
+_FORMAT = 2  # of a record; the first counted rows in another way
 
 
 def run_identity(trainer: Any) -> dict[str, Any]:
@@ -76,16 +73,19 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.identity`)
     with the SHA-256 of its tensors as they are kept.
 
-    Settings are the trainer's arguments without `WITHOUT_EFFECT`, every field of its objective,
-    what its batches are made with, the adapter's configuration, and the model's own
-    (``config.``), such as ``attention_dropout``.
+    Settings are the trainer's arguments without `WITHOUT_EFFECT`, every field of its objective
+    (``dpo.beta``) and its code if it is not the package's, what its batches are made with, the
+    adapter's configuration, and the model's own (``config.``), such as ``attention_dropout``.
     """
     base: PreTrainedModel = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
     settings = arguments_that_count(trainer.args)
-    if _evaluation_decides(trainer.args) and hasattr(trainer.eval_dataset, "data"):
-        settings["eval_rows"] = rows_hash(trainer.eval_dataset)
-    settings |= {"processes": trainer.args.world_size, "trainer": trainer.objective.name}
-    settings |= plain(asdict(trainer.objective))
+    if _evaluation_decides(trainer.args) and trainer.eval_dataset is not None:
+        tests = trainer.eval_dataset
+        tests = tests if isinstance(tests, dict) else {"eval_rows": tests}
+        settings |= {name: rows_hash(rows) for name, rows in tests.items()}
+    objective = trainer.objective
+    settings |= {"processes": trainer.args.world_size, "objective": definition(objective)}
+    settings |= {f"{objective.name}.{k}": v for k, v in plain(asdict(objective)).items()}
     settings |= {"max_length": trainer.collate.max_length, "reference": trainer.reference}
     settings["reference_start"] = trainer.reference_start
     settings["pad_token_id"] = trainer.collate.pad_token_id
@@ -100,6 +100,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     identity["samples"] = {k: v for k, v in identity["samples"].items() if k not in trained}
     identity |= {"kept": _kept(base, frozen), "sha256": tensors_hash(frozen.items())}
     return {
+        "format": _FORMAT,
         "settings": settings,
         "data": rows_hash(trainer.train_dataset),
         "start": start_hash(trainer.model),
@@ -149,13 +150,19 @@ def _kept(base: Any, tensors: Mapping[str, torch.Tensor]) -> str:
 def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In words, how a recorded run differs from the one of now; [] where it is the same.
 
-    What a record does not hold it cannot contradict: an older version wrote fewer settings, and
-    another version of a library has other ones. What it does hold must be the same now; a setting
+    What a record does not hold it cannot contradict: another version of a library has other
+    settings. What it does hold must be the same now; a setting
     that is absent now counts as None. The base's tensors are compared by SHA-256 where they are
     kept alike, and else by samples (`mathsft.models.identity`): another card may want another
     precision.
     """
-    found = [*_setting_differences(recorded["settings"], now["settings"])]
+    if recorded.get("format") != now.get("format"):
+        return ["it was written by another version of mathsft, which compared rows in another way"]
+    theirs, ours = recorded["settings"], now["settings"]
+    found = [f"{key} {v}, now {ours.get(key)}" for key, v in theirs.items() if v != ours.get(key)]
+    if theirs.get("reference_start") != ours.get("reference_start"):
+        found = [line for line in found if not line.startswith("reference_start ")]
+        found.append("other weights as the reference (those of the model have moved since)")
     if recorded["data"] != now["data"]:
         found.append("other training rows")
     if recorded["start"] != now["start"]:
@@ -169,18 +176,6 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ):
         found.append(f"another base model ({theirs['name']})")
     return found
-
-
-def _setting_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for key, theirs in recorded.items():
-        ours = now.get(key)
-        if theirs == ours or (key == "trainer" and _FORMER_TRAINERS.get(theirs) == ours):
-            continue
-        if isinstance(theirs, str):  # as former versions wrote enumerations and dicts
-            kind = _ENUMERATIONS.get(key, str) if ours is not None else str
-            if theirs == str(kind(ours)):
-                continue
-        yield f"{key} {theirs}, now {ours}"
 
 
 def rows_hash(rows: Any) -> str:
@@ -201,11 +196,14 @@ def rows_hash(rows: Any) -> str:
 
 
 def _hash_values(values: Any, digest: Any) -> None:
-    """Lengths of lists at each level, and the numbers in them."""
+    """Lengths of lists at each level, and the numbers or texts in them."""
     while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         digest.update(pc.list_value_length(values).to_numpy(zero_copy_only=False).tobytes())
         values = values.flatten()
-    digest.update(values.to_numpy(zero_copy_only=False).tobytes())
+    if pa.types.is_primitive(values.type):
+        digest.update(values.to_numpy(zero_copy_only=False).tobytes())
+    else:  # numpy would give addresses
+        digest.update(json.dumps(values.to_pylist(), default=str).encode())
 
 
 def start_hash(model: torch.nn.Module) -> str:

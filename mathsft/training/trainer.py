@@ -5,9 +5,10 @@ Loop, accumulation, mixed precision and several devices stay Trainer's; its chec
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from mathsft.models.logprobs import SequenceLogprobs, last_hidden, sequence_logp
 from mathsft.models.modes import (
     checkpointing_restored,
     checkpoints_activations,
-    evaluating,
     forward_restored,
     restored,
+    without_dropout,
 )
 from mathsft.objectives.base import Loss, Objective
+from mathsft.processes import say
 from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
 from mathsft.training.collation import Collator
@@ -76,12 +78,20 @@ class ForestTrainer(PaddedTrainer):
         self._finite = FiniteCheck(self)
         self.add_callback(self._finite)
         self._reset_counters()
-        self.reference = references.choose_reference(model, objective, asked_for=reference)
-        before = self.reference == "before_training"
-        self.reference_start = start_hash(model) if before else None  # weights may move till then
-        if before:
-            self.train_dataset = self._with_reference(self.train_dataset)
-            self.eval_dataset = self._with_reference(self.eval_dataset)
+        asked: Any = reference or (self._former_reference() if objective.needs_reference else None)
+        self.reference = references.choose_reference(model, objective, asked_for=asked)
+        if self.reference == "adapter_off":
+            say("reference: the model with its adapter switched off")
+        self.reference_start: str | None = None
+        if self.reference == "before_training":
+            self.reference_start = start_hash(model)  # weights may move till training begins
+            kept = partial(references.with_reference, model=model, collate=collate, args=self.args)
+            tests: Any = self.eval_dataset
+            self.train_dataset = kept(self.train_dataset)
+            if isinstance(tests, dict):
+                self.eval_dataset = {name: kept(part) for name, part in tests.items()}
+            elif tests is not None:
+                self.eval_dataset = kept(tests)
 
     def _reset_counters(self) -> None:
         self._means = Means()  # tensors on the device: reading one would wait for the GPU
@@ -165,30 +175,6 @@ class ForestTrainer(PaddedTrainer):
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("rows give no predictions: choice_logprobs and worked_answers do")
 
-    def _with_reference(self, rows: Any) -> Any:
-        if isinstance(rows, dict):
-            return {name: self._with_reference(part) for name, part in rows.items()}
-        if rows is None:
-            return None
-        model: Any = self.model
-
-        def score(part: Sequence[Mapping[str, Any]]) -> SequenceLogprobs:
-            batch = {key: tensor.to(self.args.device) for key, tensor in self.collate(part).items()}
-            # Not accelerate's: before a model is prepared it forgets that this is to be sharded.
-            half = torch.float16 if self.args.fp16 else torch.bfloat16
-            mixed = self.args.fp16 or self.args.bf16
-            with torch.autocast(self.args.device.type, dtype=half, enabled=mixed):
-                return sequence_logprobs(model, batch)
-
-        with evaluating(model), torch.no_grad():
-            return references.with_reference(
-                rows,
-                score,
-                batch_size=self.args.per_device_eval_batch_size,
-                process=self.args.process_index,
-                processes=self.args.world_size,
-            )
-
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
         with renaming_notices_off(), self._lent():
@@ -207,6 +193,7 @@ class ForestTrainer(PaddedTrainer):
             forward_restored(model),
             restored(model),
             checkpointing_restored(model, before=self._checkpointed),
+            nullcontext() if self.objective.dropout else without_dropout(model),
         ):
             if self.args.gradient_checkpointing and isinstance(model, PeftModel):
                 # Only reentrant checkpointing needs inputs with a gradient; peft asks for them
@@ -224,10 +211,10 @@ class ForestTrainer(PaddedTrainer):
 
     @contextmanager
     def _clock_stopped(self) -> Iterator[None]:
-        started = time.perf_counter()
+        started, since = time.perf_counter(), self._since
         yield
-        if self._since is not None:
-            self._since += time.perf_counter() - started
+        if since is not None:  # of two, one inside the other, the outer one counts
+            self._since = since + time.perf_counter() - started
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         if self._since is None:
