@@ -70,13 +70,13 @@ TEMPLATE = (
 
 
 @pytest.mark.slow
-def test_the_mixture_that_the_readme_prints_is_trained(
+def test_the_mixture_that_the_documents_print_is_trained(
     local_hub: LocalHub,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (printed,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    page = Path(__file__).parent.parent / "docs" / "command-line.md"
+    (printed,) = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "printed.yaml").write_text(textwrap.dedent(printed))
     (tmp_path / "my").mkdir()
     asks = {"role": "user", "content": "How many?"}

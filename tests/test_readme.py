@@ -17,7 +17,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = ROOT / "mathsft" / "models" / "tiny" / "README.md"
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", CARD], ids=["readme", "model card"])
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", CARD],
+    ids=["readme", "contributing", "changelog", "model card"],
+)
 def test_links_inside_the_repository_lead_to_files(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "@@" not in text
@@ -27,7 +35,8 @@ def test_links_inside_the_repository_lead_to_files(path: Path) -> None:
 
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:^|`)(?:\S+=\S+ )?make ([a-z-]+)", README, re.MULTILINE))
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^|`)(?:\S+=\S+ )?make ([a-z-]+)", text, re.MULTILINE))
     assert {"course", "test", "test-colab"} <= named
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
@@ -49,11 +58,11 @@ def test_the_scripts_run_as_printed_one_after_the_other(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
-SECTION = README.partition("## From the notebook to a script to a cluster")[2].partition("\n## ")[0]
+SECTION = README.partition("## From the command line")[2].partition("\n## ")[0]
 
 
 def test_the_commands_of_the_readme_are_those_of_the_command_line() -> None:
-    listed = SECTION.partition("lists the commands:")[2].partition(". ")[0]
+    listed = SECTION.partition("The commands:")[2].partition(". ")[0]
     assert re.findall(r"`([a-z-]+)`", listed) == list(COMMANDS)
 
 

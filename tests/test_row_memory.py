@@ -147,7 +147,7 @@ def test_fifty_thousand_chats_are_tokenised_once_in_little_memory(tmp_path: Path
     assert line.startswith("train: 49,999 documents of ")
     (more, packed), (again, found) = json.loads(first), json.loads(second)
     assert packed == found
-    assert more < 0.3  # GB beside the model; measured: MEASURED
+    assert more < 0.3  # GB beside the model
     assert again < 0.1
 
 
@@ -164,9 +164,9 @@ def test_a_training_over_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for n in range(5000):
-            row = {"id": "x" * 20_000, **chat(f"What is {n} + 2?", f"It is {n + 2}.")}
+            row = {"id": "x" * 27_000, **chat(f"What is {n} + 2?", f"It is {n + 2}.")}
             file.write(json.dumps(row) + "\n")
-    room = 60_000_000
+    room = 80_000_000  # two trainings take 45 of them, and more for moments
     assert path.stat().st_size > room * 1.6
     printed = python(
         TRAIN, path, room, Path(__file__).parent, tmp_path / "run", cache=tmp_path / "c", torch="1"
