@@ -73,7 +73,7 @@ def test_without_a_checkpoint_training_begins_and_where_one_is_no_use_it_says_so
     [
         ({"learning_rate": 2e-3}, "learning_rate 0.001, now 0.002"),
         ({"max_steps": 8}, "max_steps 6, now 8"),
-        ({"temperature": 2.0}, "temperature 1.0, now 2.0"),
+        ({"temperature": 2.0}, "multiple_choice.temperature 1.0, now 2.0"),
         ({"seed": 5}, "seed 0, now 5"),
         ({"problems": PROBLEMS.select(range(1, 40))}, "other training rows"),
         ({"problems": PROBLEMS.shuffle(seed=3)}, "other training rows"),
