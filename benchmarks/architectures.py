@@ -26,18 +26,18 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.quiet import quiet_harness
+from mathsft.evaluation.requests import quiet_harness
 from mathsft.models.attention import caps_attention, layer_windows
 from mathsft.models.forest import IGNORE, TokenSequence
 from mathsft.models.isolation import check_isolation
 from mathsft.models.logprobs import sequence_logprobs
+from mathsft.models.model_paths import checked_source
 from mathsft.models.pretrained import load_tokenizer
-from mathsft.models.sources import checked_source
 from mathsft.objectives.base import Objective
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.preference import DPO
 from mathsft.objectives.sft import SFT
-from mathsft.training.collation import Collator
+from mathsft.training.batches import Collator
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 START, END = "<!-- table: benchmarks/architectures.py --write -->", "<!-- end of the table -->"

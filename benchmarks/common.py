@@ -15,7 +15,7 @@ from mathsft.data.local_files import read_rows
 from mathsft.data.problems import load_problems
 from mathsft.data.synthetic import tiny_mathqa_rows
 from mathsft.models.adapters import add_adapter
-from mathsft.models.tiny.tokenizer import train_tokenizer
+from mathsft.models.tiny.corpus import train_tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {

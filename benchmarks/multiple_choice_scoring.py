@@ -48,7 +48,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from mathsft.evaluation import harness
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.quiet import quiet_harness
+from mathsft.evaluation.requests import quiet_harness
 from mathsft.evaluation.tasks import TASKS, task_manager
 from mathsft.models import projection
 from mathsft.models.likelihood import option_scores

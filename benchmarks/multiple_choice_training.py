@@ -63,7 +63,7 @@ from torch import Tensor
 from mathsft.models import projection
 from mathsft.models.logprobs import sequence_logprobs
 from mathsft.objectives.multiple_choice import MultipleChoice
-from mathsft.training.collation import Collator
+from mathsft.training.batches import Collator
 from mathsft.training.rows import training_rows
 
 Step = Callable[[Any, Questions], int]

@@ -30,7 +30,7 @@ from mathsft.models.likelihood import option_logprobs
 from mathsft.models.loading import load_model
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.sft import SFT
-from mathsft.training.collation import Collator
+from mathsft.training.batches import Collator
 from mathsft.training.rows import training_rows
 
 MATHQA_TRAIN, SAMPLE = 29_837, 1000  # rows it has, and rows of dev that stand for them

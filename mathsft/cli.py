@@ -12,9 +12,9 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Literal
 
+from mathsft.checks import unknown_name
 from mathsft.command_line import CONFIG, Options, completion, split
 from mathsft.device import default_profile
-from mathsft.names import unknown_name
 from mathsft.options import Option, options_of
 from mathsft.processes import say
 from mathsft.recipes import RECIPE

@@ -16,6 +16,50 @@ def dataset_fingerprint(rows: Any) -> str:
     return str(rows._fingerprint)
 
 
+def attention_of(config: Any) -> str | None:
+    """The attention implementation that a model of this configuration computes with.
+
+    transformers sets it by `set_attn_implementation` and has no public way to ask for it. Until it
+    has.
+    """
+    return getattr(config, "_attn_implementation", None)
+
+
+def commit_of(config: Any) -> str | None:
+    """The commit of the hub that a configuration was read from; None for a folder.
+
+    transformers keeps it to download the weights of the same commit. Until it is public.
+    """
+    return getattr(config, "_commit_hash", None)
+
+
+def keep_requests(task: Any, kept: list[Any]) -> None:
+    """Leave a task of lm-evaluation-harness the requests in ``kept``, of those that it has made.
+
+    `Task.instances` can only be read. Until requests can be shared out by an argument.
+    """
+    task._instances = kept
+
+
+@contextmanager
+def replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """Attributes of another library's module, class or object, which have other values inside.
+
+    For what lm-evaluation-harness does at fixed places and has no argument for. Until it has.
+    """
+    before = {name: vars(owner).get(name) for name in values}
+    for name, value in values.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                delattr(owner, name)  # it was the class's
+            else:
+                setattr(owner, name, value)
+
+
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """No bar of `datasets` for what takes a second; they are switched for the whole process."""

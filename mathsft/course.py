@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mathsft.names import unknown_name
-from mathsft.numbers import at_least, check_number
+from mathsft.checks import at_least, check_number, unknown_name
 from mathsft.settings import runs_folder
 
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from mathsft.names import unknown_name
+from mathsft.checks import unknown_name
 
 if TYPE_CHECKING:
     import torch

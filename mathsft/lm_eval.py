@@ -16,7 +16,7 @@ import sys
 from lm_eval.__main__ import cli_evaluate
 
 from mathsft.evaluation import harness  # noqa: F401 (registers the model)
-from mathsft.evaluation.sharing import shared_out
+from mathsft.evaluation.requests import shared_out
 from mathsft.evaluation.tasks import TASKS
 
 

@@ -18,9 +18,7 @@ from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mathsft.names import unknown_name
-from mathsft.numbers import check_numbers
-from mathsft.yaml_text import load_yaml
+from mathsft.checks import check_numbers, load_yaml, unknown_name
 
 _WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "a text",
@@ -140,7 +138,7 @@ def checked(
         text: values are texts of a command line, and not values of a YAML file.
 
     Raises ValueError for an unknown key (with the nearest), one that would change nothing, a value
-    of another type, and a number that cannot be meant (`mathsft.numbers`).
+    of another type, and a number that cannot be meant (`mathsft.checks`).
     """
     found = {}
     for key, value in given.items():

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mathsft.checks import load_yaml
 from mathsft.device import hardware, installed_version
-from mathsft.yaml_text import load_yaml
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"

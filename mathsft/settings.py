@@ -8,7 +8,7 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mathsft.names import unknown_name
+from mathsft.checks import unknown_name
 from mathsft.processes import say
 
 _TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY")

@@ -51,7 +51,7 @@ def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    from mathsft.models.tiny.tokenizer import train_tokenizer
+    from mathsft.models.tiny.corpus import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "small"
     text = [

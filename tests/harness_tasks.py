@@ -11,7 +11,7 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from mathsft.evaluation.quiet import quiet_harness
+from mathsft.evaluation.requests import quiet_harness
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.sft import SFT
-from mathsft.training.collation import Collator
+from mathsft.training.batches import Collator
 from mathsft.training.rows import training_rows
 
 Rows = Iterable[Mapping[str, Any]]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from hub import LocalHub
 
 from mathsft.data.synthetic import tiny_gsm_rows, tiny_mathqa_rows
-from mathsft.models.sources import TINY
+from mathsft.models.model_paths import TINY
 
 
 def stock(hub: LocalHub, models: Iterable[str]) -> LocalHub:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from adapted_models import adapted
 
-from mathsft.evaluation.fingerprints import cache_name
+from mathsft.evaluation.guards import cache_name
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.run import evaluate
 from mathsft.models.loading import load_model

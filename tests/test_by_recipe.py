@@ -16,8 +16,8 @@ from recipe_lines import SHORT, mathsft_
 import mathsft.objectives
 from mathsft import load_problems, load_recipe
 from mathsft.data.prompts import sft_completion
+from mathsft.models.model_paths import TINY
 from mathsft.models.pretrained import load_tokenizer
-from mathsft.models.sources import TINY
 from mathsft.recipes.sections import objective_sections, recipe_sections
 
 pytestmark = pytest.mark.usefixtures("runs")  # their folder is a temporary one

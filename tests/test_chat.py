@@ -26,7 +26,7 @@ from mathsft.data.mixtures import mix
 from mathsft.data.problems import read_problems
 from mathsft.models.encoding import stop_tokens
 from mathsft.models.forest import IGNORE
-from mathsft.models.sources import TINY
+from mathsft.models.model_paths import TINY
 from mathsft.objectives.conversations import stop_after_turns
 from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.make import sft_trainer

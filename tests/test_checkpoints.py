@@ -12,11 +12,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from mathsft.training.checkpoints import (
     MANIFEST,
     checkpoint_problem,
-    copy_checkpoint,
     newest_checkpoint,
     rotate,
     write_manifest,
 )
+from mathsft.training.persist import copy_checkpoint
 
 
 def same_run(run: dict[str, Any]) -> list[str]:

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from mathsft.data.answers import same_answer
 from mathsft.data.choices import add_choices, make_choices
-from mathsft.data.laws import Law, grade_school_law, tiny_law
+from mathsft.data.distractors import Law, grade_school_law, read_steps, slips, tiny_law
 from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
-from mathsft.data.slips import read_steps, slips
 
 # Formats: every way to write a plain number, small and run-away large.
 DIGITS = st.one_of(st.integers(1, 200), st.integers(1, 10**6), st.integers(1, 10**30))

@@ -11,7 +11,8 @@ from result_rows import result
 from scipy.stats import bootstrap
 from statsmodels.stats.contingency_tables import mcnemar
 
-from mathsft.evaluation.breakdown import (
+from mathsft.evaluation.compare import compare, compare_all, detectable_difference
+from mathsft.evaluation.results import (
     GARBLED,
     READ_ALIKE,
     SEEN,
@@ -20,7 +21,6 @@ from mathsft.evaluation.breakdown import (
     reading_labels,
     template_labels,
 )
-from mathsft.evaluation.compare import compare, compare_all, detectable_difference
 
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
 

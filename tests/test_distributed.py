@@ -21,8 +21,8 @@ from mathsft.models.adapters import load_adapter, save_adapter
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
 from mathsft.objectives.sft import SFT
+from mathsft.training.batches import Collator
 from mathsft.training.checkpoints import checkpoint_problem
-from mathsft.training.collation import Collator
 
 WORK = Path(__file__).with_name("distributed_work.py")
 OBJECTIVES = ["sft", "choices", "dpo"]
@@ -273,7 +273,7 @@ def test_two_hosts_train_the_adapter_of_one_process(one: Path, tmp_path: Path) -
 
 
 def test_an_epoch_has_each_row_once_in_the_order_of_one_process_and_then_fillers() -> None:
-    from mathsft.training.padded_sampler import FilledRows, FilledSampler
+    from mathsft.training.batches import FilledRows, FilledSampler
 
     rows = [{"input_ids": [[n, n, n]], "labels": [[n, n, n]]} for n in range(13)]
     filled = FilledRows(rows)

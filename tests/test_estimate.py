@@ -16,11 +16,10 @@ from mathsft.data.problems import read_problems
 from mathsft.device import PROFILES
 from mathsft.models import shapes as counting
 from mathsft.models.loading import load_model
-from mathsft.models.shapes import Shapes
 from mathsft.objectives import objective_class
 from mathsft.recipes import load_recipe
 from mathsft.training.estimate import estimate_memory
-from mathsft.training.footprint import MemoryEstimate
+from mathsft.training.footprint import MemoryEstimate, Shapes
 from mathsft.training.make import make_trainer
 
 

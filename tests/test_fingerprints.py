@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 
-from mathsft.evaluation.fingerprints import fingerprints, tokenizer_values
+from mathsft.evaluation.guards import fingerprints, tokenizer_values
 from mathsft.evaluation.run import evaluate
 from mathsft.models import computation
 from mathsft.models.computation import base_and_adapter, tensors_hash
@@ -145,7 +145,7 @@ def test_equal_models_are_equal_in_another_process_and_after_an_evaluation(
     assert tokenizer_values(tokenizer) == read
     code = (
         "import sys; from mathsft.models.loading import load_model\n"
-        "from mathsft.evaluation.fingerprints import fingerprints\n"
+        "from mathsft.evaluation.guards import fingerprints\n"
         "print(*fingerprints(load_model(sys.argv[1], device='cpu')[0]))"
     )
     done = subprocess.run(

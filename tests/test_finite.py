@@ -11,8 +11,8 @@ import torch
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
 from mathsft.objectives.base import Loss
-from mathsft.training.finite import FiniteCheck
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
+from mathsft.training.step_sums import FiniteCheck
 
 
 @pytest.fixture

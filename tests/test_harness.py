@@ -16,8 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen2ForCausalLM
 
 from mathsft.evaluation import harness
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.quiet import quiet_harness
-from mathsft.evaluation.sharing import shared_out
+from mathsft.evaluation.requests import quiet_harness, shared_out
 from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft import cli
+from mathsft.checks import check_keys, load_yaml
 from mathsft.data.local_files import read_rows
 from mathsft.recipes import load_recipe, shipped_recipes
 from mathsft.record import check_same
-from mathsft.yaml_text import check_keys, load_yaml
 
 MERGED = """
 base: &base {learning_rate: 0.1, max_steps: 2}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mathsft.models.adapters import add_adapter, has_adapter
 from mathsft.models.identity import base_identity
 from mathsft.models.loading import load_model
-from mathsft.models.sources import TINY, checked_source
+from mathsft.models.model_paths import TINY, checked_source
 
 WEIGHTS = "model.safetensors"
 

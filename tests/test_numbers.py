@@ -11,13 +11,13 @@ import pytest
 
 import mathsft
 from mathsft import cli
+from mathsft.checks import check_numbers
 from mathsft.course import course
 from mathsft.data.mixtures import mix, training_plan
 from mathsft.evaluation.compare import compare_all, detectable_difference
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.intervals import wilson_share
 from mathsft.models.forest import TokenForest
-from mathsft.numbers import check_numbers
 from mathsft.recipes import load_recipe
 from mathsft.training.by_recipe import train_by_recipe
 

@@ -64,7 +64,7 @@ def test_even_rows_hold_everything_within_the_length_and_pad_little_more_than_th
 
 
 def test_rows_of_real_problems_are_at_least_95_percent_full(data_dir: Path):
-    from mathsft.models.tiny.tokenizer import train_tokenizer
+    from mathsft.models.tiny.corpus import train_tokenizer
     from mathsft.objectives.sft import tokenize_problems
 
     lines = (data_dir / "gsm8k" / "train.jsonl").read_text().splitlines()

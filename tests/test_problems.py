@@ -15,7 +15,7 @@ import pytest
 from problem_rows import CHAT, GSM, MATHQA, OWN, jsonl
 
 from mathsft.data.problems import FEATURES, load_problems, read_problems
-from mathsft.data.wrapping import QuestionFinder, strip_chat
+from mathsft.data.questions import QuestionFinder, strip_chat
 
 
 def array(path: Path, *rows: Any) -> Path:

@@ -11,10 +11,9 @@ import pytest
 from result_rows import result
 
 from mathsft.evaluation.compare import compare
-from mathsft.evaluation.reference import PUBLIC_EXPERIMENT
 from mathsft.evaluation.report import report
 from mathsft.evaluation.results import Result
-from mathsft.evaluation.tables import pairs_table, results_table, write_csv
+from mathsft.evaluation.tables import PUBLIC_EXPERIMENT, pairs_table, results_table, write_csv
 
 
 @pytest.fixture(scope="module")

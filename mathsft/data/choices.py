@@ -26,12 +26,11 @@ from itertools import accumulate
 
 from datasets import Dataset
 
-from mathsft.data.laws import Law, grade_school_law, kind_of, tiny_law
+from mathsft.checks import check_numbers
+from mathsft.data.distractors import Law, grade_school_law, kind_of, read_steps, slips, tiny_law
 from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
-from mathsft.data.slips import read_steps, slips
 from mathsft.data.tally import Tally, refuse_stream
-from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
 _PLAIN = re.compile(

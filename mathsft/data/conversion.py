@@ -11,7 +11,7 @@ from typing import Any, get_args
 from datasets import Features, IterableDataset
 
 from mathsft.data.formulas import AGREES, DISAGREES
-from mathsft.data.grade_school_math import Questions, unwrap
+from mathsft.data.gsm8k_instructions import Questions, unwrap
 from mathsft.data.mathqa import Reading
 from mathsft.data.messages import MESSAGE_FEATURES, keys_in, keys_of, type_with
 from mathsft.data.readers import Format, format_of, renamed

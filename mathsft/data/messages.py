@@ -17,10 +17,10 @@ from typing import Any, NotRequired, TypedDict
 
 from datasets import List, Value
 
+from mathsft.checks import unknown_name
 from mathsft.data.cells import json_of, parsed
 from mathsft.data.columns import holds, trained, unread
 from mathsft.data.schemas import UnusableRowError, text_of
-from mathsft.names import unknown_name
 
 ROLES = ("system", "user", "assistant")
 TOOL_ROLES = ("tool", "function", "ipython")

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from mathsft.checks import Rule, at_least, check_number, check_numbers
 from mathsft.data.messages import keys_of, type_with
 from mathsft.data.overlap import questions_in, rows_asking
 from mathsft.data.problems import load_problems
 from mathsft.data.rows import asked
 from mathsft.data.table import in_schema
 from mathsft.data.tally import refuse_stream
-from mathsft.numbers import Rule, at_least, check_number, check_numbers
 from mathsft.processes import say
 
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mathsft.data.expressions import expression_value
-from mathsft.data.markup import CURRENCY_SIGNS
+from mathsft.data.markup import CURRENCY_SIGNS, expression_value
 
 # A number with more digits than this is run-away generated text, not an answer.
 MAX_DIGITS = 40

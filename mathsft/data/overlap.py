@@ -14,10 +14,9 @@ from typing import Any, Literal, TypeAlias
 
 from datasets import Dataset, IterableDataset
 
-from mathsft.data.question_keys import question_key, template
+from mathsft.checks import check_numbers
+from mathsft.data.questions import QuestionFinder, question_key, template
 from mathsft.data.rows import KINDS, PROBLEM, asked
-from mathsft.data.wrapping import QuestionFinder
-from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]

@@ -22,13 +22,13 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from mathsft.checks import check_numbers
 from mathsft.data.conversion import Conversion, streamed
-from mathsft.data.grade_school_math import Questions
+from mathsft.data.gsm8k_instructions import Questions
 from mathsft.data.mathqa import Reading
 from mathsft.data.rows import FEATURES
 from mathsft.data.table import RowWriter, stored
 from mathsft.data.tally import Tally
-from mathsft.numbers import check_numbers
 from mathsft.processes import say
 
 __all__ = ["FEATURES", "load_problems", "read_problems"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mathsft.checks import nearest, unknown_name
 from mathsft.data.cells import scalar, turns_of
 from mathsft.data.chat import from_alpaca, from_prompt_messages, from_sharegpt
 from mathsft.data.choice_schemas import from_choices, from_lettered_options
@@ -20,7 +21,6 @@ from mathsft.data.rows import (
 )
 from mathsft.data.schemas import from_gsm8k, from_instruction, from_mathqa
 from mathsft.data.word_problems import from_asdiv, from_svamp
-from mathsft.names import nearest, unknown_name
 
 
 @dataclass(frozen=True)

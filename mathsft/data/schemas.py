@@ -81,7 +81,7 @@ def from_gsm8k(row: dict[str, Any], *, where: str, source: str) -> Problem:
 
 
 def from_instruction(row: dict[str, Any], *, where: str, source: str) -> Problem:
-    """INSTRUCTION/RESPONSE; the chat is still around the question (``mathsft.data.wrapping``)."""
+    """INSTRUCTION/RESPONSE; the chat is still around the question (``mathsft.data.questions``)."""
     question = text_of(row, "INSTRUCTION", where=where)
     return _worked(question, text_of(row, "RESPONSE", where=where), source)
 

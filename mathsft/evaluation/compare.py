@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from mathsft.checks import Rule, at_least, check_number, check_numbers
 from mathsft.evaluation.guards import check_distinct
 from mathsft.evaluation.results import Result, same_questions
-from mathsft.numbers import Rule, at_least, check_number, check_numbers
 
 RESAMPLES = 10_000  # the interval's ends are then known to about 0.02 standard errors
 

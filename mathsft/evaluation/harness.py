@@ -19,6 +19,7 @@ from lm_eval.api.registry import register_model
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.checks import check_numbers, unknown_name
 from mathsft.evaluation.harness_text import TextLM
 from mathsft.evaluation.requests import Request, check_finite, passes, sequences_of, split_shared
 from mathsft.models.adapters import load_adapter
@@ -30,8 +31,6 @@ from mathsft.models.likelihood import option_scores
 from mathsft.models.loading import adapter_tokenizer, load_model
 from mathsft.models.modes import evaluating, ties_untouched
 from mathsft.models.sharding import check_not_sharded
-from mathsft.names import unknown_name
-from mathsft.numbers import check_numbers
 from mathsft.processes import processes, say
 
 Score = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would write it
@@ -69,7 +68,7 @@ class ForestLM(TextLM):
     Log-softmax is in float32 (the usual way: ``softmax_dtype``).
 
     In several processes (torchrun) each scores its share of the questions, on the device of its
-    own; process 0 gathers them (`mathsft.evaluation.sharing`).
+    own; process 0 gathers them (`mathsft.evaluation.requests`).
 
     Raises:
         ValueError: what `load_model` and `load_adapter` raise; ``peft`` and the like with a

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mathsft.numbers import Rule, check_number, check_numbers
+from mathsft.checks import Rule, check_number, check_numbers
 
 
 class Accuracy(NamedTuple):

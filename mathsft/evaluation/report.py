@@ -10,13 +10,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mathsft.evaluation.breakdown import accuracy_by
 from mathsft.evaluation.compare import compare_all
 from mathsft.evaluation.intervals import wilson_share
 from mathsft.evaluation.plots import plot_intervals
-from mathsft.evaluation.reference import PUBLIC_EXPERIMENT, QUESTIONS, SOURCE
-from mathsft.evaluation.results import Result, load_results
-from mathsft.evaluation.tables import results_table, write_csv
+from mathsft.evaluation.results import Result, accuracy_by, load_results
+from mathsft.evaluation.tables import PUBLIC_EXPERIMENT, QUESTIONS, SOURCE, results_table, write_csv
 
 
 def report(

@@ -1,9 +1,22 @@
-"""The harness's log-likelihood requests, sorted into what shares a forest."""
+"""The harness's requests: sorted into what shares a forest, shared out, and run without noise."""
 
+import logging
 import math
+import random
+import sys
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from contextlib import contextmanager, redirect_stderr
+from functools import cache
+from io import StringIO
+from typing import Any, TextIO, TypeAlias
 
+import lm_eval.evaluator
+import lm_eval.utils
+import numpy as np
+import torch
+from lm_eval.api.task import Task
+
+from mathsft.compat import keep_requests, replaced
 from mathsft.models.forest import IGNORE, TokenSequence, common_start
 
 # (context, continuation) as text, None inside rolling requests; their token ids.
@@ -100,3 +113,75 @@ def check_finite(requests: Sequence[Request], scores: Sequence[tuple[float, bool
                 "finite, or half precision overflows: load the model with dtype='float32', or "
                 "with attn_implementation='eager'"
             )
+
+
+@contextmanager
+def shared_out() -> Iterator[None]:
+    """The harness gives each process every so-manyth question, with the prompt it always has.
+
+    By itself the harness has each process draw few-shot examples for its own questions only,
+    so that the prompts depend on the number of processes. Here each process makes all prompts,
+    which takes little, and keeps its own.
+
+    Raises ValueError where there are fewer questions than processes: one without a question
+    would leave the others waiting; for ``cache_requests``, whose file all would write at once.
+    """
+    build = Task.build_all_requests
+
+    def build_own(task: Any, *, rank: int = 0, world_size: int = 1, **arguments: Any) -> None:
+        if world_size > 1 and arguments.get("cache_requests"):
+            raise ValueError(
+                f"cache_requests in {world_size} processes: all would write one file at once. "
+                "Leave it out: the requests take little to make"
+            )
+        build(task, rank=0, world_size=1, **arguments)
+        asked = {instance.doc_id for instance in task.instances}
+        if len(asked) < world_size:
+            raise ValueError(
+                f"{task.config.task}: {len(asked)} questions for {world_size} processes: start "
+                "fewer, or give a higher limit"
+            )
+        keep_requests(task, [i for i in task.instances if i.doc_id % world_size == rank])
+
+    with replaced(Task, build_all_requests=build_own):
+        yield
+
+
+@contextmanager
+def quiet_harness() -> Iterator[TextIO]:
+    """The harness without its notices and bars, which are many, and without needless work.
+
+    Its errors pass. Templates are compiled once instead of several times a question, which for
+    short questions takes longer than a GPU takes to score them; what they give is the same.
+    What it would find out about the machine (a second each time) and about git (an error
+    message where there is no repository) is not kept here. Gives the stream that standard
+    error was, for a progress bar that is to be seen.
+    """
+    templates, evaluator = lm_eval.utils.env, lm_eval.evaluator
+    logger = logging.getLogger("lm_eval")
+    level, stderr = logger.level, sys.stderr
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            replaced(templates, from_string=cache(templates.from_string)),
+            replaced(evaluator, get_git_commit_hash=str, add_env_info=dict),
+            redirect_stderr(StringIO()),
+        ):
+            yield stderr
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """The harness seeds Python's, NumPy's and PyTorch's global generators: give them back after.
+
+    Otherwise what is trained after an evaluation would depend on whether there was one.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

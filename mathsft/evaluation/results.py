@@ -1,4 +1,4 @@
-"""What an evaluation found, question by question, as one JSON file a run."""
+"""x"""
 
 import json
 import math
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mathsft.data.overlap import Problems, overlap
 from mathsft.evaluation.intervals import Accuracy, wilson
 
 FORMAT = 1
@@ -24,7 +25,7 @@ class Result:
     (the harness's own values for this question, such as ``{"acc": 1.0, "acc_norm": 0.0}``).
 
     ``harness`` holds the harness's figures for the whole task. ``weights`` and ``adapter_hash``
-    tell which weights were scored (`mathsft.evaluation.fingerprints`), where names do not.
+    tell which weights were scored (`mathsft.evaluation.guards`), where names do not.
     ``peak_memory_gb`` is that of the process so far, of tensors on a GPU.
     """
 
@@ -183,3 +184,52 @@ def same_questions(results: Sequence[Result]) -> None:
             f"not comparable: {what}. A difference is measured on the same questions: evaluate "
             "both on the same task and rows (file, limit)"
         )
+
+
+SEEN, UNSEEN = "template seen in training", "template not seen"
+READ_ALIKE, GARBLED = "read alike", "garbled by the official reading"
+
+
+def accuracy_by(
+    result: Result, labels: Sequence[str] | None = None, *, metric: str = "acc"
+) -> dict[str, Accuracy]:
+    """Accuracy with its interval for each label, in the order of first appearance.
+
+    ``metric`` is "acc" or "acc_norm". ``labels`` has one for each question; default: the
+    questions' category (MathQA's are general, physics, gain, geometry, probability, other).
+    What is left empty is "none".
+
+    Raises ValueError where labels and questions differ in number.
+    """
+    if labels is None:
+        labels = [question["category"] or "none" for question in result.questions]
+    correct = result.correct(metric)
+    if len(labels) != len(correct):
+        raise ValueError(f"{len(labels):,} labels for {len(correct):,} questions of {result.name}")
+    by_label: dict[str, list[bool]] = {}
+    for label, right in zip(labels, correct, strict=True):
+        by_label.setdefault(label, []).append(right)
+    return {label: wilson(rights) for label, rights in by_label.items()}
+
+
+def template_labels(result: Result, train: Problems) -> list[str]:
+    """For each question whether a training row equals it but for its numbers: `SEEN`, `UNSEEN`.
+
+    ``train`` is what the model was trained on: rows with a ``question`` (`load_problems`).
+    """
+    questions = [{"question": question["question"]} for question in result.questions]
+    touched = overlap(train, questions).touched("template")
+    return [SEEN if yes else UNSEEN for yes in touched]
+
+
+def reading_labels(result: Result, clean: Result) -> list[str]:
+    """For each question of a ``mathqa`` result whether both readings gave the same choices.
+
+    ``clean`` is a result of the clean task over the same rows (any model's). What it left out,
+    since nobody can read it, counts as garbled.
+    """
+    choices = {question["id"]: question["choices"] for question in clean.questions}
+    return [
+        READ_ALIKE if choices.get(question["id"]) == question["choices"] else GARBLED
+        for question in result.questions
+    ]

@@ -14,18 +14,16 @@ from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import nn
 
+from mathsft.checks import check_numbers
 from mathsft.device import hardware, installed_version
-from mathsft.evaluation.fingerprints import cache_name, fingerprints
-from mathsft.evaluation.guards import check_distinct
+from mathsft.evaluation.guards import cache_name, check_distinct, fingerprints
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.quiet import quiet_harness, random_state_kept
+from mathsft.evaluation.requests import quiet_harness, random_state_kept, shared_out
 from mathsft.evaluation.results import Result, same_questions
-from mathsft.evaluation.sharing import shared_out
 from mathsft.evaluation.tasks import task_manager
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
-from mathsft.numbers import check_numbers
 from mathsft.processes import in_first
 
 # Arguments of the harness for a model that it loads itself; ours is loaded when it gets it.
@@ -78,7 +76,7 @@ def evaluate(
             as its base is an error.
         folder: where to save each result (`Result.save`); default: nowhere.
         use_cache: the harness's cache of answers: a path, to which hashes of all that computes
-            them (`mathsft.evaluation.fingerprints`) and the harness's suffix are added.
+            them (`mathsft.evaluation.guards`) and the harness's suffix are added.
         arguments: further ones of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mathsft.checks import check_numbers
 from mathsft.evaluation.results import Result, load_results, result_file
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.tables import by_number
-from mathsft.models.folders import holds_adapter
-from mathsft.numbers import check_numbers
+from mathsft.models.model_paths import holds_adapter
 from mathsft.training.checkpoints import checkpoint_problem
 
 _problem = partial(checkpoint_problem, weights_only=True)
@@ -52,7 +52,7 @@ def watch(
 
     Returns the results of all checkpoints evaluated, now or before, by step. Raises what
     `evaluate` raises: a checkpoint that cannot be evaluated is no reason to go on silently;
-    and ValueError in several processes, for a number that cannot be meant (`mathsft.numbers`), for
+    and ValueError in several processes, for a number that cannot be meant (`mathsft.checks`), for
     a task by another name than its own, and for ``num_fewshot`` where the task does not heed it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from mathsft.models.adapter_files import some
 from mathsft.models.checkpoint import has_new_vocabulary, vocabulary
-from mathsft.models.folders import model_files
 from mathsft.models.identity import is_adapters_own
+from mathsft.models.model_paths import model_files
 from mathsft.models.modes import evaluating
 
 State = dict[str, torch.Tensor]

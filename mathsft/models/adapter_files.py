@@ -5,15 +5,15 @@ from pathlib import Path
 
 from peft import LoraConfig, PeftConfig
 
-from mathsft.models.folders import (
+from mathsft.models.checkpoint import TEXT_FILES
+from mathsft.models.identity import IDENTITY_FILE
+from mathsft.models.model_paths import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     check_safetensors,
     holds_model,
     refuse_mixed,
 )
-from mathsft.models.identity import IDENTITY_FILE
-from mathsft.models.text_files import TEXT_FILES
 
 # What is fetched of a hub repository, as patterns of file names. The first two must be there.
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY_FILE, *TEXT_FILES)

@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.checks import check_numbers
 from mathsft.models.adapter_checks import (
     adapter_effect as adapter_effect,
 )
@@ -27,15 +28,13 @@ from mathsft.models.adapter_checks import (
 )
 from mathsft.models.adapter_files import local_adapter, read_config
 from mathsft.models.adapter_fit import check_base, check_fit
-from mathsft.models.checkpoint import vocabulary
-from mathsft.models.folders import ADAPTER_WEIGHTS, holds_model, replaced_folder
+from mathsft.models.checkpoint import add_recorded_stops, save_text_files, vocabulary
 from mathsft.models.identity import IDENTITY_FILE, base_identity, is_adapters_own
 from mathsft.models.lora import adapted_weights, fit_to_model, lora_config, mixture_weights
 from mathsft.models.merging import merge_adapter as merge_adapter  # one place for all four
+from mathsft.models.model_paths import ADAPTER_WEIGHTS, holds_model, replaced_folder
 from mathsft.models.saveable import check_saveable
 from mathsft.models.sharding import check_not_emptied, local, places, whole
-from mathsft.models.text_files import add_recorded_stops, save_text_files
-from mathsft.numbers import check_numbers
 from mathsft.processes import in_first, say
 
 
@@ -96,7 +95,7 @@ def save_adapter(
     """Write the adapter alone: weights (safetensors), its config, and its base's identity.
 
     With a `tokenizer` its files, its chat template, and a generation config that names every stop
-    are written as well (`mathsft.models.text_files`). `load_adapter` and `evaluate` read them, so
+    are written as well (`mathsft.models.checkpoint`). `load_adapter` and `evaluate` read them, so
     that a chat-tuned adapter is asked in its own template and stops where its turns end. Without
     one, whoever loads the adapter has to take the right tokenizer.
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mathsft.compat import attention_of
+
 # How layers that do not see all that stands before name themselves in ``layer_types``, and the
 # setting that says how much they see.
 WINDOW_SETTINGS = {
@@ -186,7 +188,7 @@ def _check_lengths(model: Any, length: int, depth: Tensor) -> None:
 
 def _mask(model: Any, end: Tensor, depth: Tensor, window: Window | None) -> Any:
     """The mask of the layers with this window, as the model's attention implementation takes it."""
-    implementation = model.config._attn_implementation
+    implementation = attention_of(model.config)
     if implementation == "sdpa" and caps_attention(model.config):
         raise ValueError(
             f"{type(model).__name__} caps its attention scores, and sdpa leaves the cap out: load "

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mathsft.checks import at_least, check_number
 from mathsft.models.packing import even_rows
-from mathsft.numbers import at_least, check_number
 
 IGNORE = -100  # the label that PyTorch's and transformers' losses leave out
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mathsft.names import unknown_name
+from mathsft.checks import unknown_name
 from mathsft.processes import say
 
 

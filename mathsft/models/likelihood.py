@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
 from mathsft.data.prompts import choice_context, choice_continuation
 from mathsft.models.attention import position_limit
@@ -20,7 +21,6 @@ from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.isolation import check_isolation
 from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.modes import evaluating
-from mathsft.numbers import at_least, check_number, check_numbers
 
 
 def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor:

@@ -13,12 +13,13 @@ import torch
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.checks import check_numbers, unknown_name
 from mathsft.device import Policy, policy
 from mathsft.models.adapter_files import local_adapter
 from mathsft.models.adapters import add_adapter
 from mathsft.models.chat_template import set_chat_template
-from mathsft.models.folders import TOKENIZER_CONFIG
 from mathsft.models.lora import lora_config
+from mathsft.models.model_paths import TOKENIZER_CONFIG, checked_source
 from mathsft.models.pretrained import (
     load_tokenizer,
     load_weights,
@@ -26,9 +27,6 @@ from mathsft.models.pretrained import (
     refuse_hub_adapter,
 )
 from mathsft.models.quantization import nf4_config, stay_trainable
-from mathsft.models.sources import checked_source
-from mathsft.names import unknown_name
-from mathsft.numbers import check_numbers
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -12,8 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mathsft.names import unknown_name
-from mathsft.numbers import check_numbers
+from mathsft.checks import check_numbers, unknown_name
 
 # r and lora_alpha as QLoRA's authors and most recipes have them: an update scaled by 2. All linear
 # layers, as adapting attention alone fell short (arXiv:2305.14314, section 4).

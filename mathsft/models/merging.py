@@ -16,9 +16,8 @@ from mathsft.models.adapter_checks import (
     probe_ids,
     probe_logits,
 )
-from mathsft.models.checkpoint import checkpoint_config
-from mathsft.models.folders import holds_adapter, replaced_folder
-from mathsft.models.text_files import save_text_files
+from mathsft.models.checkpoint import checkpoint_config, save_text_files
+from mathsft.models.model_paths import holds_adapter, replaced_folder
 
 # Largest change of a logit by merging, as a share of the largest logit: rounding the sum of
 # weight and adapter to the weights' dtype, through all layers.
@@ -87,7 +86,7 @@ def merge_adapter(
             f"rounding to {dtype} explains. The model is spoilt now. {advice}"
         )
     # The weights are no longer those of the base whose name the model bears.
-    merged.name_or_path = merged.config._name_or_path = "" if target is None else str(target)
+    merged.name_or_path = merged.config.name_or_path = "" if target is None else str(target)
     if target is not None:
         with replaced_folder(target) as new:
             merged.save_pretrained(new)

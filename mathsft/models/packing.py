@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mathsft.numbers import at_least, check_number
+from mathsft.checks import at_least, check_number
 
 
 def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.compat import attention_of
 from mathsft.models.attention import caps_attention
-from mathsft.models.sources import checked_source
+from mathsft.models.model_paths import checked_source
 from mathsft.processes import say
 
 
@@ -84,7 +85,7 @@ def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> 
             "random; save the model again, or take the config.json that belongs to it"
         )
     _check_shapes(source, model)
-    if model.config._attn_implementation != options["attn_implementation"]:
+    if attention_of(model.config) != options["attn_implementation"]:
         # A config.json may name one, which transformers prefers to its own argument.
         model.set_attn_implementation(options["attn_implementation"])
     return model
@@ -107,7 +108,7 @@ def load_with_attention(
         model = load_weights(source, revision, {**options, "attn_implementation": "eager"})
     if implementation == "sdpa" and caps_attention(model.config):
         model.set_attn_implementation("eager")
-    if model.config._attn_implementation != implementation:
+    if attention_of(model.config) != implementation:
         say(f"{source}: attention is eager, as {type(model).__name__} has no {implementation}")
     return model
 

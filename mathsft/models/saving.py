@@ -7,9 +7,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.models.adapter_checks import check_saved_model
 from mathsft.models.adapters import has_adapter
-from mathsft.models.folders import holds_adapter, replaced_folder
+from mathsft.models.checkpoint import save_text_files
+from mathsft.models.model_paths import holds_adapter, replaced_folder
 from mathsft.models.sharding import check_not_emptied, whole_state
-from mathsft.models.text_files import save_text_files
 from mathsft.processes import in_first
 
 
@@ -56,5 +56,5 @@ def save_model(
 
     in_first(write, device=model.device.type)
     # The weights are no longer those of the base whose name the model bears.
-    model.name_or_path = model.config._name_or_path = str(folder)
+    model.name_or_path = model.config.name_or_path = str(folder)
     return folder

@@ -8,7 +8,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from mathsft.names import unknown_name
+from mathsft.checks import unknown_name
 
 
 def objective_classes() -> dict[str, Any]:

@@ -15,11 +15,11 @@ from datasets import List, Value
 from torch import Tensor
 from torch.nn import functional
 
+from mathsft.checks import check_numbers
 from mathsft.data.given import given_row
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.likelihood import encode_choices
 from mathsft.models.logprobs import SequenceLogprobs
-from mathsft.numbers import check_numbers
 from mathsft.objectives.base import Group, Loss, Objective, Row
 
 Normalization = Literal["none", "tokens", "characters"]

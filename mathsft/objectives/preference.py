@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from mathsft.checks import Rule, check_number
 from mathsft.data.given import given_row
 from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.logprobs import Scores, SequenceLogprobs
-from mathsft.numbers import Rule, check_number
 from mathsft.objectives.base import Group, Loss, Objective, Row
 from mathsft.objectives.documents import documents
 

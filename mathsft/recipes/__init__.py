@@ -20,11 +20,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mathsft.checks import load_yaml, unknown_name
 from mathsft.device import default_profile
-from mathsft.names import unknown_name
 from mathsft.options import Option, checked
 from mathsft.recipes.sections import recipe_sections
-from mathsft.yaml_text import load_yaml
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -53,7 +52,7 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
         ValueError: the file is no mapping of sections; an unknown section or key (the
             message names the nearest); a key given twice; a text where a number, or true or
             false, belongs; a fraction where a whole number does; a number that cannot be meant
-            (`mathsft.numbers`). YAML reads ``1e-5`` as text: what is meant as a number is
+            (`mathsft.checks`). YAML reads ``1e-5`` as text: what is meant as a number is
             converted, never passed on.
     """
     sections = read_recipe(profile or default_profile())

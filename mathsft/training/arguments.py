@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from mathsft.checks import check_numbers, unknown_name
 from mathsft.device import policy
 from mathsft.models.adapters import has_adapter
 from mathsft.models.isolation import check_isolation
 from mathsft.models.quantization import check_trainable
 from mathsft.models.saveable import check_saveable
-from mathsft.names import unknown_name
-from mathsft.numbers import check_numbers
 from mathsft.settings import prepare_tracking
 
 # Settings of transformers' that our trainers' loss or loop never reads, and what to take instead.
@@ -81,7 +80,7 @@ def training_arguments(
     4-bit layers without a gradient, or weights to train in half precision; for an adapter that
     could not be saved and loaded again (`mathsft.models.saveable`); where it cannot be
     told who sees whom in a row or does not keep to it, where ``remove_unused_columns`` is
-    asked for, or for a number that cannot be meant (`mathsft.numbers`).
+    asked for, or for a number that cannot be meant (`mathsft.checks`).
     """
     check_numbers({**named, "per_device_train_batch_size": per_device_train_batch_size})
     if named.get("remove_unused_columns"):

@@ -11,6 +11,8 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import set_seed
 
+from mathsft.checks import check_numbers
+from mathsft.compat import attention_of, commit_of
 from mathsft.data.choices import add_choices
 from mathsft.data.mixtures import mix
 from mathsft.data.overlap import without_test_rows
@@ -21,7 +23,6 @@ from mathsft.models.adapters import save_adapter
 from mathsft.models.freezing import freeze
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
-from mathsft.numbers import check_numbers
 from mathsft.objectives import objective_class
 from mathsft.processes import first_before_others, in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
@@ -227,8 +228,8 @@ def _resolved(trainer: Any) -> dict[str, Any]:
     config, arguments = trainer.model.config, trainer.args
     return {
         "dtype": str(trainer.model.dtype).removeprefix("torch."),
-        "attn_implementation": config._attn_implementation,
-        "model_commit": getattr(config, "_commit_hash", None),
+        "attn_implementation": attention_of(config),
+        "model_commit": commit_of(config),
         "optim": str(getattr(arguments.optim, "value", arguments.optim)),
         "bf16": bool(arguments.bf16),
         "fp16": bool(arguments.fp16),

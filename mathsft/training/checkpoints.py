@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mathsft.models.folders import (
+from mathsft.models.model_paths import (
     ADAPTER_WEIGHTS,
     check_safetensors,
     model_files,
-    replaced_folder,
 )
 
 MANIFEST = "manifest.json"  # written last: bytes and SHA-256 of every other file
@@ -43,7 +42,7 @@ def write_manifest(checkpoint: Path) -> None:
             "bytes": path.stat().st_size,
             "sha256": _sha256(path),
         }
-        for path in _files(checkpoint)
+        for path in files_of(checkpoint)
     }
     new = checkpoint / f".{MANIFEST}.new"
     new.write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
@@ -68,10 +67,10 @@ def checkpoint_problem(checkpoint: Path, *, weights_only: bool = False) -> str |
         if missing:
             return f"it has no {', no '.join(missing)}"
         if (checkpoint / MANIFEST).is_file():
-            return _differs(checkpoint)
+            return manifest_problem(checkpoint)
         if not _weights(checkpoint):
             return "it holds no weights"
-        for path in _files(checkpoint):
+        for path in files_of(checkpoint):
             _open(path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         return str(error)
@@ -136,33 +135,6 @@ def newest_checkpoint(
     return None
 
 
-def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
-    """Copy a checkpoint so that it appears under its name whole, or not at all.
-
-    Written under another name, read back and compared with the manifest, then renamed. One of
-    the same name there is replaced at the very end.
-
-    Raises OSError where it cannot be written (full, gone, not allowed), and ValueError where
-    what arrived is not what was sent.
-    """
-    target = into / checkpoint.name
-    files = _files(checkpoint)
-    needed = sum(path.stat().st_size for path in files)
-    free = shutil.disk_usage(into).free
-    if needed > free:
-        raise OSError(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
-    with replaced_folder(target, keep_others=False) as new:
-        for path in [*files, checkpoint / MANIFEST]:
-            copy = new / path.relative_to(checkpoint)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            with copy.open("rb+") as written:
-                os.fsync(written.fileno())
-        if problem := _differs(new):
-            raise ValueError(f"the copy is not what was sent: {problem}")
-    return target
-
-
 def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None) -> list[Path]:
     """Remove all but the ``keep`` newest checkpoints of the run of ``newest``; give those removed.
 
@@ -181,7 +153,7 @@ def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None)
     removed = sorted(ours, key=step_of)[: -max(1, keep)]
     for old in removed:
         # Without its manifest and state first: what is half removed must not look finished.
-        for path in [old / MANIFEST, old / STATE, *_files(old)]:
+        for path in [old / MANIFEST, old / STATE, *files_of(old)]:
             if path.is_file():
                 # Drive keeps removed files in its bin, where they count: leave empty ones there.
                 path.write_bytes(b"")
@@ -209,7 +181,7 @@ def _key(run: dict[str, Any]) -> list[Any]:
     return [run["settings"], run["data"], run["start"]]
 
 
-def _files(checkpoint: Path) -> list[Path]:
+def files_of(checkpoint: Path) -> list[Path]:
     """Every file but the manifest, in order."""
     found = [path for path in checkpoint.rglob("*") if path.is_file()]
     return sorted(path for path in found if path.name not in (MANIFEST, f".{MANIFEST}.new"))
@@ -219,7 +191,7 @@ def _weights(checkpoint: Path) -> list[Path]:
     return [*model_files(checkpoint), *checkpoint.glob(ADAPTER_WEIGHTS)]
 
 
-def _differs(checkpoint: Path) -> str | None:
+def manifest_problem(checkpoint: Path) -> str | None:
     """The first difference between the files and the manifest."""
     try:
         recorded = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]

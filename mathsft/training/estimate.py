@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
+from mathsft.checks import Rule, at_least, check_number, check_numbers, unknown_name
 from mathsft.device import policy
 from mathsft.models.lora import lora_config
-from mathsft.models.shapes import Shapes
-from mathsft.names import unknown_name
-from mathsft.numbers import Rule, at_least, check_number, check_numbers
 from mathsft.objectives import objective_classes
 from mathsft.recipes import load_recipe
-from mathsft.training.footprint import MemoryEstimate, footprint
+from mathsft.training.footprint import MemoryEstimate, Shapes, footprint
 
 # Compute capability, and the GB that a training can use: 14.56 GiB as a T4 shows them, 40 and 80
 # GiB by name, less about a GB for CUDA itself and what it rounds up. None: a CPU.
@@ -72,7 +70,7 @@ def estimate_memory(
     allocations by a test, within 15 %, in one process on a CPU; ``shards`` is arithmetic alone.
 
     Raises ValueError for an unknown section, device or LoRA setting, for a number that cannot be
-    meant (`mathsft.numbers`), also in the recipe, and for 4-bit weights without an adapter; what
+    meant (`mathsft.checks`), also in the recipe, and for 4-bit weights without an adapter; what
     `load_recipe` and loading a configuration raise.
     """
     if recipe is None or isinstance(recipe, str | Path):

@@ -7,16 +7,16 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from mathsft.checks import check_numbers
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
-from mathsft.numbers import check_numbers
 from mathsft.objectives import check_objective
 from mathsft.objectives.base import Objective
 from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
 from mathsft.processes import first_before_others
 from mathsft.training.arguments import refuse_unheeded, renaming_notices_off, training_arguments
-from mathsft.training.collation import Collator
+from mathsft.training.batches import Collator
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
 from mathsft.training.trainer import ForestTrainer
@@ -81,7 +81,7 @@ def make_trainer(
     has nothing to train, if no row is left, if the attention
     implementation is not known to keep sequences apart, for an argument of the library that would
     change nothing (`mathsft.training.arguments.unheeded`), or for a number that cannot be meant,
-    such as -1 epochs (`mathsft.numbers`).
+    such as -1 epochs (`mathsft.checks`).
     """
     check_objective(objective)
     refuse_unheeded(arguments)

@@ -1,6 +1,7 @@
 """Surviving a disconnect: finished checkpoints, copied to a place that outlives the machine."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -9,10 +10,18 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mathsft.numbers import check_numbers
+from mathsft.checks import check_numbers
+from mathsft.models.model_paths import replaced_folder
 from mathsft.processes import in_first, say
 from mathsft.settings import runs_folder
-from mathsft.training.checkpoints import RUN, copy_checkpoint, rotate, set_aside
+from mathsft.training.checkpoints import (
+    MANIFEST,
+    RUN,
+    files_of,
+    manifest_problem,
+    rotate,
+    set_aside,
+)
 
 _DRIVE = Path("/content/drive")
 
@@ -177,3 +186,30 @@ def _drive() -> Path:
     folder = _DRIVE / "MyDrive" / "mathsft"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
+    """Copy a checkpoint so that it appears under its name whole, or not at all.
+
+    Written under another name, read back and compared with the manifest, then renamed. One of
+    the same name there is replaced at the very end.
+
+    Raises OSError where it cannot be written (full, gone, not allowed), and ValueError where
+    what arrived is not what was sent.
+    """
+    target = into / checkpoint.name
+    files = files_of(checkpoint)
+    needed = sum(path.stat().st_size for path in files)
+    free = shutil.disk_usage(into).free
+    if needed > free:
+        raise OSError(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+    with replaced_folder(target, keep_others=False) as new:
+        for path in [*files, checkpoint / MANIFEST]:
+            copy = new / path.relative_to(checkpoint)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            with copy.open("rb+") as written:
+                os.fsync(written.fileno())
+        if problem := manifest_problem(new):
+            raise ValueError(f"the copy is not what was sent: {problem}")
+    return target

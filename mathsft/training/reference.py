@@ -23,7 +23,7 @@ from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
 from mathsft.models.modes import evaluating
 from mathsft.objectives.base import Objective
 from mathsft.processes import say
-from mathsft.training.collation import Collator
+from mathsft.training.batches import Collator
 
 Reference = Literal["adapter_off", "before_training"]
 

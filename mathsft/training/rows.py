@@ -16,13 +16,13 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import get_temporary_cache_files_directory
 
 import mathsft
+from mathsft.checks import check_numbers
 from mathsft.compat import dataset_fingerprint, without_progress_bars
 from mathsft.data.tally import not_read
 from mathsft.device import installed_version
 from mathsft.models.computation import json_hash, plain
 from mathsft.models.encoding import tokenizer_values
 from mathsft.models.forest import IGNORE
-from mathsft.numbers import check_numbers
 from mathsft.objectives import tokenises_as_here
 from mathsft.objectives.base import Group, Objective, Row, RowCounts
 from mathsft.processes import say

@@ -8,13 +8,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from mathsft.checks import check_numbers
 from mathsft.data.given import given_row
 from mathsft.data.rows import CHAT, KINDS, kind_of
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.chat_template import Closing
 from mathsft.models.encoding import encode_prompts, stop_tokens
 from mathsft.models.greedy import check_room, greedy_tokens
-from mathsft.numbers import check_numbers
 from mathsft.objectives.conversations import Conversation
 from mathsft.objectives.left_out import with_fitting_arguments
 from mathsft.processes import say

@@ -27,12 +27,10 @@ from mathsft.objectives.base import Loss, Objective
 from mathsft.processes import say
 from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
-from mathsft.training.collation import Collator
-from mathsft.training.finite import FiniteCheck
-from mathsft.training.means import Means
-from mathsft.training.padded_sampler import PaddedTrainer
+from mathsft.training.batches import Collator, PaddedTrainer
 from mathsft.training.reference import Reference
 from mathsft.training.runs import start_hash
+from mathsft.training.step_sums import FiniteCheck, Means
 
 
 class ForestTrainer(PaddedTrainer):
@@ -45,7 +43,7 @@ class ForestTrainer(PaddedTrainer):
     without padding, and without the time of evaluating and saving.
 
     Several processes (torchrun) train what one trains with their batches put together: no row
-    is trained twice in an epoch, and each counts once (`mathsft.training.padded_sampler`). Each
+    is trained twice in an epoch, and each counts once (`mathsft.training.batches`). Each
     process draws its own dropout. A filler is one of ``num_tokens``.
 
     Stops with FloatingPointError before a loss or a gradient that is not finite gets into

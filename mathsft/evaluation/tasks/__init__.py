@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lm_eval.tasks import TaskManager
 
-from mathsft.names import unknown_name
+from mathsft.checks import unknown_name
 
 TASKS = Path(__file__).parent
 

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mathsft.models.tiny.corpus import documents
-from mathsft.models.tiny.tokenizer import train_tokenizer
+from mathsft.models.tiny.corpus import documents, train_tokenizer
 
 VOCAB_SIZE = 1024  # at most: the text may run out of pairs to merge before
 CONTEXT = 256  # tokens a training row; the longest document has about 130

@@ -1,4 +1,4 @@
-"""Finding a question inside an instruction that wraps it in chat.
+"""What a row asks, made comparable: its key, its template, and a question inside an instruction.
 
 ``qwedsacf/grade-school-math-instructions`` says "This math problem has got me stumped: …
 Can you show me the way?". Its questions are GSM8K's, so the sure way is to look for
@@ -10,6 +10,28 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from mathsft.data.plain_text import reader_text
+
+_NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
+_TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
+
+
+def question_key(question: str) -> str:
+    """``question`` without what does not change it for a reader: spelling of signs, case, spacing.
+
+    See ``mathsft.data.plain_text``. ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and
+    ``3 - 2``, or ``1.5`` and ``15``, are not.
+    """
+    return " ".join(_TOKEN.findall(comparable(question)))
+
+
+def template(question: str) -> str:
+    """``question`` in words with every number masked: ``3 pens at Rs. 40`` → ``# pens at rs . #``.
+
+    A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.
+    """
+    tokens = _TOKEN.findall(reader_text(question))
+    return " ".join("#" if token[-1].isdecimal() else token for token in tokens)
+
 
 _WORD = re.compile(r"[^\W_]+")
 _THOUSANDS = re.compile(r"(?<=\d)\s?,\s?(?=\d{3}(?!\d))")

@@ -7,10 +7,10 @@ test questions, each wrapped in chat.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mathsft.data.questions import QuestionFinder, strip_chat
 from mathsft.data.schemas import Problem
 from mathsft.data.sources import GSM8K, hub_rows, questions_of
 from mathsft.data.tally import Tally
-from mathsft.data.wrapping import QuestionFinder, strip_chat
 
 # Of GSM8K's train questions 2 of 6,154 hold this share of the word runs of one of 1,319
 # others: an instruction that does is a test question with a word changed.

@@ -1,0 +1,197 @@
+"""Checks of what a user gives: names, numbers, and keys of YAML.
+
+Numbers that cannot be meant: minus one epoch, half a question, a rate that is no number. Python
+would compute with most of them, and so would transformers: a limit of -1 leaves the last question
+out, and 0 steps count as none given. An argument has one meaning wherever it stands, in a
+function, a recipe or a command line, so its rule stands here, by its name.
+
+A key that is given twice: YAML's parsers keep the last of two equal keys. A recipe with two blocks
+``sft:`` would train with the second one alone.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from numbers import Real
+from typing import Any, NamedTuple
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, shown: int | None = None) -> str:
+    """The message for an unknown ``name``: what is known, and which known name is nearest.
+
+    Of more than ``shown`` names only the nearest is told.
+    """
+    names = list(known)
+    near = nearest(name, names)
+    hint = f"; did you mean {near!r}?" if near else ""
+    some = f"{len(names):,} are known" if shown and len(names) > shown else None
+    return f"unknown {kind} {name!r}: {some or 'known are ' + ', '.join(names)}{hint}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest to ``name``, in whichever case it is written; None if none."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return near[0]
+    folded = {other.lower(): other for other in names}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return folded[near[0]] if near else None
+
+
+class Rule(NamedTuple):
+    """Which numbers an argument takes, and in words what to give."""
+
+    holds: Callable[[Any], bool]
+    give: str
+
+
+def at_least(least: int) -> Rule:
+    """A whole number from ``least`` up."""
+    return Rule(
+        lambda value: value >= least and value == int(value), f"{least} or more, a whole number"
+    )
+
+
+AT_LEAST_0 = Rule(lambda value: value >= 0, "0 or more")
+ABOVE_0 = Rule(lambda value: value > 0, "a number above 0")
+BELOW_1 = Rule(lambda value: 0 <= value < 1, "0 or more and below 1")
+SHARE = Rule(lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
+_INSIDE = Rule(lambda value: 0 < value < 1, "a share, above 0 and below 1")
+_STEPS = Rule(
+    lambda value: 0 < value < 1 or at_least(1).holds(value),
+    "1 or more, a whole number, or below 1 a share of all steps",
+)
+_MAX_STEPS = Rule(
+    lambda value: value == -1 or at_least(1).holds(value),
+    "1 or more, a whole number, or -1 for as many as the epochs have",
+)
+_RULES = {
+    **dict.fromkeys(
+        (
+            "batch_size", "dataloader_prefetch_factor", "ddp_timeout", "early_stopping_patience",
+            "eval_accumulation_steps", "gradient_accumulation_steps", "keep", "limit",
+            "max_new_tokens", "n", "per_device_eval_batch_size", "per_device_train_batch_size",
+            "question_tokens", "r", "samples", "save_total_limit", "shards",
+            "torch_empty_cache_steps", "total", "world_size", "ddp_bucket_cap_mb",
+        ),
+        at_least(1),
+    ),
+    **dict.fromkeys(
+        ("bootstrap_iters", "data_seed", "dataloader_num_workers", "num_fewshot", "seed"),
+        at_least(0),
+    ),
+    "max_length": at_least(2),  # the first token of a text is not predicted
+    "max_steps": _MAX_STEPS,
+    **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), _STEPS),
+    **dict.fromkeys(
+        ("adam_epsilon", "lora_alpha", "memory", "num_train_epochs", "poll", "temperature"), ABOVE_0
+    ),
+    **dict.fromkeys(
+        (
+            "early_stopping_threshold", "eval_delay", "learning_rate", "max_grad_norm", "minutes",
+            "neftune_noise_alpha", "timeout", "warmup_steps", "weight_decay",
+        ),
+        AT_LEAST_0,
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), BELOW_1),
+    **dict.fromkeys(("threshold", "trained_share"), SHARE),
+    "confidence": _INSIDE,
+}  # fmt: skip
+
+
+def check_number(name: str, value: Any, rule: Rule) -> None:
+    """Raise ValueError unless ``value`` is a finite number that the rule holds for.
+
+    True and False are no numbers here, and 3.0 is a whole one.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and rule.holds(value)):
+        raise ValueError(f"{name}={value!r}: give {rule.give}")
+
+
+def check_numbers(given: Mapping[str, Any], *, where: str = "") -> None:
+    """`check_number` for each argument in ``given`` that has a rule; None is not given.
+
+    ``where`` stands before the name, such as a file and a recipe's section. Other arguments are
+    passed over, and so is a ``batch_size`` that is "auto"; of ``lora`` the settings are checked.
+    """
+    for name, value in given.items():
+        if name == "lora" and isinstance(value, Mapping):
+            check_numbers(value, where=f"{where}lora.")
+        elif name == "batch_size" and str(value).startswith("auto"):
+            continue
+        elif name in _RULES and value is not None:
+            check_number(f"{where}{name}", value, _RULES[name])
+
+
+def load_yaml(text: str, where: Any) -> Any:
+    """The content of ``text``, plain values only; ``where`` names it in an error.
+
+    Anchors and merge keys (``<<: *base``) work as YAML has them: an own key wins over a merged one.
+
+    Raises ValueError for what is no YAML, and for a mapping that has a key twice, at any depth.
+    """
+    import yaml
+
+    try:
+        check_keys(text, where)
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML: {error}") from None
+
+
+def check_keys(text: str, where: Any = "") -> None:
+    """Raise ValueError, with the lines, if a mapping in ``text`` has a key twice.
+
+    Looked at before anything is merged: afterwards nobody could tell a merged key from an own one.
+    What is no YAML raises yaml.YAMLError.
+    """
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        for path, first, second in _twice(node, "", set(), loader) if node else ():
+            before = f"{where}, " if where else ""
+            raise ValueError(
+                f"{before}line {second}: {path} is given twice (first in line {first}), and only "
+                "one of the two would count: put them together"
+            )
+    finally:
+        loader.dispose()
+
+
+def check_values(arguments: Sequence[str]) -> None:
+    """`check_keys` for the mappings and lists on a command line, such as ``--mix.parts '{…}'``."""
+    import yaml
+
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, _, value = argument.partition("=") if argument[:2] == "--" else (before, "", argument)
+        if value.lstrip()[:1] in ("{", "["):
+            with suppress(yaml.YAMLError):  # what is no YAML may be a text
+                check_keys(value, name)
+
+
+def _twice(node: Any, path: str, seen: set[int], loader: Any) -> Iterator[tuple[str, int, int]]:
+    """The keys that a mapping has twice: their path, and the lines of both."""
+    import yaml
+
+    if id(node) in seen:  # an anchor, which may even hold itself
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, inner in enumerate(node.value):
+            yield from _twice(inner, f"{path}[{number}]", seen, loader)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[Any, int] = {}
+    for key, inner in node.value:
+        here = f"{path}.{key.value}" if path else str(key.value)
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            name = loader.construct_object(key)  # 'a' and "a" are one key, and so are 1 and 0x1
+            if name in lines:
+                yield here, lines[name], key.start_mark.line + 1
+            lines[name] = key.start_mark.line + 1
+        yield from _twice(inner, here, seen, loader)
