@@ -1,13 +1,18 @@
 """The package as a user meets it: quick to import, no network, every public name there."""
 
+import ast
+import importlib.util
 import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mathsft
+
+ROOT = Path(__file__).parent.parent
 
 
 def run(code: str) -> str:
@@ -45,6 +50,30 @@ PUBLIC = {
 
 def test_no_public_name_is_gone() -> None:
     assert PUBLIC - set(mathsft.__all__) == set()
+
+
+def test_an_editor_is_told_the_type_of_every_public_name() -> None:
+    stub = ast.parse((ROOT / "mathsft" / "__init__.pyi").read_text(encoding="utf-8"))
+    told = {
+        name.asname: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert told == mathsft._HOME
+
+
+def test_the_page_of_public_names_is_made_from_their_docstrings() -> None:
+    path = ROOT / "docs" / "make_api.py"
+    spec = importlib.util.spec_from_file_location("make_api", path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == made.page(), (
+        "python docs/make_api.py writes it anew"
+    )
+    assert sorted(" ".join(made.TASKS.values()).split()) == mathsft.__all__
 
 
 def test_training_does_not_import_evaluation() -> None:
@@ -102,3 +131,34 @@ def test_every_parameter_of_a_public_name_has_a_type_and_is_told(name: str) -> N
             assert parameter.annotation is not inspect.Parameter.empty, parameter.name
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             assert parameter.name in known, parameter.name
+
+
+MODULES = sorted((ROOT / "mathsft").rglob("*.py"))
+
+
+def test_no_module_but_compat_reads_what_another_library_keeps_to_itself() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    nodes = [(path, node) for path, tree in trees.items() for node in ast.walk(tree)]
+    own = {"_replace"}  # of named tuples, and public
+    for _, node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own.add(node.target.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            own |= {node.attr} if ast.unparse(node.value) == "self" else set()
+    foreign = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path, node in nodes
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_")
+        if not node.attr.startswith("__") and node.attr not in own
+        if ast.unparse(node.value) not in ("self", "cls", "super()") and path.stem != "compat"
+    ]
+    assert foreign == []
+
+
+def test_no_module_imports_unittest_or_is_too_long() -> None:
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        assert "unittest" not in text, path
+        assert len(text.splitlines()) <= 250, path

@@ -1,0 +1,55 @@
+"""Write docs/api.md from the docstrings of the public names: python docs/make_api.py"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import mathsft
+
+PAGE = Path(__file__).with_name("api.md")
+TASKS = {
+    "Look at the machine, choose settings": """
+        describe policy load_recipe load_settings quiet run_dir tracker estimate_memory memory_gb
+        free""",
+    "Read and mix data": """
+        load_problems kind_of add_choices mix training_plan overlap without_test_rows
+        extract_answer same_answer""",
+    "Load, adapt and save models": """
+        load_model add_adapter freeze save_adapter load_adapter merge_adapter save_model
+        stop_after_turns""",
+    "Train": """
+        make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO persist keep_folder
+        show_samples""",
+    "Score tokens": """
+        TokenForest forest_mask pack sequence_logprobs choice_logprobs option_logprobs""",
+    "Evaluate and compare": """
+        evaluate watch worked_answers load_results compare compare_all check_tuned accuracy_by
+        template_labels reading_labels wilson""",
+    "Show results": """
+        results_table pairs_table write_csv report plot_accuracy plot_curves plot_intervals
+        plot_loss plot_mask plot_packing""",
+}
+
+
+def page() -> str:
+    """The page's text: for each task a table of its names, with their arguments and first line."""
+    lines = ["# Public names by task", "", "`from mathsft import …`. Made by `docs/make_api.py`."]
+    for task, names in TASKS.items():
+        lines += ["", f"## {task}", "", "| name | arguments | what it does |", "|---|---|---|"]
+        lines += [_row(name, getattr(mathsft, name)) for name in names.split()]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, value: Any) -> str:
+    module = Path(str(inspect.getsourcefile(inspect.unwrap(value)))).relative_to(PAGE.parent.parent)
+    told = [
+        f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
+        for parameter in inspect.signature(value).parameters.values()
+    ]
+    first = (inspect.getdoc(value) or "").split("\n")[0].replace("|", "\\|")
+    arguments = ", ".join(f"`{argument}`" for argument in told)
+    return f"| [{name}](../{module}) | {arguments} | {first} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
