@@ -46,7 +46,7 @@ from scaling_tables import tables
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
 from mathsft.recipes import load_recipe
-from mathsft.training.estimate import estimate_memory
+from mathsft.recipes.estimate import estimate_memory
 from mathsft.training.make import sft_trainer
 
 UTILISATION = (0.4, 0.2)

@@ -37,7 +37,7 @@ _HOME = {
     "merge_adapter": "mathsft.models.adapters",
     "memory_gb": "mathsft.models.memory",
     "free": "mathsft.models.memory",
-    "estimate_memory": "mathsft.training.estimate",
+    "estimate_memory": "mathsft.recipes.estimate",
     "TokenForest": "mathsft.models.forest",
     "choice_logprobs": "mathsft.models.likelihood",
     "option_logprobs": "mathsft.models.likelihood",

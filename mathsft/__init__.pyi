@@ -52,11 +52,11 @@ from mathsft.objectives.multiple_choice import MultipleChoice as MultipleChoice
 from mathsft.objectives.preference import DPO as DPO
 from mathsft.objectives.sft import SFT as SFT
 from mathsft.recipes import load_recipe as load_recipe
+from mathsft.recipes.estimate import estimate_memory as estimate_memory
 from mathsft.settings import load_settings as load_settings
 from mathsft.settings import quiet as quiet
 from mathsft.settings import run_dir as run_dir
 from mathsft.settings import tracker as tracker
-from mathsft.training.estimate import estimate_memory as estimate_memory
 from mathsft.training.make import make_trainer as make_trainer
 from mathsft.training.make import multiple_choice_trainer as multiple_choice_trainer
 from mathsft.training.make import sft_trainer as sft_trainer

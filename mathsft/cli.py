@@ -152,7 +152,7 @@ def _watch(about: str, _: Arguments) -> Command:
 
 
 def _estimate_memory(about: str, _: Arguments) -> Command:
-    from mathsft.training.estimate import estimate_memory
+    from mathsft.recipes.estimate import estimate_memory
 
     recipe = {"recipe": _text("a shipped recipe's name, or a file")}
     own = options_of(estimate_memory, skip={*recipe})

@@ -18,7 +18,7 @@ from mathsft.models import shapes as counting
 from mathsft.models.loading import load_model
 from mathsft.objectives import objective_class
 from mathsft.recipes import load_recipe
-from mathsft.training.estimate import estimate_memory
+from mathsft.recipes.estimate import estimate_memory
 from mathsft.training.footprint import MemoryEstimate, Shapes
 from mathsft.training.make import make_trainer
 

@@ -14,9 +14,9 @@ from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.watch import watch
 from mathsft.objectives import objective_classes
 from mathsft.options import options_of
+from mathsft.recipes.estimate import estimate_memory
 from mathsft.recipes.sections import NOT_KEYS, recipe_sections
 from mathsft.training.by_recipe import train_by_recipe
-from mathsft.training.estimate import estimate_memory
 
 # Of a command, with what it fills in itself or tells of in another place.
 COMMANDS: dict[Callable[..., Any], set[str]] = {

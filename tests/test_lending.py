@@ -14,7 +14,7 @@ from mathsft.evaluation.worked import worked_answers
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
 from mathsft.models.modes import evaluating
-from mathsft.training.estimate import estimate_memory
+from mathsft.recipes.estimate import estimate_memory
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
 from mathsft.training.samples import show_samples
 

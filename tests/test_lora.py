@@ -13,7 +13,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 
 from mathsft.models.adapters import add_adapter, load_adapter, save_adapter
 from mathsft.models.loading import load_model
-from mathsft.training.estimate import estimate_memory
+from mathsft.recipes.estimate import estimate_memory
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

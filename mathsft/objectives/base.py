@@ -78,7 +78,7 @@ class Objective:
         needs_reference: it compares with the model as it was before training.
         needs_hidden: it reads the hidden state after each sequence, and no log-probabilities.
         dropout: whether the model's dropout is on in training.
-        group_tokens, scored_share: what `mathsft.training.estimate` expects of rows: the tokens of
+        group_tokens, scored_share: what `mathsft.recipes.estimate` expects of rows: the tokens of
             a group (None: as many as a row has), and of its positions those that predict a scored
             token.
     """

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpu_work import PATHS, POLICIES, matrix_rate, trainer, training_flops
 
-from mathsft.training.estimate import estimate_memory
+from mathsft.recipes.estimate import estimate_memory
 
 
 @pytest.mark.parametrize("policy", POLICIES)
