@@ -1,1 +1,1 @@
-"""Training: worked solutions in packed rows, and the multiple-choice objective."""
+"""Training: one trainer for every objective, and checkpoints that can be trusted."""
