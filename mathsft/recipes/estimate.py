@@ -119,7 +119,7 @@ def estimate_memory(
             shapes,
             half=capability is not None,
             shards=shards,
-            dropout=adapter.lora_dropout > 0,
+            dropout=adapter.lora_dropout > 0 and objective.dropout,
             question_tokens=question_tokens or objective.group_tokens,
             trained_share=trained_share or objective.scored_share,
             **{"quantize": quantize, "lora": lora is not False, **settings, **changes},
