@@ -24,12 +24,13 @@ from common import counted_flops, tokenizer_for
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.data.problems import load_problems
-from mathsft.models import projection, shapes
+from mathsft.models import projection
 from mathsft.models.adapters import add_adapter
 from mathsft.models.likelihood import option_logprobs
 from mathsft.models.loading import load_model
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.sft import SFT
+from mathsft.training import footprint as counting
 from mathsft.training.batches import Collator
 from mathsft.training.rows import training_rows
 
@@ -65,13 +66,13 @@ def config_of(size: str, *, layers: int | None = None) -> Qwen2Config:
 @contextlib.contextmanager
 def published_shapes() -> Iterator[None]:
     """`estimate_memory` by these sizes: the hub is not asked."""
-    real = shapes.model_config
+    real = counting.model_config
 
     def config(name: Any, revision: str | None = None) -> Any:
         size = str(name).removeprefix("Qwen/Qwen2.5-")
         return config_of(size) if size in SIZES else real(name, revision)
 
-    with mock.patch.object(shapes, "model_config", config):
+    with mock.patch.object(counting, "model_config", config):
         yield
 
 

@@ -14,11 +14,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.data.problems import read_problems
 from mathsft.device import PROFILES
-from mathsft.models import shapes as counting
 from mathsft.models.loading import load_model
 from mathsft.objectives import objective_class
 from mathsft.recipes import load_recipe
 from mathsft.recipes.estimate import estimate_memory
+from mathsft.training import footprint as counting
 from mathsft.training.footprint import MemoryEstimate, Shapes
 from mathsft.training.make import make_trainer
 
