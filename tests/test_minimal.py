@@ -42,7 +42,7 @@ def gradients(loss: Tensor, model: Any) -> dict[str, Tensor]:
     [
         ("sft", SFT(packing=True), "tiny-gsm"),
         ("sft", SFT(packing=False), "tiny-gsm"),
-        ("multiple_choice", MultipleChoice(), "tiny-mathqa"),
+        ("multiple_choice", MultipleChoice(temperature=4.0), "tiny-mathqa"),
         ("dpo", DPO(beta=0.1), "tiny-gsm"),
     ],
     ids=["sft, packed", "sft", "multiple_choice", "dpo"],
