@@ -270,3 +270,12 @@ def test_a_recipe_that_shards_is_told_to_give_the_number_of_shards(
     whole, shared = estimate_memory("cluster"), estimate_memory("cluster", shards=16)
     assert whole.verdict.startswith("fits 84.0 GB; the recipe shards the model (fsdp): give shards")
     assert shared.verdict == "fits 84.0 GB"
+
+
+def test_pairs_are_counted_as_long_as_a_row_unless_their_length_is_given() -> None:
+    def of(length: int, **more: Any) -> float:
+        recipe = {"model": {"name": "tiny"}, "dpo": {"max_length": length}}
+        return estimate_memory(recipe, "dpo", device="cpu", **more).activations
+
+    assert of(1024) > 1.9 * of(512)
+    assert of(512, question_tokens=100) < of(512) / 4

@@ -132,6 +132,15 @@ def test_the_hash_is_of_the_values_in_their_order(tokenizer: Any) -> None:
         seen.add(rows_hash(other))
 
 
+def test_the_hash_of_texts_is_of_the_texts() -> None:
+    def hashed(*names: str) -> str:
+        rows = [{"input_ids": [[1, 2]], "labels": [[1, 2]], "name": name} for name in names]
+        return rows_hash(Dataset.from_list(rows))
+
+    assert hashed("a", "b") == hashed("a", "b")
+    assert len({hashed("a", "b"), hashed("b", "a"), hashed("ab", "")}) == 3
+
+
 def test_a_stream_becomes_the_same_rows(on_disk: Dataset, tokenizer: Any, tmp_path: Path) -> None:
     on_disk.to_json(tmp_path / "again.jsonl")
     stream = load_problems(tmp_path / "again.jsonl", streaming=True)
