@@ -234,7 +234,7 @@ def test_what_cannot_be_trained_is_dropped_counted_and_shown(tokenizer, capsys):
         "1 with two equal choices", "1 without a label", "1 longer than 200 tokens",
     ):  # fmt: skip
         assert reason in shown
-    with pytest.raises(ValueError, match="nothing to train on; dropped: 1 with one choice"):
+    with pytest.raises(ValueError, match="no row is left; dropped: 1 with one choice"):
         multiple_choice_rows(rows[1:2], tokenizer)
     with pytest.raises(ValueError, match=r"dropped: 1 without choices\. add_choices makes"):
         multiple_choice_rows(rows[2:3], tokenizer)

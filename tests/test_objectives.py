@@ -261,8 +261,8 @@ class _Undecorated(SFT):
         (_Undecorated(), PAIRS, r"extra of the objective _Undecorated is no setting: put @data"),
         (DPO(), DatasetDict({"train": Dataset.from_list(PAIRS)}), r"such as rows\['train'\]"),
         (DPO(), "pairs.jsonl", r"found a text: load_problems\('pairs.jsonl'\)"),
-        (DPO(), Dataset.from_list(PAIRS).select([]), "nothing to train on"),
-        (DPO(), [], "nothing to train on"),
+        (DPO(), Dataset.from_list(PAIRS).select([]), "no row is left"),
+        (DPO(), [], "no row is left"),
     ],
 )
 def test_what_a_trainer_cannot_be_made_of_is_said(

@@ -115,7 +115,7 @@ def test_what_does_not_fit_or_has_no_solution_is_dropped_whole_counted_and_shown
     assert "1 longer than 100 tokens" in shown
     assert "1 no worked solution" in shown
     empty = [{**row, "solution": ""} for row in rows]
-    with pytest.raises(ValueError, match="nothing to train on; dropped: 4 no worked solution"):
+    with pytest.raises(ValueError, match="no row is left; dropped: 4 no worked solution"):
         sft_trainer(adapted(small_model_dir), tokenizer, empty, output_dir=tmp_path)
 
 

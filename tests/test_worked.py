@@ -1,10 +1,12 @@
 """Worked answers and their intervals."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import mathsft
 from mathsft.data.problems import load_problems
 from mathsft.data.prompts import sft_prompt
 from mathsft.evaluation.intervals import wilson
@@ -59,3 +61,20 @@ def test_wilson_stays_inside_the_unit_interval_and_refuses_nothing() -> None:
     assert wilson([True] * 5).high == 1
     with pytest.raises(ValueError, match="no question"):
         wilson([])
+
+
+@pytest.mark.parametrize("name", ["worked_answers", "choice_logprobs", "show_samples"])
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("mine.jsonl", r"found a text: load_problems\('mine.jsonl'\)"),
+        ({"train": []}, r"found a mapping with train: .* such as rows\['train'\]"),
+    ],
+)
+def test_a_file_or_splits_in_place_of_rows_are_refused_in_words(
+    name: str, rows: Any, told: str
+) -> None:
+    model, tokenizer = mathsft.load_model("tiny", device="cpu")
+    given = (tokenizer,) if name == "show_samples" else (model, tokenizer)
+    with pytest.raises(ValueError, match=f"{name}: rows are expected, {told}"):
+        getattr(mathsft, name)(*given, rows)

@@ -73,7 +73,7 @@ def _texts(given: Any, name: str, *, where: str) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise ValueError(
             f"{where}, column {name!r}: expected a list of texts, found {given!r:.60}"
-            + " (NumPy's form has no commas: write JSON)" * isinstance(given, str)
+            + " (NumPy's form has no commas: write JSON)" * str(given).startswith("['")
         )
     return given
 

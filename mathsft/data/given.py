@@ -1,6 +1,7 @@
 """Rows that are given to a trainer as they are: what they say of their training is read too."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from mathsft.data.cells import from_arrow
@@ -8,6 +9,17 @@ from mathsft.data.chat import read_chat
 from mathsft.data.rows import CHAT, KINDS, PROBLEM, PROMPT, check_columns, kind_of
 
 _WORKED = (PROBLEM.name, CHAT.name, PROMPT.name)
+
+
+def check_rows(rows: Any, *, name: str) -> None:
+    """Raise ValueError for the name of a file, or for a data set's splits, in place of rows."""
+    if isinstance(rows, str | Path):
+        raise ValueError(f"{name}: rows are expected, found a text: load_problems({str(rows)!r})")
+    if isinstance(rows, Mapping):
+        raise ValueError(
+            f"{name}: rows are expected, found a mapping with {', '.join(map(str, rows))}: of a "
+            "data set's splits give one, such as rows['train']"
+        )
 
 
 def given_row(

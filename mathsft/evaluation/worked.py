@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.answers import extract_answer, reference_answer, same_answer
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
+from mathsft.data.given import check_rows
 from mathsft.data.prompts import sft_prompt
 from mathsft.models.encoding import encode_prompts
 from mathsft.models.greedy import check_room, greedy_tokens, say_ignored
@@ -53,6 +54,7 @@ def worked_answers(
     """
     check_number("batch_size", batch_size, at_least(1))
     check_numbers({"max_new_tokens": max_new_tokens})
+    check_rows(problems, name="worked_answers")
     references = _references(problems)
     check_not_sharded(model)
     state = processes(model.device.type)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
+from mathsft.data.given import check_rows
 from mathsft.data.prompts import choice_context, choice_continuation
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import encode_prompts, pad_token
@@ -139,6 +140,7 @@ def choice_logprobs(
     """
     check_number("batch_size", batch_size, at_least(1))
     check_numbers({"max_length": max_length})
+    check_rows(problems, name="choice_logprobs")
     groups = encode_choices(tokenizer, problems)
     limit = position_limit(model.config)
     for index, group in enumerate(groups):

@@ -18,6 +18,7 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 import mathsft
 from mathsft.checks import check_numbers
 from mathsft.compat import dataset_fingerprint, without_progress_bars
+from mathsft.data.given import check_rows
 from mathsft.data.tally import not_read
 from mathsft.device import installed_version
 from mathsft.models.computation import json_hash, plain
@@ -71,13 +72,7 @@ def training_rows(
     and what the objective raises for a row.
     """
     check_numbers({"max_length": max_length})
-    if isinstance(rows, str | Path):
-        raise ValueError(f"{name}: rows are expected, found a text: load_problems({str(rows)!r})")
-    if isinstance(rows, Mapping):
-        raise ValueError(
-            f"{name}: rows are expected, found a mapping with {', '.join(map(str, rows))}: of a "
-            "data set's splits give one, such as rows['train']"
-        )
+    check_rows(rows, name=name)
 
     def encode(given: Sequence[Row], first: int, arrow: bool) -> dict[str, list[Any]]:
         groups = objective.groups(given, tokenizer, first=first, arrow=arrow)
@@ -113,7 +108,7 @@ def training_rows(
     if not kept_rows:
         hints = [hint for reason, hint in objective.hints.items() if reason in dropped]
         raise ValueError(
-            ". ".join([f"{name}: nothing to train on; dropped: {reasons(dropped)}", *hints])
+            ". ".join([f"{name}: no row is left; dropped: {reasons(dropped)}", *hints])
         )
     kept = encoded
     if dropped:

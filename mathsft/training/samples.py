@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from mathsft.checks import check_numbers
-from mathsft.data.given import given_row
+from mathsft.data.given import check_rows, given_row
 from mathsft.data.rows import CHAT, KINDS, kind_of
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.chat_template import Closing
@@ -54,6 +54,7 @@ def show_samples(
     room to answer; for a conversation where the tokenizer has no chat template.
     """
     check_numbers({"samples": samples, "max_new_tokens": max_new_tokens}, where="show_samples: ")
+    check_rows(problems, name="show_samples")
     asked_for: list[dict[str, Any]] = []
     passed_over: Counter[str] = Counter()
     for row in problems:
