@@ -31,7 +31,7 @@ from mathsft.models.attention import caps_attention, layer_windows
 from mathsft.models.forest import IGNORE, TokenSequence
 from mathsft.models.isolation import check_isolation
 from mathsft.models.logprobs import sequence_logprobs
-from mathsft.models.model_paths import checked_source
+from mathsft.models.model_files import checked_source
 from mathsft.models.pretrained import load_tokenizer
 from mathsft.objectives.base import Objective
 from mathsft.objectives.multiple_choice import MultipleChoice

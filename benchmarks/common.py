@@ -13,7 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.data.local_files import read_rows
 from mathsft.data.problems import load_problems
-from mathsft.data.synthetic import tiny_mathqa_rows
+from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
 from mathsft.models.adapters import add_adapter
 from mathsft.models.tiny.corpus import train_tokenizer
 

@@ -42,8 +42,7 @@ from trl import SFTConfig, SFTTrainer
 
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.models.attention import attention_inputs
-from mathsft.models.forest import TokenForest
-from mathsft.models.packing import pack
+from mathsft.models.forest import TokenForest, pack
 from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.make import sft_trainer
 

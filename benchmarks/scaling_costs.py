@@ -26,8 +26,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from mathsft.data.problems import load_problems
 from mathsft.models import projection
 from mathsft.models.adapters import add_adapter
-from mathsft.models.likelihood import option_logprobs
 from mathsft.models.loading import load_model
+from mathsft.models.logprobs import sequence_logprobs
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.sft import SFT
 from mathsft.training import footprint as counting
@@ -117,7 +117,7 @@ class Prices:
 def backward(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
     """The gradients of our loss; both objectives cost what their log-probabilities cost."""
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    option_logprobs(model, batch).sum().backward()
+    sequence_logprobs(model, batch).sum.sum().backward()
 
 
 def one_row(length: int, trained: int) -> dict[str, torch.Tensor]:

@@ -9,10 +9,10 @@ import mathsft
 PAGE = Path(__file__).with_name("api.md")
 TASKS = {
     "Look at the machine, choose settings": """
-        describe policy load_recipe load_settings quiet run_dir tracker estimate_memory memory_gb
-        free""",
+        describe device_defaults load_recipe load_settings quiet run_dir tracker
+        estimate_memory memory_gb free_memory""",
     "Read and mix data": """
-        load_problems kind_of add_choices mix training_plan overlap without_test_rows
+        load_problems kind_of add_choices mix_datasets training_plan overlap without_test_rows
         extract_answer same_answer""",
     "Load, adapt and save models": """
         load_model add_adapter freeze save_adapter load_adapter merge_adapter save_model
@@ -21,12 +21,12 @@ TASKS = {
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO persist keep_folder
         show_samples""",
     "Score tokens": """
-        TokenForest forest_mask pack sequence_logprobs choice_logprobs option_logprobs""",
+        TokenForest forest_mask pack sequence_logprobs choice_logprobs""",
     "Evaluate and compare": """
         evaluate watch worked_answers load_results compare compare_all check_tuned accuracy_by
-        template_labels reading_labels wilson""",
+        template_labels reading_labels wilson_interval""",
     "Show results": """
-        results_table pairs_table write_csv report plot_accuracy plot_curves plot_intervals
+        results_table pairs_table write_csv write_report plot_accuracy plot_curves plot_intervals
         plot_loss plot_mask plot_packing""",
 }
 

@@ -5,6 +5,7 @@ pulls in neither torch nor transformers.
 """
 
 import logging
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +14,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 _HOME = {
     "describe": "mathsft.device",
-    "policy": "mathsft.device",
+    "device_defaults": "mathsft.device",
     "load_settings": "mathsft.settings",
     "quiet": "mathsft.settings",
     "run_dir": "mathsft.settings",
@@ -22,26 +23,25 @@ _HOME = {
     "load_problems": "mathsft.data.problems",
     "kind_of": "mathsft.data.rows",
     "add_choices": "mathsft.data.choices",
-    "mix": "mathsft.data.mixtures",
+    "mix_datasets": "mathsft.data.mixtures",
     "training_plan": "mathsft.data.mixtures",
-    "overlap": "mathsft.data.overlap",
-    "without_test_rows": "mathsft.data.overlap",
+    "overlap": "mathsft.data.contamination",
+    "without_test_rows": "mathsft.data.contamination",
     "extract_answer": "mathsft.data.answers",
     "same_answer": "mathsft.data.answers",
     "load_model": "mathsft.models.loading",
     "save_model": "mathsft.models.saving",
-    "freeze": "mathsft.models.freezing",
+    "freeze": "mathsft.models.trained_weights",
     "add_adapter": "mathsft.models.adapters",
     "save_adapter": "mathsft.models.adapters",
     "load_adapter": "mathsft.models.adapters",
     "merge_adapter": "mathsft.models.adapters",
     "memory_gb": "mathsft.models.memory",
-    "free": "mathsft.models.memory",
+    "free_memory": "mathsft.models.memory",
     "estimate_memory": "mathsft.recipes.estimate",
     "TokenForest": "mathsft.models.forest",
     "choice_logprobs": "mathsft.models.likelihood",
-    "option_logprobs": "mathsft.models.likelihood",
-    "pack": "mathsft.models.packing",
+    "pack": "mathsft.models.forest",
     "forest_mask": "mathsft.models.attention",
     "make_trainer": "mathsft.training.make",
     "SFT": "mathsft.objectives.sft",
@@ -51,7 +51,7 @@ _HOME = {
     "sft_trainer": "mathsft.training.make",
     "multiple_choice_trainer": "mathsft.training.make",
     "stop_after_turns": "mathsft.objectives.conversations",
-    "show_samples": "mathsft.training.samples",
+    "show_samples": "mathsft.training.callbacks",
     "persist": "mathsft.training.persist",
     "keep_folder": "mathsft.training.persist",
     "worked_answers": "mathsft.evaluation.worked",
@@ -65,10 +65,10 @@ _HOME = {
     "results_table": "mathsft.evaluation.tables",
     "pairs_table": "mathsft.evaluation.tables",
     "write_csv": "mathsft.evaluation.tables",
-    "report": "mathsft.evaluation.report",
+    "write_report": "mathsft.evaluation.report",
     "watch": "mathsft.evaluation.watch",
     "check_tuned": "mathsft.evaluation.guards",
-    "wilson": "mathsft.evaluation.intervals",
+    "wilson_interval": "mathsft.evaluation.intervals",
     "plot_accuracy": "mathsft.evaluation.plots",
     "plot_curves": "mathsft.evaluation.plots",
     "plot_intervals": "mathsft.evaluation.plots",
@@ -77,9 +77,31 @@ _HOME = {
     "plot_packing": "mathsft.evaluation.plots",
 }
 __all__ = sorted(_HOME)
+# Former names, which work for one more release.
+_RENAMED = {
+    "free": "free_memory",
+    "mix": "mix_datasets",
+    "option_logprobs": "sequence_logprobs",
+    "policy": "device_defaults",
+    "report": "write_report",
+    "wilson": "wilson_interval",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        if name == "option_logprobs":  # it gave the sums alone
+            new += "(model, batch).sum"
+        warnings.warn(
+            f"mathsft.{name} is now called mathsft.{new}; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        function = getattr(import_module(_HOME[_RENAMED[name]]), _RENAMED[name])
+        if name == "option_logprobs":
+            return lambda *args, **kwargs: function(*args, **kwargs).sum
+        return function
     if name not in _HOME:
         raise AttributeError(f"module 'mathsft' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -131,14 +131,14 @@ def _compare(about: str, _: Arguments) -> Command:
 
 
 def _report(about: str, _: Arguments) -> Command:
-    from mathsft.evaluation.report import report
+    from mathsft.evaluation.report import write_report
 
     places = {
         "results": _text("a folder of results; default: the runs' own"),
         "path": _text("the page to write; default: report.html"),
     }
-    given = (yield Options("report", about, options_of(report, skip={*places}), places))[1]
-    print(report(**{"results": runs_folder() / "results", "path": "report.html", **given}))
+    given = (yield Options("report", about, options_of(write_report, skip={*places}), places))[1]
+    print(write_report(**{"results": runs_folder() / "results", "path": "report.html", **given}))
 
 
 def _watch(about: str, _: Arguments) -> Command:

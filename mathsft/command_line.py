@@ -9,8 +9,7 @@ from typing import Any, get_args
 from mathsft.checks import check_values, load_yaml, unknown_name
 from mathsft.options import Option, allowed, checked, walk
 from mathsft.processes import say
-from mathsft.recipes import read_recipe, shipped_recipes
-from mathsft.recipes.layers import Layers
+from mathsft.recipes import Layers, read_recipe, shipped_recipes
 
 CONFIG = Option(str, help="options in a YAML file; those on the line win")
 _FLAGS = {"help": "show this page", "print_config": "show the outcome as YAML"}  # and end

@@ -52,8 +52,8 @@ def course(
         pages.append(output_dir / f"{name}.html")
     results = runs_folder() / "results"
     if results.is_dir() and any(results.glob("*.json")):
-        from mathsft.evaluation.report import report
+        from mathsft.evaluation.report import write_report
 
-        pages.append(report(results, output_dir / "report.html"))
+        pages.append(write_report(results, output_dir / "report.html"))
     print("Done. Open these in a browser:", *pages, sep=os.linesep)
     return pages

@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Policy:
+class DeviceDefaults:
     """The choices for one device; `reasons[field]` says in a sentence why each was made.
 
     `fp16`, `bf16`, `use_cpu` and `optim` are `transformers.TrainingArguments` of the same name.
@@ -84,7 +84,7 @@ _AMPERE_REASONS = {
 }
 
 
-def policy(capability: Capability | Literal["auto"] | None = "auto") -> Policy:
+def device_defaults(capability: Capability | Literal["auto"] | None = "auto") -> DeviceDefaults:
     """The choices for a device of this CUDA compute ``capability``, such as ``(7, 5)``.
 
     ``"auto"`` asks the current machine; ``None`` means no CUDA device, that is, a CPU.
@@ -95,7 +95,7 @@ def policy(capability: Capability | Literal["auto"] | None = "auto") -> Policy:
     if capability == "auto":
         capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     if capability is None:
-        return Policy(
+        return DeviceDefaults(
             device="cpu",
             capability=None,
             dtype=torch.float32,
@@ -109,7 +109,7 @@ def policy(capability: Capability | Literal["auto"] | None = "auto") -> Policy:
         )
     ampere = tuple(capability) >= BF16_FROM
     found = f"a CUDA device of compute capability {capability[0]}.{capability[1]}"
-    return Policy(
+    return DeviceDefaults(
         device="cuda",
         capability=(capability[0], capability[1]),
         dtype=torch.bfloat16 if ampere else torch.float16,
@@ -145,7 +145,7 @@ def default_profile() -> str:
         if chosen not in PROFILES:
             raise ValueError(f"MATHSFT_PROFILE: {unknown_name('profile', chosen, PROFILES)}")
         return chosen
-    capability = policy().capability
+    capability = device_defaults().capability
     if capability is None:
         return "tiny"
     return "a100" if capability >= BF16_FROM else "t4"
@@ -164,7 +164,7 @@ def description() -> str:
     versions = ", ".join(f"{name} {installed_version(name)}" for name in _PACKAGES)
     tail = f"packages   Python {sys.version.split()[0]}, {versions}"
     try:
-        choice = policy()
+        choice = device_defaults()
     except ImportError:
         return "device     unknown: PyTorch is not installed\n" + tail
     dtype = str(choice.dtype).removeprefix("torch.")
@@ -183,10 +183,10 @@ def description() -> str:
 
 def hardware() -> str:
     """What computes here, in words: the GPU's name, or the CPU with its number of threads."""
-    return _device_name(policy())
+    return _device_name(device_defaults())
 
 
-def _device_name(choice: Policy) -> str:
+def _device_name(choice: DeviceDefaults) -> str:
     import torch
 
     if choice.device == "cuda":
@@ -194,7 +194,7 @@ def _device_name(choice: Policy) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _free_memory(choice: Policy) -> str:
+def _free_memory(choice: DeviceDefaults) -> str:
     import torch
 
     if choice.device == "cuda":

@@ -1,13 +1,18 @@
-"""Several processes of one training or evaluation, as torchrun starts them.
+"""Several processes of one training run or evaluation, as torchrun starts them.
 
 Every process runs the same script and calls the same functions; they share the rows out
-among themselves. Process 0 speaks and writes for all.
+among themselves. Process 0 prints and writes for all. Under FSDP2 each process holds a part of
+every weight.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -68,3 +73,68 @@ def first_before_others(work: Callable[[], T], *, device: str) -> T:
     found: list[T] = []
     in_first(lambda: found.append(work()), device=device)
     return found[0] if found else work()
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds only a part of the tensor."""
+    return isinstance(tensor, DTensor)
+
+
+def check_not_sharded(model: nn.Module) -> None:
+    """Raise ValueError where the model is sharded: every pass then needs all processes at once."""
+    if any(map(is_sharded, model.parameters())):
+        raise ValueError(
+            "the model is sharded (FSDP), so the processes cannot share questions out: "
+            "save_adapter, then load it in each process and evaluate that"
+        )
+
+
+def check_not_emptied(model: nn.Module) -> None:
+    """Raise ValueError where DeepSpeed's ZeRO-3 has taken the weights out of the model."""
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise ValueError(
+            "DeepSpeed's ZeRO-3 has the weights, and the model's own are empty outside of a pass: "
+            "nothing was written. Call trainer.save_model (with stage3_gather_16bit_weights_on_"
+            "model_save in DeepSpeed's configuration), or run DeepSpeed's zero_to_fp32.py on a "
+            "checkpoint, or train with FSDP2, whose shards are gathered here"
+        )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or where it is sharded all of it, gathered: to be called in each process.
+
+    Without a gradient where it is gathered.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    return cast(DTensor, tensor.detach()).full_tensor()
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict; tied weights stay one tensor. To be called in each process.
+
+    What is sharded is gathered tensor by tensor, since a device may not hold it all, and kept in
+    the main memory of process 0; in the others it is left out.
+    """
+    state = model.state_dict(keep_vars=True)
+    kept: dict[int, Tensor] = {}
+    for key, tensor in {id(tensor): tensor for tensor in state.values()}.items():
+        found = whole(tensor.detach())
+        if not is_sharded(tensor):
+            kept[key] = found
+        elif torch.distributed.get_rank() == 0:
+            kept[key] = found.cpu()
+    return {name: kept[id(tensor)] for name, tensor in state.items() if id(tensor) in kept}
+
+
+def places(tensors: Iterable[Tensor]) -> set[int]:
+    """Where the tensors lie in memory, to tell them again behind other objects.
+
+    A part of a sharded tensor that is empty lies nowhere, and is left out.
+    """
+    return {local(tensor).data_ptr() for tensor in tensors} - {0}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The tensor itself, or where it is sharded this process's part of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hub import LocalHub
 
-from mathsft.data.synthetic import tiny_gsm_rows, tiny_mathqa_rows
-from mathsft.models.model_paths import TINY
+from mathsft.data.synthetic.grade_school import tiny_gsm_rows
+from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
+from mathsft.models.model_files import TINY
 
 
 def stock(hub: LocalHub, models: Iterable[str]) -> LocalHub:

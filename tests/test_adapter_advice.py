@@ -12,9 +12,9 @@ from peft import IA3Config, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from mathsft.models.adapter_checks import has_adapter
 from mathsft.models.adapters import (
     add_adapter,
-    has_adapter,
     load_adapter,
     merge_adapter,
     save_adapter,

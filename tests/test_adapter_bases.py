@@ -9,7 +9,8 @@ import torch
 from model_files import base, logits, trained
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mathsft.models.adapters import has_adapter, load_adapter, merge_adapter, save_adapter
+from mathsft.models.adapter_checks import has_adapter
+from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 
 
 def other_model(folder: Path, like: Path, *, seed: int, **changes: int) -> Path:

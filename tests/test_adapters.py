@@ -8,9 +8,9 @@ import torch
 from model_files import Change, base, hub_cache, logits, rewrite, trained
 from peft import LoraConfig, get_peft_model
 
+from mathsft.models.adapter_checks import has_adapter
 from mathsft.models.adapters import (
     add_adapter,
-    has_adapter,
     load_adapter,
     merge_adapter,
     save_adapter,

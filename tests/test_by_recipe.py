@@ -16,7 +16,7 @@ from recipe_lines import SHORT, mathsft_
 import mathsft.objectives
 from mathsft import load_problems, load_recipe
 from mathsft.data.prompts import sft_completion
-from mathsft.models.model_paths import TINY
+from mathsft.models.model_files import TINY
 from mathsft.models.pretrained import load_tokenizer
 from mathsft.recipes.sections import objective_sections, recipe_sections
 

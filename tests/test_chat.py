@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from mathsft.data.chat import CHAT_FEATURES
-from mathsft.data.mixtures import mix
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import read_problems
 from mathsft.models.encoding import stop_tokens
 from mathsft.models.forest import IGNORE
-from mathsft.models.model_paths import TINY
+from mathsft.models.model_files import TINY
 from mathsft.objectives.conversations import stop_after_turns
 from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.make import sft_trainer
@@ -155,7 +155,7 @@ def test_a_mixture_of_problems_chats_and_prompts_is_trained_and_generation_told_
         "chats": Dataset.from_list(chats, features=CHAT_FEATURES),
         "texts": read_problems(tmp_path / "t.jsonl")[0],
     }
-    mixture = mix({"sums": 8, "chats": 8, "texts": 8}, datasets=sets, test=None)
+    mixture = mix_datasets({"sums": 8, "chats": 8, "texts": 8}, datasets=sets, test=None)
     model = adapted(TINY)
     for _ in range(2):
         trainer = sft_trainer(

@@ -11,12 +11,12 @@ from chat_rows import TEMPLATE, chat, document, new_tokenizer, trained_parts, wi
 from problem_rows import jsonl
 from tool_chats import REASONING, thought, written
 
+from mathsft.data.contamination import without_test_rows
 from mathsft.data.local_files import write_rows
-from mathsft.data.mixtures import mix
-from mathsft.data.overlap import without_test_rows
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import load_problems, read_problems
 from mathsft.objectives.sft import tokenize_problems
-from mathsft.training.samples import show_samples
+from mathsft.training.callbacks import show_samples
 
 ONE = thought(("3 and 2.", "It is 5."))
 
@@ -132,7 +132,7 @@ def test_a_mixture_keeps_reasoning_and_arguments(tokenizer: Any, tmp_path: Path)
         name: read_problems(jsonl(tmp_path / f"{name}.jsonl", *[row] * 3))[0]
         for name, row in (("thought", ONE), ("off", off), ("plain", chat("Hi", "Hello.")))
     }
-    mixture = mix({name: 3 for name in sets}, datasets=sets, test=None)
+    mixture = mix_datasets({name: 3 for name in sets}, datasets=sets, test=None)
     again = read_problems(write_rows(mixture, tmp_path / "m.parquet"))[0]
     assert again.to_list() == mixture.to_list()
     documents, dropped = tokenize_problems(again, tokenizer)

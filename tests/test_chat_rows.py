@@ -16,8 +16,8 @@ from problem_rows import GSM, jsonl
 
 from mathsft.data.chat import CHAT_FEATURES, PROMPT_FEATURES
 from mathsft.data.choices import add_choices
-from mathsft.data.mixtures import mix
-from mathsft.data.overlap import overlap, without_test_rows
+from mathsft.data.contamination import overlap, without_test_rows
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import load_problems, read_problems
 
 CHAT = chat("What is 2 + 3?", "It is 5.", system="Be brief.")
@@ -147,15 +147,17 @@ def test_problems_chats_and_prompts_mix_and_a_mixture_mixes_again(tmp_path: Path
         "chats": read_problems(jsonl(tmp_path / "c.jsonl", *[CHAT] * 20))[0],
         "texts": read_problems(jsonl(tmp_path / "t.jsonl", *[TEXT] * 10))[0],
     }
-    mixture = mix({"sums": 15, "chats": 10, "texts": 5}, datasets=sets, test=None)
+    mixture = mix_datasets({"sums": 15, "chats": 10, "texts": 5}, datasets=sets, test=None)
     kinds = ["chat" if row["messages"] else "text" if row["prompt"] else "sum" for row in mixture]
     assert {kind: kinds.count(kind) for kind in kinds} == {"sum": 15, "chat": 10, "text": 5}
-    again = mix({"all": 20, "sums": 5}, datasets={"all": mixture, "sums": sets["sums"]}, test=None)
+    again = mix_datasets(
+        {"all": 20, "sums": 5}, datasets={"all": mixture, "sums": sets["sums"]}, test=None
+    )
     assert again.features == mixture.features
     with pytest.raises(ValueError, match="is a conversation or a prompt, and has no choices"):
         add_choices(mixture)
     with pytest.raises(ValueError, match="'odd' is not in the schema of load_problems"):
-        mix({"odd": 1}, datasets={"odd": mixture.add_column("x", kinds)}, test=None)
+        mix_datasets({"odd": 1}, datasets={"odd": mixture.add_column("x", kinds)}, test=None)
 
 
 @pytest.mark.parametrize("where", ["problem", "turn", "wrapped turn", "wrapped prompt"])
@@ -172,10 +174,10 @@ def test_a_test_question_is_found_in_turns_and_prompts_and_taken_out(
     other = {"problem": GSM, "wrapped prompt": TEXT}.get(where, CHAT)
     train = read_problems(jsonl(tmp_path / "train.jsonl", other, hidden, other))[0]
     with pytest.raises(ValueError, match="1 of 3 rows ask a question of the test"):
-        mix({"mine": 3}, datasets={"mine": train}, test=test)
+        mix_datasets({"mine": 3}, datasets={"mine": train}, test=test)
     clean = without_test_rows(train, test)
     assert clean.to_list() == [train[0], train[2]]
-    mix({"mine": 2}, datasets={"mine": clean}, test=test)
+    mix_datasets({"mine": 2}, datasets={"mine": clean}, test=test)
     assert overlap(train, test, n=4).touched("n-grams") == [True]
 
 

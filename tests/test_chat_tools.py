@@ -13,12 +13,12 @@ from datasets import Dataset
 from problem_rows import jsonl
 from tool_chats import ADD, TOOLS, call, tool_chat, written
 
+from mathsft.data.contamination import overlap
 from mathsft.data.local_files import write_rows
-from mathsft.data.mixtures import mix
-from mathsft.data.overlap import overlap
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import load_problems, read_problems
 from mathsft.objectives.sft import tokenize_problems
-from mathsft.training.samples import show_samples
+from mathsft.training.callbacks import show_samples
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call>~'
 
@@ -73,7 +73,7 @@ def test_a_mixture_keeps_calls_and_tools_in_a_file(
         "plain": read_problems(jsonl(tmp_path / "p.jsonl", *plain))[0],
         "sums": read_problems("tiny-gsm", limit=4)[0],
     }
-    mixture = mix({name: 4 for name in sets}, datasets=sets, test=None)
+    mixture = mix_datasets({name: 4 for name in sets}, datasets=sets, test=None)
     again = read_problems(write_rows(mixture, tmp_path / f"m{suffix}"))[0]
     assert again.features == mixture.features
     assert again.to_list() == mixture.to_list()

@@ -16,11 +16,11 @@ from problem_rows import GSM, OWN, jsonl
 
 from mathsft.data.chat import CHAT_FEATURES
 from mathsft.data.local_files import write_rows
-from mathsft.data.mixtures import mix
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import load_problems, read_problems
 from mathsft.models.forest import IGNORE
 from mathsft.objectives.sft import tokenize_problems
-from mathsft.training.samples import show_samples
+from mathsft.training.callbacks import show_samples
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_mixture_keeps_which_turns_are_trained_in_a_file_and_read_again(
         "sums": read_problems("tiny-gsm", limit=6)[0],
     }
     assert sets["plain"].features == CHAT_FEATURES
-    mixture = mix({name: 6 for name in sets}, datasets=sets, test=None)
+    mixture = mix_datasets({name: 6 for name in sets}, datasets=sets, test=None)
     expected, _ = tokenize_problems(mixture, tokenizer)
     trained = [part for found in expected for part in trained_parts(found, tokenizer)]
     assert trained.count("Five.~") == 6
@@ -194,7 +194,7 @@ def test_a_mixture_keeps_which_turns_are_trained_in_a_file_and_read_again(
         again = read_problems(write_rows(mixture, tmp_path / name))[0]
         assert again.to_list() == mixture.to_list()
         assert tokenize_problems(again, tokenizer)[0] == expected
-        assert len(mix({"all": 18}, datasets={"all": again}, test=None)) == 18
+        assert len(mix_datasets({"all": 18}, datasets={"all": again}, test=None)) == 18
 
 
 def test_a_file_written_before_messages_had_more_keys_is_read_and_mixed(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_file_written_before_messages_had_more_keys_is_read_and_mixed(tmp_path
     read = read_problems(write_rows(old, tmp_path / "old.jsonl"))[0]
     assert (read.features, read.to_list()) == (CHAT_FEATURES, old.to_list())
     new = read_problems(jsonl(tmp_path / "new.jsonl", said(FOUR, m1={"weight": 0})))[0]
-    mixture = mix({"old": 3, "new": 1}, datasets={"old": read, "new": new}, test=None)
+    mixture = mix_datasets({"old": 3, "new": 1}, datasets={"old": read, "new": new}, test=None)
     trains = sorted(str(row["messages"][1]["train"]) for row in mixture)
     assert trains == ["False", "None", "None", "None"]
 

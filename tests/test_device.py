@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mathsft import device
-from mathsft.device import default_profile, describe, description, policy
+from mathsft.device import default_profile, describe, description, device_defaults
 
 T4, A100, H100 = (7, 5), (8, 0), (9, 0)
 
 
 def test_a_cpu_computes_in_float32_without_mixed_precision() -> None:
-    choice = policy(None)
+    choice = device_defaults(None)
     assert choice.dtype is torch.float32
     assert choice.quantisation is None
     assert choice.trainer_arguments() == {
@@ -22,7 +22,7 @@ def test_a_cpu_computes_in_float32_without_mixed_precision() -> None:
 
 
 def test_a_t4_gets_float16_with_scaler_and_no_bfloat16_anywhere() -> None:
-    choice = policy(T4)
+    choice = device_defaults(T4)
     assert choice.dtype is torch.float16
     assert choice.quantisation == "nf4"
     assert choice.trainer_arguments() == {
@@ -35,7 +35,7 @@ def test_a_t4_gets_float16_with_scaler_and_no_bfloat16_anywhere() -> None:
 
 @pytest.mark.parametrize("capability", [A100, (8, 6), H100, (12, 0)])
 def test_ampere_and_later_get_bfloat16_without_scaler(capability: tuple[int, int]) -> None:
-    choice = policy(capability)
+    choice = device_defaults(capability)
     assert choice.dtype is torch.bfloat16
     assert (choice.fp16, choice.bf16, choice.use_cpu) == (False, True, False)
 
@@ -46,7 +46,7 @@ def test_every_choice_has_a_reason_and_runs_on_the_stack(
 ) -> None:
     from transformers.training_args import OptimizerNames
 
-    choice = policy(capability)
+    choice = device_defaults(capability)
     decided = {"dtype", "attn_implementation", "quantisation", "optim"}
     assert set(choice.reasons) == decided | {"device", "mixed_precision"}
     assert all(len(reason) > 10 for reason in choice.reasons.values())
@@ -59,15 +59,15 @@ def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: T4)
-    assert policy().dtype is torch.float16
+    assert device_defaults().dtype is torch.float16
 
 
 def test_an_apple_gpu_counts_as_a_cpu_and_the_reason_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert policy(None).dtype is torch.float32
-    assert "MPS" in policy(None).reasons["device"]
+    assert device_defaults(None).dtype is torch.float32
+    assert "MPS" in device_defaults(None).reasons["device"]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_the_profile_follows_the_capability(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, profile: str
 ) -> None:
     monkeypatch.delenv("MATHSFT_PROFILE", raising=False)
-    choice = policy(capability)
-    monkeypatch.setattr(device, "policy", lambda: choice)
+    choice = device_defaults(capability)
+    monkeypatch.setattr(device, "device_defaults", lambda: choice)
     assert default_profile() == profile
 
 

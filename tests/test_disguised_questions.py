@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problem_rows import CHAT, jsonl
 
-from mathsft.data.mixtures import mix
-from mathsft.data.overlap import overlap, question_key, template, without_test_rows
+from mathsft.data.contamination import overlap, question_key, template, without_test_rows
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import FEATURES, read_problems
 
 INVISIBLE = "\u200b\u200c\u200d\u00ad\ufeff\u2060\ufe0f\u202a\u200e\u180e"
@@ -95,7 +95,7 @@ def found_everywhere(question: str, hidden: str) -> None:
     train, test = asking("what is 3 + 4 ?", hidden), asking(question, "another one ?")
     assert without_test_rows(train, test)["question"][:] == ["what is 3 + 4 ?"]
     with pytest.raises(ValueError, match="1 of 2 rows ask a question of the test"):
-        mix({"train": 2}, datasets={"train": train}, test=test)
+        mix_datasets({"train": 2}, datasets={"train": train}, test=test)
     for there, here in ((train, asking(question)), (asking("what ?", question), asking(hidden))):
         found = overlap(there, here)
         assert (found.exact, found.template, found.containment) == ([1], [1], [1.0])
@@ -139,7 +139,7 @@ def test_in_chats_and_prompts_as_well(
         train = read_problems(path)[0]
         assert len(without_test_rows(train, asking(question))) == 1
         with pytest.raises(ValueError, match="1 of 2 rows ask a question of the test"):
-            mix({"train": 2}, datasets={"train": train}, test=asking(question))
+            mix_datasets({"train": 2}, datasets={"train": train}, test=asking(question))
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_training import PROBLEMS
 
-from mathsft.models.freezing import freeze
 from mathsft.models.loading import load_model
+from mathsft.models.trained_weights import freeze
 from mathsft.training.make import multiple_choice_trainer
 
 

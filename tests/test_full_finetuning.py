@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from mathsft.data.problems import read_problems
 from mathsft.models.adapters import add_adapter
-from mathsft.models.freezing import freeze
-from mathsft.models.likelihood import encode_choices, option_logprobs
+from mathsft.models.likelihood import encode_choices
 from mathsft.models.loading import load_model
 from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.saving import save_model
+from mathsft.models.trained_weights import freeze
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
@@ -67,7 +67,7 @@ def test_gradients_of_every_weight_the_tied_head_included_are_those_of_separate_
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     if objective == "sft":
         batch = sft_batch(sft_rows(WORKED, tokenizer).to_list())
-        (-option_logprobs(model, batch).sum()).backward()
+        (-sequence_logprobs(model, batch).sum.sum()).backward()
         ours = gradients(model)
         plain_sft_loss(model, tokenizer).backward()
     else:
@@ -89,7 +89,7 @@ def test_under_bfloat16_autocast_the_gradients_are_those_of_a_plain_loss_to_roun
     model, tokenizer = small
     batch = sft_batch(sft_rows(WORKED, tokenizer).to_list())
     with torch.autocast("cpu", torch.bfloat16):
-        loss = -option_logprobs(model, batch).sum()
+        loss = -sequence_logprobs(model, batch).sum.sum()
     loss.backward()
     ours = gradients(model)
     plain_sft_loss(model, tokenizer).backward()

@@ -12,8 +12,8 @@ from mathsft.evaluation.worked import worked_answers
 from mathsft.models.encoding import encode_prompts
 from mathsft.models.greedy import greedy_tokens
 from mathsft.models.loading import load_model
+from mathsft.training.callbacks import show_samples
 from mathsft.training.make import sft_trainer
-from mathsft.training.samples import show_samples
 
 PROMPTS = ["### Question:\nTom has 3", "Sam buys 24 apples and eats 5.", "A"]
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 from mathsft.course import course
 from mathsft.data.local_files import write_rows
 from mathsft.evaluation.compare import compare_all
-from mathsft.evaluation.report import report
+from mathsft.evaluation.report import write_report
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.watch import watch
 from mathsft.objectives import objective_classes
@@ -21,7 +21,7 @@ from mathsft.training.by_recipe import train_by_recipe
 # Of a command, with what it fills in itself or tells of in another place.
 COMMANDS: dict[Callable[..., Any], set[str]] = {
     course: set(), train_by_recipe: {"recipe", "objective"}, write_rows: {"rows"},
-    evaluate: set(), watch: set(), compare_all: {"results"}, report: {"results", "path"},
+    evaluate: set(), watch: set(), compare_all: {"results"}, write_report: {"results", "path"},
     estimate_memory: {"recipe"},
 }  # fmt: skip
 

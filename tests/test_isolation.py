@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mathsft.models import attention as attention_module
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.isolation import check_isolation
-from mathsft.models.likelihood import option_logprobs
+from mathsft.models.logprobs import sequence_logprobs
 
 MIXED = ["sliding_attention", "full_attention"]
 SIZES = {
@@ -77,7 +77,7 @@ def test_models_that_attend_by_the_mask_pass_and_score_as_separate_passes(kind, 
         check_isolation(model)
         found = sequences(20)
         batch = TokenForest(found).tensors(pad_token_id=0)
-        assert option_logprobs(model, batch).tolist() == pytest.approx(
+        assert sequence_logprobs(model, batch).sum.tolist() == pytest.approx(
             alone(model, found), abs=1e-3
         )
 
@@ -117,9 +117,9 @@ def test_sequences_longer_than_a_window_score_as_separate_passes(
         found = sequences(30)
         batch = TokenForest(found).tensors(pad_token_id=0)
         expected = pytest.approx(alone(model, found), abs=1e-3)
-        assert option_logprobs(model, batch).tolist() == expected
+        assert sequence_logprobs(model, batch).sum.tolist() == expected
         monkeypatch.setattr(attention_module, "layer_windows", lambda config: {"any": None})
-        assert option_logprobs(model, batch).tolist() != expected  # the window counts
+        assert sequence_logprobs(model, batch).sum.tolist() != expected  # the window counts
 
 
 def test_a_model_that_takes_one_mask_for_all_its_layers_is_refused() -> None:
@@ -159,19 +159,19 @@ def test_a_window_that_counts_places_of_the_row_is_exact_within_it_and_an_error_
     with torch.no_grad():
         within = sequences(20)  # 15 tokens in common and three times 3: 24 places
         batch = TokenForest(within).tensors(pad_token_id=0)
-        assert option_logprobs(model, batch).tolist() == pytest.approx(
+        assert sequence_logprobs(model, batch).sum.tolist() == pytest.approx(
             alone(model, within), abs=1e-3
         )
         beyond = TokenForest(sequences(26)).tensors(pad_token_id=0)
         with pytest.raises(ValueError, match=r"31 tokens, but some layers .* up to 28 only"):
-            option_logprobs(model, beyond)
+            sequence_logprobs(model, beyond)
 
 
 def test_an_sdpa_that_would_leave_out_a_cap_on_scores_is_refused() -> None:
     model = small("gemma2", WINDOWED["gemma2"], attn_implementation="eager")
     model.config._attn_implementation = "sdpa"
     with pytest.raises(ValueError, match="caps its attention scores"):
-        option_logprobs(model, TokenForest(sequences(10)).tensors(pad_token_id=0))
+        sequence_logprobs(model, TokenForest(sequences(10)).tensors(pad_token_id=0))
 
 
 def test_a_window_that_is_switched_off_does_not_count() -> None:
@@ -179,6 +179,6 @@ def test_a_window_that_is_switched_off_does_not_count() -> None:
     with torch.no_grad():
         found = sequences(30)
         batch = TokenForest(found).tensors(pad_token_id=0)
-        assert option_logprobs(model, batch).tolist() == pytest.approx(
+        assert sequence_logprobs(model, batch).sum.tolist() == pytest.approx(
             alone(model, found), abs=1e-3
         )

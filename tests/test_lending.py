@@ -15,8 +15,8 @@ from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
 from mathsft.models.modes import evaluating
 from mathsft.recipes.estimate import estimate_memory
+from mathsft.training.callbacks import show_samples
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
-from mathsft.training.samples import show_samples
 
 KINDS = ("full", "lora", "embedding", "head", "mixed modes")
 

@@ -19,9 +19,9 @@ from mathsft.models.likelihood import (
     choice_logprobs,
     encode_choices,
     encode_continuation,
-    option_logprobs,
 )
 from mathsft.models.loading import load_model
+from mathsft.models.logprobs import sequence_logprobs
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def assert_exact(model, tokenizer, problems, *, max_length: int, order=None) -> 
     order = range(len(problems)) if order is None else order
     groups = encode_choices(tokenizer, [problems[i] for i in order])
     forest = TokenForest.from_groups(groups, max_length=max_length)
-    ours = option_logprobs(model, forest.tensors(pad_token_id=0))
+    ours = sequence_logprobs(model, forest.tensors(pad_token_id=0)).sum
     assert ours.dtype == torch.float32
     scores = ours.split([len(group) for group in groups])
     for index, found in zip(order, scores, strict=True):

@@ -9,10 +9,11 @@ import torch
 from model_files import Change, hub_cache, rewrite
 from safetensors.torch import load_file
 
-from mathsft.models.adapters import add_adapter, has_adapter
-from mathsft.models.identity import base_identity
+from mathsft.models.adapter_checks import has_adapter
+from mathsft.models.adapter_files import base_identity
+from mathsft.models.adapters import add_adapter
 from mathsft.models.loading import load_model
-from mathsft.models.model_paths import TINY, checked_source
+from mathsft.models.model_files import TINY, checked_source
 
 WEIGHTS = "model.safetensors"
 

@@ -1,4 +1,4 @@
-"""`free` lets go of what a notebook holds after an error, and of nothing that has a name."""
+"""`free_memory` lets go of what a notebook holds after an error, and of nothing that has a name."""
 
 import nbformat
 import pytest
@@ -8,7 +8,7 @@ CELLS = [
     """
 import weakref
 import torch
-from mathsft import free
+from mathsft import free_memory
 
 class Held(torch.nn.Linear):
     pass
@@ -28,9 +28,9 @@ def a_step():
     "a_step()",
     "named, shown = Held(2, 2), Held(2, 2)\nalive += map(weakref.ref, (named, shown))\nshown",
     "del shown\nimport gc; gc.collect()\nprint('before', [r() is not None for r in alive])",
-    "free()\nprint('after', [r() is not None for r in alive])",
+    "free_memory()\nprint('after', [r() is not None for r in alive])",
     "a_step()",
-    "free()\nprint('again', [r() is not None for r in alive[4:]])",
+    "free_memory()\nprint('again', [r() is not None for r in alive[4:]])",
 ]
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from model_files import base, logits, trained
 
+from mathsft.models.adapter_checks import has_adapter
 from mathsft.models.adapters import (
     adapter_effect,
     add_adapter,
-    has_adapter,
     load_adapter,
     merge_adapter,
     save_adapter,

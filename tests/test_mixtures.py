@@ -1,4 +1,4 @@
-"""``mix`` and ``training_plan``: exact proportions, no test row, equal steps."""
+"""``mix_datasets`` and ``training_plan``: exact proportions, no test row, equal steps."""
 
 import random
 import subprocess
@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from mathsft.data.mixtures import mix, training_plan
-from mathsft.data.overlap import without_test_rows
+from mathsft.data.contamination import without_test_rows
+from mathsft.data.mixtures import mix_datasets, training_plan
 from mathsft.data.problems import FEATURES, read_problems
 
 
@@ -44,7 +44,7 @@ SETS = {"one": rows("one", 60), "two": rows("two", 40), "three": rows("three", 2
 @settings(max_examples=40, deadline=None)
 @given(st.fixed_dictionaries({name: st.integers(1, len(SETS[name])) for name in SETS}))
 def test_counts_are_exact_and_no_row_comes_twice(parts: dict[str, int]) -> None:
-    mixture = mix(parts, datasets=SETS, test=None)
+    mixture = mix_datasets(parts, datasets=SETS, test=None)
     assert Counter(mixture["source"]) == parts
     assert len(set(mixture["question"])) == len(mixture) == sum(parts.values())
 
@@ -55,17 +55,18 @@ def test_counts_are_exact_and_no_row_comes_twice(parts: dict[str, int]) -> None:
     st.integers(20, 25),
 )
 def test_weights_are_kept_to_within_a_row(parts: dict[str, float], total: int) -> None:
-    mixture = mix(parts, datasets=SETS, total=total, test=None)
+    mixture = mix_datasets(parts, datasets=SETS, total=total, test=None)
     assert len(mixture) == total
     for source, count in Counter(mixture["source"]).items():
         assert abs(count - total * parts[source] / sum(parts.values())) < 1
 
 
 def test_without_a_total_the_scarcest_data_set_decides() -> None:
-    mixture = mix({"one": 0.5, "three": 0.5}, datasets={n: SETS[n] for n in ("one", "three")},
-                  test=None)  # fmt: skip
+    mixture = mix_datasets(
+        {"one": 0.5, "three": 0.5}, datasets={n: SETS[n] for n in ("one", "three")}, test=None
+    )
     assert Counter(mixture["source"]) == {"one": 25, "three": 25}
-    mixture = mix({"one": 0.7, "two": 0.2, "three": 0.1}, datasets=SETS, test=None)
+    mixture = mix_datasets({"one": 0.7, "two": 0.2, "three": 0.1}, datasets=SETS, test=None)
     assert Counter(mixture["source"]) == {"one": 60, "two": 17, "three": 8}
 
 
@@ -73,7 +74,7 @@ def test_the_seed_decides_and_a_smaller_count_is_part_of_a_larger() -> None:
     def questions(count: int, seed: int = 0) -> list[str]:
         parts = {"one": count, "two": 10}
         sets = {name: SETS[name] for name in parts}
-        return mix(parts, datasets=sets, test=None, seed=seed)["question"][:]
+        return mix_datasets(parts, datasets=sets, test=None, seed=seed)["question"][:]
 
     random.seed(5)
     state, numbers = random.getstate(), np.random.get_state()[1].tolist()
@@ -87,7 +88,7 @@ def test_the_seed_decides_and_a_smaller_count_is_part_of_a_larger() -> None:
 def test_the_order_is_mixed_and_the_line_says_what_is_in_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mixture = mix({"one": 30, "two": 30}, datasets={n: SETS[n] for n in ("one", "two")},
+    mixture = mix_datasets({"one": 30, "two": 30}, datasets={n: SETS[n] for n in ("one", "two")},
                   test=rows("test", 7), seed=2)  # fmt: skip
     sources = mixture["source"][:]
     changes = sum(a != b for a, b in pairwise(sources))
@@ -101,7 +102,7 @@ def test_the_order_is_mixed_and_the_line_says_what_is_in_it(
 def test_names_are_loaded_and_every_row_keeps_its_source(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mixture = mix({"tiny-mathqa": 20, "tiny-gsm": 10}, test=None)
+    mixture = mix_datasets({"tiny-mathqa": 20, "tiny-gsm": 10}, test=None)
     assert Counter(mixture["source"]) == {"tiny-mathqa": 20, "tiny-gsm": 10}
     assert mixture.features == FEATURES
     assert "not compared with any test" in capsys.readouterr().out
@@ -114,9 +115,9 @@ def test_a_question_of_the_test_is_refused_however_it_is_spaced() -> None:
     hidden = Dataset.from_list(test, features=FEATURES)
     for given_as in (hidden, [rows("other", 2), hidden]):
         with pytest.raises(ValueError, match="1 of 50 rows ask a question of the test, the first"):
-            mix({"one": 50}, datasets={"one": train}, test=given_as)
+            mix_datasets({"one": 50}, datasets={"one": train}, test=given_as)
     with pytest.raises(ValueError, match="say test=None"):
-        mix({"one": 50}, datasets={"one": train}, test=[])
+        mix_datasets({"one": 50}, datasets={"one": train}, test=[])
 
 
 @pytest.mark.parametrize(
@@ -141,40 +142,44 @@ def test_impossible_mixtures_are_refused(
 ) -> None:
     sets = {name: SETS[name] for name in parts}
     with pytest.raises(ValueError, match=message):
-        mix(parts, datasets=sets, total=total, test=None)
+        mix_datasets(parts, datasets=sets, total=total, test=None)
 
 
 def test_a_name_that_is_nothing_and_rows_of_another_schema_are_named() -> None:
     with pytest.raises(ValueError, match="no part asks for 'two'"):
-        mix({"one": 5}, datasets={"one": SETS["one"], "two": SETS["two"]}, test=None)
+        mix_datasets({"one": 5}, datasets={"one": SETS["one"], "two": SETS["two"]}, test=None)
     with pytest.raises(ValueError, match="did you mean 'mathqa'"):
-        mix({"mathq": 5}, test=None)
+        mix_datasets({"mathq": 5}, test=None)
     with pytest.raises(
         ValueError, match=r"'one' is not in the schema of load_problems: \{'question'"
     ):
-        mix({"one": 1}, datasets={"one": Dataset.from_dict({"question": ["?"]})}, test=None)
+        mix_datasets(
+            {"one": 1}, datasets={"one": Dataset.from_dict({"question": ["?"]})}, test=None
+        )
     other = SETS["one"].cast_column("label", Value("int32"))
     with pytest.raises(ValueError, match=r"schema of load_problems: .*'label': Value\('int32'\)"):
-        mix({"one": 1}, datasets={"one": other}, test=None)
+        mix_datasets({"one": 1}, datasets={"one": other}, test=None)
     with pytest.raises(ValueError, match="of a DatasetDict give one split"):
-        mix({"one": 1}, datasets={"one": DatasetDict(train=SETS["one"])}, test=None)  # type: ignore
+        mix_datasets({"one": 1}, datasets={"one": DatasetDict(train=SETS["one"])}, test=None)  # type: ignore
     for test in (DatasetDict(test=SETS["two"]), [{"question": "?"}]):
         with pytest.raises(ValueError, match="mix: test wants a data set of load_problems"):
-            mix({"one": 1}, datasets={"one": SETS["one"]}, test=test)  # type: ignore[arg-type]
+            mix_datasets({"one": 1}, datasets={"one": SETS["one"]}, test=test)  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_are_numbers_and_no_seed_is_refused() -> None:
     sets = {name: SETS[name] for name in ("one", "two")}
-    assert len(mix({"one": np.int64(3), "two": np.int64(2)}, datasets=sets, test=None)) == 5
-    assert len(mix({"one": np.float64(0.5), "two": 0.5}, datasets=sets, test=None)) == 80
+    assert (
+        len(mix_datasets({"one": np.int64(3), "two": np.int64(2)}, datasets=sets, test=None)) == 5
+    )
+    assert len(mix_datasets({"one": np.float64(0.5), "two": 0.5}, datasets=sets, test=None)) == 80
     with pytest.raises(ValueError, match="seed=None: give a whole number"):
-        mix({"one": 3}, datasets={"one": SETS["one"]}, test=None, seed=None)  # type: ignore
+        mix_datasets({"one": 3}, datasets={"one": SETS["one"]}, test=None, seed=None)  # type: ignore
 
 
 LARGE = """
 import os, sys
 from datasets import Dataset, DatasetDict, Value
-from mathsft.data.mixtures import mix
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import FEATURES, read_problems
 
 def rows():
@@ -193,7 +198,7 @@ else:
     before = anonymous()
     large = Dataset.load_from_disk(sys.argv[1] + "/large")
     sets = {"large": large, "small": small.select(range(150))}
-    mixture = mix({"large": 20_000, "small": 100}, datasets=sets,
+    mixture = mix_datasets({"large": 20_000, "small": 100}, datasets=sets,
                   test=small.select(range(150, 200)))
     some = mixture[7]
     assert len(mixture) == 20_100
@@ -223,8 +228,8 @@ def test_a_data_set_on_disk_is_mixed_without_being_loaded(tmp_path: Path) -> Non
 
 def test_the_plan_lays_steps_passes_and_sources_side_by_side() -> None:
     sets = {name: SETS[name] for name in ("one", "two")}
-    alone = mix({"one": 20}, datasets={"one": SETS["one"]}, test=None)
-    both = mix({"one": 20, "two": 20}, datasets=sets, test=None)
+    alone = mix_datasets({"one": 20}, datasets={"one": SETS["one"]}, test=None)
+    both = mix_datasets({"one": 20, "two": 20}, datasets=sets, test=None)
     plan = training_plan(
         {"alone": alone, "both": both}, max_steps=10, per_device_train_batch_size=4
     )
@@ -254,7 +259,7 @@ def test_the_plan_is_what_transformers_trains(
             seen.append(len(row))
             return {"loss": self.weight * row.float().mean()}
 
-    mixture = mix({"one": count}, datasets={"one": SETS["one"]}, test=None)
+    mixture = mix_datasets({"one": count}, datasets={"one": SETS["one"]}, test=None)
     shape = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     settings = TrainingArguments(
         str(tmp_path), max_steps=steps, dataloader_drop_last=True, use_cpu=True, report_to="none",
@@ -290,7 +295,7 @@ def test_real_rows_mix_by_count(data_dir: Path) -> None:
     # Five of the others ask a question of the test; in three the punctuation at the end differs.
     others = without_test_rows(mathqa.select(range(1000, len(mathqa))), test)
     assert len(others) == len(mathqa) - 1000 - 5
-    mixture = mix(
+    mixture = mix_datasets(
         {"mathqa": 1500, "gsm8k": 1500},
         datasets={"mathqa": others, "gsm8k": gsm8k},
         test=test,

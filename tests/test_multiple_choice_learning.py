@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from mathsft.data.choices import add_choices
 from mathsft.data.problems import load_problems
-from mathsft.evaluation.intervals import wilson
+from mathsft.evaluation.intervals import wilson_interval
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
 from mathsft.training.make import multiple_choice_trainer
@@ -29,7 +29,7 @@ def accuracy_after(train: Dataset, test: Dataset, folder: Path, *, max_steps: in
     ).train()
     scores = choice_logprobs(model, tokenizer, test)
     picked = [max(range(len(s)), key=s.__getitem__) for s in scores]
-    return wilson([a == b for a, b in zip(picked, test["label"], strict=True)])
+    return wilson_interval([a == b for a, b in zip(picked, test["label"], strict=True)])
 
 
 def hidden(problems: Dataset) -> Dataset:

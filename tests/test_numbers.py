@@ -13,7 +13,7 @@ import mathsft
 from mathsft import cli
 from mathsft.checks import check_numbers
 from mathsft.course import course
-from mathsft.data.mixtures import mix, training_plan
+from mathsft.data.mixtures import mix_datasets, training_plan
 from mathsft.evaluation.compare import compare_all, detectable_difference
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.intervals import wilson_share
@@ -92,7 +92,7 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, tuple[Any, ...]]]] = {
         {"limit": NOT_COUNTS, "seed": (-1, 0.5, True)},
     ),
     "mix": (
-        lambda **bad: mix({"tiny-gsm": 0.5}, test=None, **bad),
+        lambda **bad: mix_datasets({"tiny-gsm": 0.5}, test=None, **bad),
         {"total": NOT_COUNTS, "seed": (-1, True, 0.5)},
     ),
     "training_plan": (
@@ -120,7 +120,10 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, tuple[Any, ...]]]] = {
             "trained_share": (0, -0.1, 1.5, NAN),
         },
     ),
-    "wilson": (lambda **bad: mathsft.wilson([True], **bad), {"confidence": (0, 1, -1, NAN, True)}),
+    "wilson_interval": (
+        lambda **bad: mathsft.wilson_interval([True], **bad),
+        {"confidence": (0, 1, -1, NAN, True)},
+    ),
     "wilson_share": (
         lambda **bad: wilson_share(**{"share": 0.5, "n": 4, **bad}), {"share": (-0.1, 1.1, NAN)},
     ),

@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mathsft.data.overlap import overlap, question_key, template, without_test_rows
+from mathsft.data.contamination import overlap, question_key, template, without_test_rows
 from mathsft.data.problems import FEATURES, read_problems
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import mathsft
 
@@ -36,20 +37,41 @@ def test_every_public_name_is_there_and_documented() -> None:
 # To take one away, or to rename it, is a decision: notebooks call them. A new one need not be here.
 PUBLIC = {
     "TokenForest", "accuracy_by", "add_adapter", "add_choices", "check_tuned", "choice_logprobs",
-    "compare", "compare_all", "describe", "estimate_memory", "evaluate", "extract_answer",
-    "forest_mask", "free", "freeze", "keep_folder", "load_adapter", "load_model", "load_problems",
-    "load_recipe", "load_results", "load_settings", "memory_gb", "merge_adapter", "mix",
-    "multiple_choice_trainer", "option_logprobs", "overlap", "pack", "pairs_table", "persist",
-    "plot_accuracy", "plot_curves", "plot_intervals", "plot_loss", "plot_mask", "plot_packing",
-    "policy", "quiet", "reading_labels", "report", "results_table", "run_dir", "same_answer",
-    "save_adapter", "save_model", "sft_trainer", "show_samples", "stop_after_turns",
-    "template_labels", "tracker", "training_plan", "watch", "wilson", "without_test_rows",
-    "worked_answers", "write_csv",
+    "compare", "compare_all", "describe", "device_defaults", "estimate_memory", "evaluate",
+    "extract_answer", "forest_mask", "free_memory", "freeze", "keep_folder", "load_adapter",
+    "load_model", "load_problems", "load_recipe", "load_results", "load_settings", "memory_gb",
+    "merge_adapter", "mix_datasets", "multiple_choice_trainer", "overlap", "pack", "pairs_table",
+    "persist", "plot_accuracy", "plot_curves", "plot_intervals", "plot_loss", "plot_mask",
+    "plot_packing", "quiet", "reading_labels", "results_table", "run_dir", "same_answer",
+    "save_adapter", "save_model", "sequence_logprobs", "sft_trainer", "show_samples",
+    "stop_after_turns", "template_labels", "tracker", "training_plan", "watch", "wilson_interval",
+    "without_test_rows", "worked_answers", "write_csv", "write_report",
 }  # fmt: skip
 
 
 def test_no_public_name_is_gone() -> None:
     assert PUBLIC - set(mathsft.__all__) == set()
+
+
+@pytest.mark.parametrize(("former", "name"), mathsft._RENAMED.items())
+def test_a_former_name_still_works_and_warns_with_the_new_one(former: str, name: str) -> None:
+    with pytest.warns(
+        DeprecationWarning, match=rf"mathsft\.{former} is now called mathsft\.{name}"
+    ):
+        found = getattr(mathsft, former)
+    assert former not in mathsft.__all__
+    if former != "option_logprobs":
+        assert found is getattr(mathsft, name)
+
+
+def test_the_former_option_logprobs_gives_the_sums(small_model_dir: Path) -> None:
+    model, _ = mathsft.load_model(small_model_dir)
+    ids = [[1, 2, 3], [1, 2, 4, 5]]
+    sequences = [{"input_ids": one, "labels": one} for one in ids]
+    batch = mathsft.TokenForest(sequences).tensors(pad_token_id=0)
+    with pytest.warns(DeprecationWarning, match="is now called"):
+        sums = mathsft.option_logprobs(model, batch)
+    assert torch.equal(sums, mathsft.sequence_logprobs(model, batch).sum)
 
 
 def test_an_editor_is_told_the_type_of_every_public_name() -> None:

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from mathsft.models.attention import attention_inputs
-from mathsft.models.forest import IGNORE, TokenForest
-from mathsft.models.likelihood import option_logprobs
-from mathsft.models.packing import even_rows, pack
+from mathsft.models.forest import IGNORE, TokenForest, even_rows, pack
+from mathsft.models.logprobs import sequence_logprobs
 
 
 def best_fit_decreasing_by_scan(lengths: Sequence[int], max_length: int) -> list[int]:
@@ -159,7 +158,7 @@ def test_the_loss_of_packed_rows_is_the_token_weighted_loss_of_its_documents(
         shuffled = [documents[index] for index in order]
         rows = pack(passed(shuffled), max_length=max_length)
         batch = TokenForest(shuffled, rows=rows, share=False).tensors(pad_token_id=0)
-        loss = -option_logprobs(model, batch).sum()
+        loss = -sequence_logprobs(model, batch).sum.sum()
     trained = sum(label != IGNORE for d in documents for label in d["labels"])
     assert len(batch["scored"]) == trained
     assert loss / trained == pytest.approx(float(expected) / trained, abs=1e-5)

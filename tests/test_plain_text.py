@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mathsft.data.plain_text import plain_text, reader_text
+from mathsft.data.text import plain_text, reader_text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mathsft.models import projection
 from mathsft.models.forest import IGNORE, TokenForest
-from mathsft.models.likelihood import option_logprobs
+from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.projection import TokenLogprobs, has_plain_head
 
 WORDS, WIDTH = 50, 8
@@ -77,18 +77,18 @@ def batch() -> dict[str, torch.Tensor]:
 def test_a_head_that_is_not_plain_gives_the_same_through_the_model(small_model_dir, batch):
     model = adapted(small_model_dir).eval()
     assert has_plain_head(model)
-    plain = option_logprobs(model, batch)
+    plain = sequence_logprobs(model, batch).sum
     model.config.final_logit_softcapping = 30.0  # Qwen2 itself ignores it
     assert not has_plain_head(model)
-    torch.testing.assert_close(option_logprobs(model, batch), plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sequence_logprobs(model, batch).sum, plain, rtol=0, atol=1e-5)
 
 
 def test_a_head_whose_weight_deepspeed_holds_is_asked_for_its_logits(small_model_dir, batch):
     model = adapted(small_model_dir).eval()
-    plain = option_logprobs(model, batch)
+    plain = sequence_logprobs(model, batch).sum
     model.get_output_embeddings().weight.ds_id = 0  # as ZeRO-3 marks a parameter
     assert not has_plain_head(model)
-    torch.testing.assert_close(option_logprobs(model, batch), plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sequence_logprobs(model, batch).sum, plain, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -110,7 +110,7 @@ def test_each_position_that_predicts_a_scored_token_is_projected_once_and_no_oth
     model.get_output_embeddings().register_forward_hook(
         lambda head, given, logits: by_the_head.append(logits.shape[:-1].numel())
     )
-    option_logprobs(model, batch).sum().backward()
+    sequence_logprobs(model, batch).sum.sum().backward()
     # Four choices: after the question, after "10", after "10 11".
     assert (projected, by_the_head) == (([3], [0]) if plain else ([], [3]))
 
@@ -124,7 +124,7 @@ def test_scoring_without_gradients_prepares_none_also_where_the_head_is_trainabl
     product = projection._product
     monkeypatch.setattr(projection, "_product", lambda *a: products.append(1) or product(*a))
     with torch.no_grad():
-        silent = option_logprobs(model, batch)
+        silent = sequence_logprobs(model, batch).sum
     assert products == []
-    assert torch.equal(silent, option_logprobs(model, batch))
+    assert torch.equal(silent, sequence_logprobs(model, batch).sum)
     assert products == [1]

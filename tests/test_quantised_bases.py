@@ -11,8 +11,8 @@ from adapter_variants import VARIANTS, adapted, all_logits, steps, untied_model
 from model_files import base, rewrite, trained
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from mathsft.models.adapter_files import base_identity
 from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
-from mathsft.models.identity import base_identity
 from mathsft.models.loading import load_model
 
 SETTINGS = {

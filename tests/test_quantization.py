@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from mathsft.models.adapters import add_adapter
 from mathsft.models.loading import load_model
 from mathsft.models.modes import evaluating
-from mathsft.models.quantization import check_trainable, nf4_config
+from mathsft.models.pretrained import check_trainable, nf4_config
 from mathsft.training.arguments import training_arguments
 
 

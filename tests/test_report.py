@@ -11,7 +11,7 @@ import pytest
 from result_rows import result
 
 from mathsft.evaluation.compare import compare
-from mathsft.evaluation.report import report
+from mathsft.evaluation.report import write_report
 from mathsft.evaluation.results import Result
 from mathsft.evaluation.tables import PUBLIC_EXPERIMENT, pairs_table, results_table, write_csv
 
@@ -113,7 +113,7 @@ def test_the_page_is_whole_needs_no_other_file_and_shows_every_number(
     runs: list[Result], tmp_path: Path
 ) -> None:
     other = [result(name, [1, 0, 0, 1], task="mathqa") for name in ("base", "tuned")]
-    path = report([*other, *runs], tmp_path / "sub" / "report.html")
+    path = write_report([*other, *runs], tmp_path / "sub" / "report.html")
     text = path.read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
@@ -138,7 +138,9 @@ def test_results_of_other_questions_stand_in_sections_of_their_own(
     runs: list[Result], tmp_path: Path
 ) -> None:
     few = result("base", [1, 0, 1])
-    text = report([*runs, few], tmp_path / "r.html", reference=False).read_text(encoding="utf-8")
+    text = write_report([*runs, few], tmp_path / "r.html", reference=False).read_text(
+        encoding="utf-8"
+    )
     assert "200 questions" in text
     assert "3 questions" in text
     assert "Not ours" not in text
@@ -146,4 +148,4 @@ def test_results_of_other_questions_stand_in_sections_of_their_own(
 
 def test_no_result_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no result to report"):
-        report(tmp_path, tmp_path / "r.html")
+        write_report(tmp_path, tmp_path / "r.html")

@@ -13,15 +13,14 @@ from pair_rows import GROUP, PAIR, TALK, TALK_GROUP, assistant, user
 from problem_rows import GSM, OWN, jsonl
 
 from mathsft.data import rows as kinds
-from mathsft.data.given import given_row
+from mathsft.data.contamination import without_test_rows
 from mathsft.data.local_files import write_rows
-from mathsft.data.mixtures import mix
-from mathsft.data.overlap import without_test_rows
-from mathsft.data.problems import load_problems, read_problems
+from mathsft.data.mixtures import mix_datasets
+from mathsft.data.problems import given_row, load_problems, read_problems
 from mathsft.data.rows import KINDS, PREFERENCE, kind_of
 from mathsft.data.schemas import UnusableRowError
 from mathsft.objectives.sft import tokenize_problems
-from mathsft.training.samples import show_samples
+from mathsft.training.callbacks import show_samples
 
 WHOLE = {name: TALK["prompt"] + TALK[name] for name in ("chosen", "rejected")}
 CONVERSATIONS = {
@@ -206,7 +205,7 @@ def test_all_kinds_mix_and_a_mixture_is_written_and_read_again(tmp_path: Path, t
         name: read_problems(jsonl(tmp_path / f"{name}.jsonl", *[row] * 4))[0]
         for name, row in given.items()
     }
-    mixture = mix(dict.fromkeys(sets, 3), datasets=sets, test=None)
+    mixture = mix_datasets(dict.fromkeys(sets, 3), datasets=sets, test=None)
     found = [kind_of(row).name for row in mixture]
     assert {name: found.count(name) for name in found} == dict.fromkeys(sets, 3)
     again = read_problems(write_rows(mixture, tmp_path / "m.jsonl"))[0]
@@ -214,7 +213,7 @@ def test_all_kinds_mix_and_a_mixture_is_written_and_read_again(tmp_path: Path, t
     assert again.to_list() == mixture.to_list()
     other = read_problems(jsonl(tmp_path / "t.jsonl", PAIR if talk else TALK))[0]
     with pytest.raises(ValueError, match="mix: 'prompt' holds texts in some data sets"):
-        mix({"a": 1, "b": 1}, datasets={"a": mixture, "b": other}, test=None)
+        mix_datasets({"a": 1, "b": 1}, datasets={"a": mixture, "b": other}, test=None)
 
 
 @pytest.mark.parametrize("row", [PAIR, TALK, GROUP, TALK_GROUP], ids=str)
@@ -226,7 +225,7 @@ def test_a_test_question_in_the_prompt_of_answers_is_found_and_taken_out(
     test = read_problems(jsonl(tmp_path / "test.jsonl", {**GSM, "question": asked}))[0]
     train = read_problems(jsonl(tmp_path / "a.jsonl", row, hidden, row))[0]
     with pytest.raises(ValueError, match="1 of 3 rows ask a question of the test"):
-        mix({"mine": 3}, datasets={"mine": train}, test=test)
+        mix_datasets({"mine": 3}, datasets={"mine": train}, test=test)
     assert without_test_rows(train, test).to_list() == [train[0], train[2]]
 
 

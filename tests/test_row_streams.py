@@ -12,7 +12,7 @@ from hub import LocalHub, local_hub  # noqa: F401  (local_hub is a fixture)
 from pair_rows import PAIR, TALK
 from problem_rows import GSM, OWN, jsonl
 
-from mathsft.data.overlap import without_test_rows
+from mathsft.data.contamination import without_test_rows
 from mathsft.data.problems import load_problems, read_problems
 
 

@@ -12,8 +12,8 @@ from small_training import PROBLEMS
 from mathsft.data.problems import read_problems
 from mathsft.evaluation.worked import worked_answers
 from mathsft.models.loading import load_model
+from mathsft.training.callbacks import show_samples
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
-from mathsft.training.samples import show_samples
 
 WORKED = read_problems("tiny-gsm", limit=12)[0]
 

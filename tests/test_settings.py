@@ -191,7 +191,7 @@ trainer.train(resume_from_checkpoint=True)
 save_adapter(model, folder / "adapter")
 results = run_dir("results")
 result = evaluate("tiny", "mathqa_tiny", peft=folder / "adapter", limit=8, folder=results)
-report(results, results / "report.html")
+write_report(results, results / "report.html")
 print(trainer.args, model.config, result)
 try:
     load_model("no/such-model")

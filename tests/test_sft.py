@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.models.forest import IGNORE, TokenForest
-from mathsft.models.likelihood import option_logprobs
+from mathsft.models.logprobs import sequence_logprobs
 from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.make import sft_trainer
 
@@ -79,7 +79,7 @@ def test_labels_are_exactly_the_completion_and_the_stop_token(tokenizer):
 
 
 def test_the_boundary_is_where_a_model_meets_it_and_joint_tokenization_agrees(tokenizer):
-    from mathsft.data.synthetic import tiny_gsm_rows
+    from mathsft.data.synthetic.grade_school import tiny_gsm_rows
 
     rows = [
         {"question": row["question"], "solution": row["answer"], "answer": ""}
@@ -193,7 +193,7 @@ def test_the_evaluation_loss_is_per_trained_token_of_the_whole_set(
     documents, _ = tokenize_problems(held_out, tokenizer)
     batch = TokenForest(documents).tensors(pad_token_id=0)
     with torch.no_grad():
-        total = -option_logprobs(model.eval(), batch).sum()
+        total = -sequence_logprobs(model.eval(), batch).sum.sum()
     expected = float(total / len(batch["scored"]))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
 

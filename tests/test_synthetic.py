@@ -7,8 +7,9 @@ from fractions import Fraction
 import pytest
 
 from mathsft.data.mathqa import official_choices
-from mathsft.data.synthetic import tiny_gsm_rows, tiny_mathqa_rows
-from mathsft.data.synthetic.splits import SIZES
+from mathsft.data.synthetic import SIZES
+from mathsft.data.synthetic.grade_school import tiny_gsm_rows
+from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
 from mathsft.models.tiny.corpus import documents
 
 LETTERS = "abcde"

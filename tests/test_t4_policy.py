@@ -14,14 +14,14 @@ from torch.utils._pytree import tree_leaves
 from transformers import TrainingArguments
 
 from mathsft.data.problems import read_problems
-from mathsft.device import policy
+from mathsft.device import device_defaults
 from mathsft.evaluation.worked import worked_answers
 from mathsft.models import likelihood
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
-T4 = policy((7, 5))
+T4 = device_defaults((7, 5))
 
 
 class Dtypes(TorchDispatchMode):

@@ -7,7 +7,7 @@ import torch
 
 from mathsft.data.problems import load_problems
 from mathsft.data.prompts import sft_prompt
-from mathsft.evaluation.intervals import wilson
+from mathsft.evaluation.intervals import wilson_interval
 from mathsft.evaluation.worked import worked_answers
 from mathsft.models import tiny
 from mathsft.models.likelihood import choice_logprobs
@@ -55,7 +55,9 @@ def test_the_base_is_at_chance_on_the_multiple_choice_problems(loaded) -> None:
     model, tokenizer = loaded
     problems = load_problems("tiny-mathqa", split="test")
     picked = torch.tensor(choice_logprobs(model, tokenizer, problems)).argmax(dim=1)
-    accuracy = wilson((picked == torch.tensor(problems["label"])).tolist(), confidence=0.997)
+    accuracy = wilson_interval(
+        (picked == torch.tensor(problems["label"])).tolist(), confidence=0.997
+    )
     assert accuracy.low < 0.2 < accuracy.high, str(accuracy)
 
 
@@ -64,7 +66,7 @@ def test_the_base_continues_a_worked_solution_in_its_own_format(loaded) -> None:
     model, tokenizer = loaded
     problems = load_problems("tiny-gsm", split="validation", limit=60)
     own, course = (
-        wilson([r["correct"] for r in worked_answers(model, tokenizer, problems,
+        wilson_interval([r["correct"] for r in worked_answers(model, tokenizer, problems,
                                                      max_new_tokens=90, prompt=prompt)])
         for prompt in ("{}\n".format, sft_prompt)
     )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 import mathsft
 from mathsft.data.problems import load_problems
 from mathsft.data.prompts import sft_prompt
-from mathsft.evaluation.intervals import wilson
+from mathsft.evaluation.intervals import wilson_interval
 from mathsft.evaluation.worked import worked_answers
 from mathsft.models.loading import load_model
 
@@ -50,17 +50,17 @@ def test_wilson_agrees_with_the_published_formula() -> None:
     z, n, p = 1.959964, 50, 0.2
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
-    result = wilson([True] * 10 + [False] * 40)
+    result = wilson_interval([True] * 10 + [False] * 40)
     assert result.accuracy == 0.2
     assert (result.low, result.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
     assert result.n == 50
 
 
 def test_wilson_stays_inside_the_unit_interval_and_refuses_nothing() -> None:
-    assert wilson([False] * 5).low == 0
-    assert wilson([True] * 5).high == 1
+    assert wilson_interval([False] * 5).low == 0
+    assert wilson_interval([True] * 5).high == 1
     with pytest.raises(ValueError, match="no question"):
-        wilson([])
+        wilson_interval([])
 
 
 @pytest.mark.parametrize("name", ["worked_answers", "choice_logprobs", "show_samples"])

@@ -29,8 +29,8 @@ from datasets import Dataset
 from mathsft.checks import check_numbers
 from mathsft.data.distractors import Law, grade_school_law, kind_of, read_steps, slips, tiny_law
 from mathsft.data.problems import FEATURES
+from mathsft.data.row_counts import RowCounts, refuse_stream
 from mathsft.data.schemas import UnusableRowError
-from mathsft.data.tally import Tally, refuse_stream
 from mathsft.processes import say
 
 _PLAIN = re.compile(
@@ -187,14 +187,14 @@ def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
             f"add_choices: column {missing[0]!r} is missing; the dataset has "
             f"{', '.join(problems.column_names) or 'no columns'}. Read it with load_problems"
         )
-    tally = Tally(read=len(problems))
+    tally = RowCounts(read=len(problems))
     tally.notes.update({"choices made": 0, "had choices": 0})
     rows = []
     for place, row in enumerate(problems, start=1):
         if row["question"] is None:
             raise ValueError(
                 f"add_choices: row {place} is a conversation or a prompt, and has no choices: make "
-                "them before mix"
+                "them before mix_datasets"
             )
         if row["choices"]:
             tally.notes["had choices"] += 1

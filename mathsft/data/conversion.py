@@ -11,14 +11,14 @@ from typing import Any, get_args
 from datasets import Features, IterableDataset
 
 from mathsft.data.formulas import AGREES, DISAGREES
-from mathsft.data.gsm8k_instructions import Questions, unwrap
 from mathsft.data.mathqa import Reading
 from mathsft.data.messages import MESSAGE_FEATURES, keys_in, keys_of, type_with
+from mathsft.data.questions import Questions, unwrap
 from mathsft.data.readers import Format, format_of, renamed
+from mathsft.data.row_counts import RowCounts
 from mathsft.data.rows import RowKind, kind_of, kinds_in
 from mathsft.data.schemas import UnusableRowError, from_instruction, from_mathqa
 from mathsft.data.sources import Origin, file_stamp, open_source
-from mathsft.data.tally import Tally
 from mathsft.data.word_problems import from_asdiv, from_svamp
 from mathsft.processes import say
 
@@ -36,7 +36,7 @@ class Conversion:
     format: Format
     mixed: bool  # rows of several kinds, whose format is told row by row
     how: Mapping[str, Any]
-    tally: Tally = field(default_factory=Tally)
+    tally: RowCounts = field(default_factory=RowCounts)
 
     @classmethod
     def of(
@@ -94,7 +94,7 @@ class Conversion:
 
         Raises ValueError for a row that is not in the format, and at the end if none is usable.
         """
-        tally = self.tally = Tally()
+        tally = self.tally = RowCounts()
         pairs = self._converted(tally)
         if self.format.reader is from_instruction:
             given = {name: self.how[name] for name in ("test_questions", "train_questions")}
@@ -110,7 +110,7 @@ class Conversion:
             share = tally.notes[DISAGREES] / compared
             tally.remarks.append(f"{share:.1%} of the labels that can be compared are disputed")
 
-    def _converted(self, tally: Tally) -> Iterator[tuple[int, Any]]:
+    def _converted(self, tally: RowCounts) -> Iterator[tuple[int, Any]]:
         more: dict[str, Any] = {}
         if self.format.reader in (from_mathqa, from_asdiv, from_svamp):
             more = {"notes": tally.notes}

@@ -14,7 +14,7 @@ from shutil import copyfileobj
 from typing import Any
 
 from mathsft.data.cells import from_arrow, scalar
-from mathsft.data.text_lines import opened, text_lines, whole_text
+from mathsft.data.text import opened, text_lines, whole_text
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 _BATCH = 1000  # rows of a table that are held at a time

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from itertools import accumulate
 
-from mathsft.data.plain_text import plain_text
+from mathsft.data.text import plain_text
 
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+)(?<=[^\s*])\1(?![\w*])")

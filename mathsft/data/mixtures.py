@@ -14,16 +14,16 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from mathsft.checks import Rule, at_least, check_number, check_numbers
+from mathsft.data.contamination import questions_in, rows_asking
 from mathsft.data.messages import keys_of, type_with
-from mathsft.data.overlap import questions_in, rows_asking
 from mathsft.data.problems import load_problems
+from mathsft.data.row_counts import refuse_stream
 from mathsft.data.rows import asked
 from mathsft.data.table import in_schema
-from mathsft.data.tally import refuse_stream
 from mathsft.processes import say
 
 
-def mix(
+def mix_datasets(
     parts: Mapping[str, int] | Mapping[str, float],
     *,
     test: Dataset | Sequence[Dataset] | None,
@@ -31,7 +31,7 @@ def mix(
     total: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """A shuffled mixture, ``mix({"mathqa": 1500, "gsm8k": 1500}, test=…)``; prints its shares.
+    """A shuffled mixture, such as ``mix_datasets({"mathqa": 90, "gsm8k": 10}, test=…)``.
 
     Rows are drawn without repetition. The same seed draws the same rows: of one data set, 400
     rows are among its 1,500, whatever else is in the mixture. Nothing is copied: the

@@ -10,28 +10,88 @@
 | source | string | the source's name, or the file's |
 
 Chats, prompts, pairs of answers and groups of answers have columns of their own
-(`mathsft.data.rows`). Which formats are read: `mathsft.data.readers`. What becomes of further
-columns: `mathsft.data.columns`.
+(`mathsft.data.rows`). `mathsft.data.readers` lists the formats; `mathsft.data.columns` says what
+happens to further columns. Rows given to a trainer directly go through `given_rows`.
 """
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from mathsft.checks import check_numbers
+from mathsft.data.cells import from_arrow
+from mathsft.data.chat import read_chat
 from mathsft.data.conversion import Conversion, streamed
-from mathsft.data.gsm8k_instructions import Questions
 from mathsft.data.mathqa import Reading
-from mathsft.data.rows import FEATURES
+from mathsft.data.questions import Questions
+from mathsft.data.row_counts import RowCounts
+from mathsft.data.rows import CHAT, FEATURES, KINDS, PROBLEM, PROMPT, check_columns, kind_of
 from mathsft.data.table import RowWriter, stored
-from mathsft.data.tally import Tally
 from mathsft.processes import say
 
 __all__ = ["FEATURES", "load_problems", "read_problems"]
+
+_WORKED = (PROBLEM.name, CHAT.name, PROMPT.name)
+
+
+def check_rows(rows: Any, *, name: str) -> None:
+    """Raise ValueError for the name of a file, or for a data set's splits, in place of rows."""
+    if isinstance(rows, str | Path):
+        raise ValueError(f"{name}: rows are expected, found a text: load_problems({str(rows)!r})")
+    if isinstance(rows, Mapping):
+        raise ValueError(
+            f"{name}: rows are expected, found a mapping with {', '.join(map(str, rows))}: of a "
+            "data set's splits give one, such as rows['train']"
+        )
+
+
+def given_row(
+    row: Mapping[str, Any],
+    *,
+    where: str,
+    counted: set[str],
+    arrow: bool = False,
+    kinds: Collection[str] = _WORKED,
+) -> Mapping[str, Any]:
+    """The row as a trainer reads it.
+
+    Conversations, pairs and groups come back in the columns of their kind (`mathsft.data.rows`).
+    Which turns may follow each other is left to the chat template. A problem, or a text with its
+    completion, comes back unchanged.
+
+    Args:
+        where: names the row in errors.
+        counted: gets the columns and keys that hold something and are not read.
+        arrow: the row is one of an Arrow table (`mathsft.data.cells.from_arrow`).
+        kinds: names of the kinds that the trainer can train.
+
+    Raises:
+        UnusableRowError: the row says not to train it.
+        ValueError: what `load_problems` raises for the same row of a file; a row of another kind.
+    """
+    row = from_arrow(dict(row)) if arrow else row
+    kind = kind_of(row, where=where)
+    parts: tuple[str, ...] = ("messages",)
+    if kind is PROMPT and isinstance(row["prompt"], list):
+        kind, parts = CHAT, ("prompt", "completion")
+    if kind.name not in kinds:
+        wanted = [f"{name} (with {' and '.join(KINDS[name].told_by)})" for name in kinds]
+        raise ValueError(
+            f"{where}: a row of the kind {kind.name!r}; this objective trains {', '.join(wanted)}. "
+            f"Found {row!r:.80}"
+        )
+    if kind is CHAT:
+        read = kind.columns | set(parts)
+        check_columns(row, where=where, read=read, counted=counted, kind=kind)
+        return read_chat(row, parts, where=where, counted=counted, any_role=True)
+    if kind.talk:
+        return kind.read(row, where=where, counted=counted, any_role=True)
+    check_columns(row, where=where, read=kind.columns, counted=counted, kind=kind)
+    return row
 
 
 def load_problems(
@@ -132,7 +192,7 @@ def read_problems(source: str | Path, **arguments: Any) -> tuple[Dataset, Counte
 
 def _read(
     source: str | Path, *, limit: int | None, seed: int | None, **how: Any
-) -> tuple[Dataset, Tally, str]:
+) -> tuple[Dataset, RowCounts, str]:
     conversion = Conversion.of(source, limit=limit, whole=seed is not None, **how)
 
     def write(path: Path) -> dict[str, Any]:
@@ -148,4 +208,4 @@ def _read(
         dataset = dataset.select(chosen[:limit])
     elif limit is not None:
         dataset = dataset.select(range(min(limit, len(dataset))))
-    return dataset, Tally.of(notes), conversion.origin.name
+    return dataset, RowCounts.of(notes), conversion.origin.name

@@ -1,42 +1,24 @@
 """What a row asks, made comparable: its key, its template, and a question inside an instruction.
 
 ``qwedsacf/grade-school-math-instructions`` says "This math problem has got me stumped: …
-Can you show me the way?". Its questions are GSM8K's, so the sure way is to look for
-GSM8K's own questions in the instruction; a rule on the wording is the second choice.
+Can you show me the way?". Its 8,792 rows are GSM8K's 7,473 train and 1,319 test questions, so
+the reliable way is to look for GSM8K's own questions in the instruction; a rule on the wording
+is the second choice. Rows that ask a test question are left out.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from mathsft.data.plain_text import reader_text
-
-_NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
-_TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
-
-
-def question_key(question: str) -> str:
-    """``question`` without what does not change it for a reader: spelling of signs, case, spacing.
-
-    See ``mathsft.data.plain_text``. ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and
-    ``3 - 2``, or ``1.5`` and ``15``, are not.
-    """
-    return " ".join(_TOKEN.findall(comparable(question)))
-
-
-def template(question: str) -> str:
-    """``question`` in words with every number masked: ``3 pens at Rs. 40`` → ``# pens at rs . #``.
-
-    A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.
-    """
-    tokens = _TOKEN.findall(reader_text(question))
-    return " ".join("#" if token[-1].isdecimal() else token for token in tokens)
-
+from mathsft.data.row_counts import RowCounts
+from mathsft.data.schemas import Problem
+from mathsft.data.sources import GSM8K, hub_rows, questions_of
+from mathsft.data.text import reader_text
 
 _WORD = re.compile(r"[^\W_]+")
 _THOUSANDS = re.compile(r"(?<=\d)\s?,\s?(?=\d{3}(?!\d))")
 _RUN = 5  # words; two different questions of GSM8K share few runs of this length
-
 # A lead-in or closer names the task and speaks to someone about it.
 _TASK = re.compile(
     r"\b(maths?|question|problem|puzzle|exercise|homework|solv(e|ing)|solution|answer|help|assist|"
@@ -49,6 +31,31 @@ _SPEAKER = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _LONGEST_CHAT = 25  # words
+# Of GSM8K's train questions 2 of 6,154 hold this share of the word runs of one of 1,319
+# others: an instruction that does is a test question with a word changed.
+_NEARLY = 0.7
+Questions = str | Path | Iterable[str]
+
+_NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+"
+_TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
+
+
+def question_key(question: str) -> str:
+    """``question`` without what does not change it for a reader: spelling of signs, case, spacing.
+
+    See ``mathsft.data.text``. ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and
+    ``3 - 2``, or ``1.5`` and ``15``, are not.
+    """
+    return " ".join(_TOKEN.findall(comparable(question)))
+
+
+def template(question: str) -> str:
+    """``question`` in words with every number masked: ``3 pens at Rs. 40`` → ``# pens at rs . #``.
+
+    A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.
+    """
+    tokens = _TOKEN.findall(reader_text(question))
+    return " ".join("#" if token[-1].isdecimal() else token for token in tokens)
 
 
 def comparable(text: str) -> str:
@@ -128,3 +135,71 @@ def _is_chat(part: str) -> bool:
     if len(words_of(part)) > _LONGEST_CHAT or re.search("[0-9]", part):
         return False
     return bool(_TASK.search(part) and _SPEAKER.search(part))
+
+
+def unwrap(
+    problems: Iterable[tuple[int, Problem]],
+    *,
+    tally: RowCounts,
+    test_questions: Questions | None,
+    train_questions: Questions | None,
+) -> Iterator[tuple[int, Problem]]:
+    """``problems`` with the bare question, without those that hold a GSM8K test question.
+
+    An instruction that holds one of ``train_questions`` word for word becomes that
+    question, exactly. For others the wording decides (``strip_chat``); how many went which
+    way is noted in ``tally``, so that a look at the summary tells whether to trust it.
+
+    Args:
+        test_questions: default GSM8K's test questions from the hub; ``[]`` where the rows
+            are known to hold none.
+        train_questions: default GSM8K's train questions from the hub, none where the hub
+            does not answer.
+
+    Raises:
+        ConnectionError: ``test_questions`` is not given and the hub does not have them.
+    """
+    hidden = QuestionFinder(_test(test_questions))
+    known = QuestionFinder(_train(train_questions))
+    for place, problem in problems:
+        instruction = problem["question"]
+        question = known.find(instruction)
+        if hidden.find(instruction):
+            tally.drop("GSM8K test question", place)
+            continue
+        if question is not None:
+            tally.notes["chat stripped by GSM8K's own question"] += 1
+        elif hidden.find(instruction, share=_NEARLY):
+            tally.drop("nearly a GSM8K test question", place)
+            continue
+        else:
+            question = strip_chat(instruction)
+            found = question != instruction
+            tally.notes[f"chat {'stripped by its wording' if found else 'not recognised'}"] += 1
+        yield place, {**problem, "question": question}
+
+
+def _test(given: Questions | None) -> list[str]:
+    if given is not None:
+        return questions_of(given)
+    try:
+        return _from_hub("test")
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"these instructions may hold GSM8K test questions, and the list to tell them by "
+            f"is not to be had: {error}. Give test_questions= (a list of questions, or the "
+            f"path of a local file with GSM8K's test rows; [] if there are surely none)"
+        ) from error
+
+
+def _train(given: Questions | None) -> list[str]:
+    if given is not None:
+        return questions_of(given)
+    try:
+        return _from_hub("train")
+    except ConnectionError:
+        return []  # the summary then says "stripped by its wording"
+
+
+def _from_hub(split: str) -> list[str]:
+    return [row["question"] for _, row in hub_rows(*GSM8K, split=split)]

@@ -174,7 +174,8 @@ def local_path(source: str | Path) -> Path | None:
 
 
 def _generated(source: str, *, split: str, limit: int | None, whole: bool) -> list[dict[str, str]]:
-    from mathsft.data.synthetic import tiny_gsm_rows, tiny_mathqa_rows
+    from mathsft.data.synthetic.grade_school import tiny_gsm_rows
+    from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
 
     generate = {"tiny-gsm": tiny_gsm_rows, "tiny-mathqa": tiny_mathqa_rows}[source]
     rows = generate(split, None if whole else limit)

@@ -30,8 +30,7 @@ from mathsft.models.isolation import check_isolation
 from mathsft.models.likelihood import option_scores
 from mathsft.models.loading import adapter_tokenizer, load_model
 from mathsft.models.modes import evaluating, ties_untouched
-from mathsft.models.sharding import check_not_sharded
-from mathsft.processes import processes, say
+from mathsft.processes import check_not_sharded, processes, say
 
 Score = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would write it
 

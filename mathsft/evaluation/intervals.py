@@ -18,7 +18,7 @@ class Accuracy(NamedTuple):
         return f"{self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] (n = {self.n:,})"
 
 
-def wilson(correct: Sequence[bool], *, confidence: float = 0.95) -> Accuracy:
+def wilson_interval(correct: Sequence[bool], *, confidence: float = 0.95) -> Accuracy:
     """Accuracy with Wilson's score interval (Wilson 1927), computed by scipy.
 
     ``correct`` says of each question whether it was right; ``confidence`` is 0 to 1.

@@ -17,7 +17,7 @@ from mathsft.evaluation.results import Result, accuracy_by, load_results
 from mathsft.evaluation.tables import PUBLIC_EXPERIMENT, QUESTIONS, SOURCE, results_table, write_csv
 
 
-def report(
+def write_report(
     results: str | Path | Sequence[Result],
     path: str | Path = "report.html",
     *,

@@ -1,4 +1,4 @@
-"""x"""
+"""Results of evaluations: one JSON file each, read back, and split by groups of questions."""
 
 import json
 import math
@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mathsft.data.overlap import Problems, overlap
-from mathsft.evaluation.intervals import Accuracy, wilson
+from mathsft.data.contamination import Problems, overlap
+from mathsft.evaluation.intervals import Accuracy, wilson_interval
 
 FORMAT = 1
 
@@ -91,7 +91,7 @@ class Result:
 
     def accuracy(self, metric: str = "acc") -> Accuracy:
         """The share answered right, with Wilson's 95 % interval."""
-        return wilson(self.correct(metric))
+        return wilson_interval(self.correct(metric))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``folder/NAME.TASK.json``; the file is there whole or not at all.
@@ -209,7 +209,7 @@ def accuracy_by(
     by_label: dict[str, list[bool]] = {}
     for label, right in zip(labels, correct, strict=True):
         by_label.setdefault(label, []).append(right)
-    return {label: wilson(rights) for label, rights in by_label.items()}
+    return {label: wilson_interval(rights) for label, rights in by_label.items()}
 
 
 def template_labels(result: Result, train: Problems) -> list[str]:

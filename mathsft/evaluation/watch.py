@@ -10,7 +10,7 @@ from mathsft.checks import check_numbers
 from mathsft.evaluation.results import Result, load_results, result_file
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.tables import by_number
-from mathsft.models.model_paths import holds_adapter
+from mathsft.models.model_files import holds_adapter
 from mathsft.training.checkpoints import checkpoint_problem
 
 _problem = partial(checkpoint_problem, weights_only=True)

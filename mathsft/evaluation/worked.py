@@ -10,12 +10,11 @@ from tqdm.auto import tqdm
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.answers import extract_answer, reference_answer, same_answer
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
-from mathsft.data.given import check_rows
+from mathsft.data.problems import check_rows
 from mathsft.data.prompts import sft_prompt
 from mathsft.models.encoding import encode_prompts
 from mathsft.models.greedy import check_room, greedy_tokens, say_ignored
-from mathsft.models.sharding import check_not_sharded
-from mathsft.processes import processes
+from mathsft.processes import check_not_sharded, processes
 
 
 def worked_answers(

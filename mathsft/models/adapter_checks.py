@@ -8,17 +8,23 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from mathsft.models.adapter_files import some
-from mathsft.models.checkpoint import has_new_vocabulary, vocabulary
-from mathsft.models.identity import is_adapters_own
-from mathsft.models.model_paths import model_files
+from mathsft.models.adapter_files import is_adapters_own, some
+from mathsft.models.model_files import has_new_vocabulary, model_files, vocabulary
 from mathsft.models.modes import evaluating
 
 State = dict[str, torch.Tensor]
+
+
+def has_adapter(model: torch.nn.Module) -> bool:
+    """Whether the model carries adapter layers, wrapped by `peft` or injected."""
+    return isinstance(model, PeftModel) or any(
+        isinstance(module, BaseTunerLayer) for module in model.modules()
+    )
 
 
 def base_of(model: PeftModel) -> PreTrainedModel:

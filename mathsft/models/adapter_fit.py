@@ -10,9 +10,8 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from mathsft.models.adapter_checks import adapter_state, check_finite, embedding_state
-from mathsft.models.adapter_files import some
-from mathsft.models.checkpoint import vocabulary
-from mathsft.models.identity import IDENTITY_FILE, identity_differences, unwrapped_name
+from mathsft.models.adapter_files import IDENTITY_FILE, identity_differences, some, unwrapped_name
+from mathsft.models.model_files import vocabulary
 
 DOUBLY_WRAPPED = "base_model.model.base_model.model."
 # Ways to begin that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take

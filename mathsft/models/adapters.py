@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,24 +24,33 @@ from mathsft.models.adapter_checks import (
     check_equal,
     check_finite,
     check_restored,
+    has_adapter,
 )
-from mathsft.models.adapter_files import local_adapter, read_config
+from mathsft.models.adapter_files import (
+    IDENTITY_FILE,
+    base_identity,
+    is_adapters_own,
+    local_adapter,
+    read_config,
+)
 from mathsft.models.adapter_fit import check_base, check_fit
-from mathsft.models.checkpoint import add_recorded_stops, save_text_files, vocabulary
-from mathsft.models.identity import IDENTITY_FILE, base_identity, is_adapters_own
-from mathsft.models.lora import adapted_weights, fit_to_model, lora_config, mixture_weights
 from mathsft.models.merging import merge_adapter as merge_adapter  # one place for all four
-from mathsft.models.model_paths import ADAPTER_WEIGHTS, holds_model, replaced_folder
-from mathsft.models.saveable import check_saveable
-from mathsft.models.sharding import check_not_emptied, local, places, whole
-from mathsft.processes import in_first, say
-
-
-def has_adapter(model: torch.nn.Module) -> bool:
-    """Whether the model carries adapter layers, wrapped by `peft` or injected."""
-    return isinstance(model, PeftModel) or any(
-        isinstance(module, BaseTunerLayer) for module in model.modules()
-    )
+from mathsft.models.model_files import (
+    ADAPTER_WEIGHTS,
+    add_recorded_stops,
+    holds_model,
+    replaced_folder,
+    save_text_files,
+    vocabulary,
+)
+from mathsft.models.saving import check_saveable
+from mathsft.models.trained_weights import (
+    adapted_weights,
+    fit_to_model,
+    lora_config,
+    mixture_weights,
+)
+from mathsft.processes import check_not_emptied, in_first, local, places, say, whole
 
 
 def add_adapter(
@@ -60,8 +68,8 @@ def add_adapter(
         settings: single settings of `LoraConfig`; those not given are ``r=16, lora_alpha=32,
             lora_dropout=0.05, target_modules="all-linear"`` and peft's own. "all-linear" is every
             linear layer but the output head, whatever the model calls them
-            (`mathsft.models.lora`). The experts of a mixture are no linear layers: a line says
-            how many weights get no adapter.
+            (`mathsft.models.trained_weights`). The experts of a mixture are no linear layers: a
+            line says how many weights get no adapter.
 
     Raises ValueError if the model has an adapter already or lacks one of the modules that are
     named, for a setting that `LoraConfig` does not have, and for a number that cannot be meant.
@@ -95,7 +103,7 @@ def save_adapter(
     """Write the adapter alone: weights (safetensors), its config, and its base's identity.
 
     With a `tokenizer` its files, its chat template, and a generation config that names every stop
-    are written as well (`mathsft.models.checkpoint`). `load_adapter` and `evaluate` read them, so
+    are written as well (`mathsft.models.model_files`). `load_adapter` and `evaluate` read them, so
     that a chat-tuned adapter is asked in its own template and stops where its turns end. Without
     one, whoever loads the adapter has to take the right tokenizer.
 
@@ -107,7 +115,7 @@ def save_adapter(
 
     With a resized vocabulary the embedding and the output head are part of the file.
 
-    Raises ValueError for what `load_adapter` could not give back (`mathsft.models.saveable`; the
+    Raises ValueError for what `load_adapter` could not give back (`mathsft.models.saving`; the
     trainers ask the same before training), values that are not finite, a folder that holds a
     full model or files of another kind, weights that DeepSpeed's ZeRO-3 has sharded, or a file
     that is not what is in memory.

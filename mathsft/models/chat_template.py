@@ -1,14 +1,24 @@
-"""Chat templates: one of your own in place of the checkpoint's, and how one closes a turn."""
+"""Chat templates: one of your own, how one closes a turn, and a conversation as it reads it."""
 
+import inspect
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
+from mathsft.data.chat import trained_turns
+from mathsft.data.schemas import UnusableRowError
+
 _PROBE = "mathsft closes here"
+Messages = Sequence[Mapping[str, Any]]
+# What a template may raise, besides jinja's own errors, at a conversation it is not made for.
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
@@ -89,3 +99,63 @@ def _specials(tokenizer: Any) -> list[str]:
     added = tokenizer.added_tokens_decoder.values()
     known = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
     return sorted(known, key=lambda text: (-len(text), text))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A row of `mathsft.data.chat` as a chat template reads it.
+
+    ``messages`` have the keys that hold something, with ``tool_calls`` as a list. ``trained`` says
+    for each whether it is trained. ``arguments`` go to ``apply_chat_template``: ``tools``, and
+    what the row's ``chat_template_kwargs`` name.
+    """
+
+    messages: Messages
+    trained: Sequence[bool]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], tokenizer: Any) -> "Conversation":
+        """From a row, whose nested values are JSON text.
+
+        Raises UnusableRowError if no turn is trained, or if ``chat_template_kwargs`` name an
+        argument of the tokenizer's own, such as ``add_generation_prompt``.
+        """
+        messages = []
+        for message in row["messages"]:
+            turn = {key: value for key, value in message.items() if value is not None}
+            turn.pop("train", None)
+            if "tool_calls" in turn:
+                turn["tool_calls"] = json.loads(turn["tool_calls"])
+            messages.append(turn)
+        arguments = json.loads(row.get("chat_template_kwargs") or "{}")
+        kind: Any = type(tokenizer)
+        if names := sorted(arguments.keys() & _taken(kind)):
+            raise UnusableRowError(f"whose chat_template_kwargs name the tokenizer's {names[0]}")
+        if row.get("tools"):
+            arguments = {**arguments, "tools": json.loads(row["tools"])}
+        return cls(messages, trained_turns(row), arguments)
+
+    def rendered(self, tokenizer: Any, turns: int | None = None, *, reply: bool = True) -> str:
+        """The first ``turns`` messages as text, with ``reply`` up to where the answer begins.
+
+        Raises UnusableRowError where the template refuses it, with what it says.
+        """
+        try:
+            text: str = tokenizer.apply_chat_template(
+                [dict(message) for message in self.messages[:turns]],
+                tokenize=False,
+                add_generation_prompt=reply,
+                **self.arguments,
+            )
+        except _REFUSALS as error:
+            said = " ".join(str(error).split())
+            raise UnusableRowError(f"that the chat template refuses ({said:.80})") from error
+        return text
+
+
+@cache
+def _taken(kind: Any) -> frozenset[str]:
+    """The arguments of ``apply_chat_template`` that are the tokenizer's own."""
+    names = inspect.signature(kind.apply_chat_template).parameters.keys() - {"self", "documents"}
+    return frozenset({*names, "messages"})

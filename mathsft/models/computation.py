@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor
 
-from mathsft.models.sharding import is_sharded, whole
+from mathsft.processes import is_sharded, whole
 
 AT_ONCE = 1 << 26  # bytes that are looked at together: no second copy of a large tensor is made
 # What a model's configuration says and its output does not depend on: names, versions, ids of

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from mathsft.models.attention import WINDOW_SETTINGS, attention_inputs, layer_windows
-from mathsft.models.checkpoint import vocabulary
 from mathsft.models.forest import TokenForest
+from mathsft.models.model_files import vocabulary
 from mathsft.models.modes import evaluating
 
 # Largest difference of a logit, as a share of the largest logit: rounding, and no more.

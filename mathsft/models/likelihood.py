@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
-from mathsft.data.given import check_rows
+from mathsft.data.problems import check_rows
 from mathsft.data.prompts import choice_context, choice_continuation
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import encode_prompts, pad_token
@@ -24,22 +24,9 @@ from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.modes import evaluating
 
 
-def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor:
-    """Summed log-probability in nats of each sequence's scored tokens: (S,), float32.
-
-    The ``sum`` of `mathsft.models.logprobs.sequence_logprobs`.
-
-    Args:
-        model: a causal language model, with or without an adapter.
-        batch: what `TokenForest.tensors` gives, on the model's device.
-        wrapped: what is called instead of ``model`` if something (DDP) wraps it.
-    """
-    return sequence_logprobs(model, batch, wrapped=wrapped).sum
-
-
 @torch.no_grad()
 def option_scores(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """`option_logprobs`, (S,), and whether greedy decoding would write each sequence, (S,) bool.
+    """Sums of `sequence_logprobs`, (S,), and whether greedy decoding would write each, (S,).
 
     That is: whether every scored token is the most likely one where it stands, as
     lm-evaluation-harness asks of each continuation.
@@ -158,7 +145,7 @@ def choice_logprobs(
             longest = max(TokenForest(group).tokens for group in part)
             forest = TokenForest.from_groups(part, max_length=max(max_length, longest))
             batch = forest.tensors(pad_token_id=pad_token(tokenizer))
-            found = option_logprobs(model, {k: v.to(model.device) for k, v in batch.items()})
+            found = sequence_logprobs(model, {k: v.to(model.device) for k, v in batch.items()}).sum
             sums = iter(found.tolist())
             for index, group in enumerate(part, first):
                 scores.append([next(sums) for _ in group])

@@ -14,19 +14,20 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.checks import check_numbers, unknown_name
-from mathsft.device import Policy, policy
+from mathsft.device import DeviceDefaults, device_defaults
 from mathsft.models.adapter_files import local_adapter
 from mathsft.models.adapters import add_adapter
 from mathsft.models.chat_template import set_chat_template
-from mathsft.models.lora import lora_config
-from mathsft.models.model_paths import TOKENIZER_CONFIG, checked_source
+from mathsft.models.model_files import TOKENIZER_CONFIG, checked_source
 from mathsft.models.pretrained import (
     load_tokenizer,
     load_weights,
     load_with_attention,
+    nf4_config,
     refuse_hub_adapter,
+    stay_trainable,
 )
-from mathsft.models.quantization import nf4_config, stay_trainable
+from mathsft.models.trained_weights import lora_config
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -52,9 +53,9 @@ def load_model(
             single settings of it, such as ``{"r": 8, "use_dora": True}``: any of peft's
             `LoraConfig`, and ``seed``. A `LoraConfig` is taken as it is. The model is then a
             `peft.PeftModel`.
-        dtype: of the weights, and the compute dtype of 4-bit layers; default: `policy`.
-        attn_implementation: default: `policy`, or "eager" where the model has no such attention,
-            which a line then says.
+        dtype: of the weights, and the compute dtype of 4-bit layers; default: `device_defaults`.
+        attn_implementation: default: `device_defaults`, or "eager" if the model has no such
+            attention (a line says so).
         device: default: the CUDA device of this process (``LOCAL_RANK``), else the CPU.
         revision: branch, tag or commit of a hub name.
         chat_template_path: a Jinja file that takes the place of the checkpoint's chat template.
@@ -78,7 +79,7 @@ def load_model(
     """
     settings = _lora_settings(lora)
     source = checked_source(name, revision)
-    target, choice = _device_and_policy(device)
+    target, choice = _device_and_defaults(device)
     weights_dtype = _dtype(dtype, choice)
     refuse_hub_adapter(source, revision)
     tokenizer = load_tokenizer(source, revision)
@@ -145,19 +146,19 @@ def _lora_settings(lora: bool | dict[str, Any] | LoraConfig) -> dict[str, Any] |
     return dict(lora)
 
 
-def _device_and_policy(device: torch.device | str | None) -> tuple[torch.device, Policy]:
+def _device_and_defaults(device: torch.device | str | None) -> tuple[torch.device, DeviceDefaults]:
     if device is None:
         rank = int(os.environ.get("LOCAL_RANK", "0"))
         device = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
     target = torch.device(device)
     if target.type != "cuda":
-        return target, policy(None)
+        return target, device_defaults(None)
     if not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r} was asked for, but PyTorch finds no CUDA device")
-    return target, policy(torch.cuda.get_device_capability(target))
+    return target, device_defaults(torch.cuda.get_device_capability(target))
 
 
-def _dtype(dtype: torch.dtype | str | None, choice: Policy) -> torch.dtype:
+def _dtype(dtype: torch.dtype | str | None, choice: DeviceDefaults) -> torch.dtype:
     if dtype is None:
         return choice.dtype
     if isinstance(dtype, str):

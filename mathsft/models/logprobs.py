@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mathsft.models.attention import attention_inputs
 from mathsft.models.projection import LOGITS_AT_ONCE, TokenLogprobs, has_plain_head
-from mathsft.models.sharding import whole
+from mathsft.processes import whole
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def memory_gb() -> tuple[float, float]:
     return psutil.Process().memory_info().rss / 1e9, peak * unit / 1e9
 
 
-def free() -> None:
+def free_memory() -> None:
     """Give memory back that a notebook holds without showing it, and print how much is left.
 
     After an error, such as one for lack of memory, the traceback keeps every local variable

@@ -16,8 +16,12 @@ from mathsft.models.adapter_checks import (
     probe_ids,
     probe_logits,
 )
-from mathsft.models.checkpoint import checkpoint_config, save_text_files
-from mathsft.models.model_paths import holds_adapter, replaced_folder
+from mathsft.models.model_files import (
+    checkpoint_config,
+    holds_adapter,
+    replaced_folder,
+    save_text_files,
+)
 
 # Largest change of a logit by merging, as a share of the largest logit: rounding the sum of
 # weight and adapter to the weights' dtype, through all layers.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-from mathsft.models.quantization import stay_trainable
+from mathsft.models.pretrained import stay_trainable
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from mathsft.models.sharding import is_sharded
+from mathsft.processes import is_sharded
 
 LOGITS_AT_ONCE = 2**26  # 268 MB of float32, however long the batch
 # Models that change the logits after the head name it in their configuration.

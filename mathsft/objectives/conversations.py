@@ -5,19 +5,13 @@ the stop token, which is then never trained. So no mark is read here: what the t
 with one turn more, beyond the generation prompt, is the turn.
 """
 
-import inspect
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
-
-from mathsft.data.chat import trained_turns
 from mathsft.data.schemas import UnusableRowError
-from mathsft.models.chat_template import Closing
+from mathsft.models.chat_template import Closing, Conversation
 from mathsft.objectives.left_out import (
     refuse_partial_prompt,
     refuse_partial_turn,
@@ -25,64 +19,6 @@ from mathsft.objectives.left_out import (
     with_fitting_arguments,
 )
 from mathsft.processes import say
-
-Messages = Sequence[Mapping[str, Any]]
-
-# What a template may raise, besides jinja's own errors, at a conversation it is not made for.
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A row of `mathsft.data.chat` as a chat template reads it.
-
-    ``messages`` have the keys that hold something, with ``tool_calls`` as a list. ``trained`` says
-    for each whether it is trained. ``arguments`` go to ``apply_chat_template``: ``tools``, and
-    what the row's ``chat_template_kwargs`` name.
-    """
-
-    messages: Messages
-    trained: Sequence[bool]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any], tokenizer: Any) -> "Conversation":
-        """From a row, whose nested values are JSON text.
-
-        Raises UnusableRowError if no turn is trained, or if ``chat_template_kwargs`` name an
-        argument of the tokenizer's own, such as ``add_generation_prompt``.
-        """
-        messages = []
-        for message in row["messages"]:
-            turn = {key: value for key, value in message.items() if value is not None}
-            turn.pop("train", None)
-            if "tool_calls" in turn:
-                turn["tool_calls"] = json.loads(turn["tool_calls"])
-            messages.append(turn)
-        arguments = json.loads(row.get("chat_template_kwargs") or "{}")
-        kind: Any = type(tokenizer)
-        if names := sorted(arguments.keys() & _taken(kind)):
-            raise UnusableRowError(f"whose chat_template_kwargs name the tokenizer's {names[0]}")
-        if row.get("tools"):
-            arguments = {**arguments, "tools": json.loads(row["tools"])}
-        return cls(messages, trained_turns(row), arguments)
-
-    def rendered(self, tokenizer: Any, turns: int | None = None, *, reply: bool = True) -> str:
-        """The first ``turns`` messages as text, with ``reply`` up to where the answer begins.
-
-        Raises UnusableRowError where the template refuses it, with what it says.
-        """
-        try:
-            text: str = tokenizer.apply_chat_template(
-                [dict(message) for message in self.messages[:turns]],
-                tokenize=False,
-                add_generation_prompt=reply,
-                **self.arguments,
-            )
-        except _REFUSALS as error:
-            said = " ".join(str(error).split())
-            raise UnusableRowError(f"that the chat template refuses ({said:.80})") from error
-        return text
 
 
 @dataclass(frozen=True)
@@ -146,13 +82,6 @@ def pieces(conversation: Conversation, tokenizer: Any, *, closing: Closing) -> l
         found.append(Piece(turn, length, stops, trained=conversation.trained[index]))
         done, since = prompt + turn[:length], index + 1
     return found
-
-
-@cache
-def _taken(kind: Any) -> frozenset[str]:
-    """The arguments of ``apply_chat_template`` that are the tokenizer's own."""
-    names = inspect.signature(kind.apply_chat_template).parameters.keys() - {"self", "documents"}
-    return frozenset({*names, "messages"})
 
 
 def stop_after_turns(model: Any, tokenizer: Any) -> None:

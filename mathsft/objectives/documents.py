@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mathsft.data.given import given_row
+from mathsft.data.problems import given_row
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import UnusableRowError
-from mathsft.models.chat_template import Closing, control_tokens
+from mathsft.models.chat_template import Closing, Conversation, control_tokens
 from mathsft.models.encoding import encode_pieces
 from mathsft.models.forest import IGNORE
 from mathsft.objectives.base import Group
-from mathsft.objectives.conversations import Conversation, Piece, pieces, refuse_control
+from mathsft.objectives.conversations import Piece, pieces, refuse_control
 
 
 def documents(
@@ -29,7 +29,7 @@ def documents(
     turns are trained, from ``trained_from`` on, each to the stop token that closes it and no
     further. A turn with ``weight: 0`` or ``train: false`` is context and carries no loss. Rows may
     be given as they are published: what they say of their training is read here as `load_problems`
-    reads it (`mathsft.data.given`).
+    reads it (`mathsft.data.problems`).
 
     The completion's tokens are those that a model meets when it continues the tokenized prompt
     (`mathsft.models.encoding.encode_pieces`), and the labels decode to exactly the completion and

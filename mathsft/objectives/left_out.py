@@ -8,20 +8,18 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 
 from mathsft.data.messages import REASONING
 from mathsft.data.schemas import UnusableRowError
-
-if TYPE_CHECKING:
-    from mathsft.objectives.conversations import Conversation
+from mathsft.models.chat_template import Conversation
 
 Message = Mapping[str, Any]
 
 
-def refuse_unused_arguments(conversation: "Conversation", tokenizer: Any) -> None:
+def refuse_unused_arguments(conversation: Conversation, tokenizer: Any) -> None:
     """Raise UnusableRowError for tools or ``chat_template_kwargs`` that the template does not use.
 
     A tool is used if the first prompt is another text without it. An argument is used if the
@@ -54,7 +52,7 @@ def _names(template: str) -> frozenset[str]:
 
 
 def refuse_partial_turn(
-    conversation: "Conversation", index: int, whole: str, turn: str, tokenizer: Any
+    conversation: Conversation, index: int, whole: str, turn: str, tokenizer: Any
 ) -> None:
     """Raise UnusableRowError if assistant turn ``index`` holds more than the template writes.
 
@@ -83,7 +81,7 @@ def refuse_partial_turn(
 
 
 def refuse_partial_prompt(
-    conversation: "Conversation", indices: Iterable[int], prompt: str, start: int, tokenizer: Any
+    conversation: Conversation, indices: Iterable[int], prompt: str, start: int, tokenizer: Any
 ) -> None:
     """Raise UnusableRowError if a turn among ``indices`` is not in ``prompt``, from ``start`` on.
 
@@ -103,7 +101,7 @@ def refuse_partial_prompt(
             raise UnusableRowError(f"whose {message['role']} turn the chat template leaves out")
 
 
-def with_fitting_arguments(conversation: "Conversation", tokenizer: Any) -> "Conversation":
+def with_fitting_arguments(conversation: Conversation, tokenizer: Any) -> Conversation:
     """The conversation with its calls' arguments as objects or as JSON text, as the template needs.
 
     OpenAI writes them as text, transformers as objects, and templates are made for one of the two:
@@ -178,7 +176,7 @@ def _nothing(function: Message) -> Any:
     return "{}" if isinstance(function.get("arguments"), str) else {}
 
 
-def _rewritten(conversation: "Conversation", index: int, message: Message, tokenizer: Any) -> str:
+def _rewritten(conversation: Conversation, index: int, message: Message, tokenizer: Any) -> str:
     messages = [*conversation.messages[:index], message]
     other = replace(conversation, messages=messages)
     return _try(lambda: other.rendered(tokenizer, reply=False))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mathsft.checks import check_numbers
-from mathsft.data.given import given_row
+from mathsft.data.problems import given_row
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.likelihood import encode_choices
 from mathsft.models.logprobs import SequenceLogprobs
@@ -74,7 +74,7 @@ class MultipleChoice(Objective):
         """Each question with its choices, the choices' tokens scored.
 
         A question is dropped if it has no choices or one, an empty choice, two equal ones, or no
-        known label; or if the row says not to train it (`mathsft.data.given`). Raises ValueError
+        known label; or if the row says not to train it (`mathsft.data.problems`). Raises ValueError
         for a label that is none of the choices, and for choices that are no list of texts.
         """
         groups = [Group() for _ in rows]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mathsft.checks import Rule, check_number
-from mathsft.data.given import given_row
+from mathsft.data.problems import given_row
 from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.logprobs import Scores, SequenceLogprobs

@@ -13,11 +13,10 @@ from datasets import Dataset
 from torch import Tensor
 
 from mathsft.compat import dataset_fingerprint, without_progress_bars
-from mathsft.data.tally import not_read
+from mathsft.data.row_counts import not_read
 from mathsft.models.computation import json_hash
-from mathsft.models.forest import TokenForest, TokenSequence
+from mathsft.models.forest import TokenForest, TokenSequence, pack
 from mathsft.models.logprobs import SequenceLogprobs
-from mathsft.models.packing import pack
 from mathsft.objectives.base import Group, Loss, Objective, Row, RowCounts, sequences_of
 from mathsft.objectives.documents import documents
 from mathsft.processes import say

@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig
 
 from mathsft.checks import Rule, at_least, check_number, check_numbers, unknown_name
-from mathsft.device import policy
-from mathsft.models.lora import lora_config
+from mathsft.device import device_defaults
+from mathsft.models.trained_weights import lora_config
 from mathsft.objectives import objective_classes
 from mathsft.recipes import load_recipe
 from mathsft.training.footprint import MemoryEstimate, Shapes, footprint
@@ -110,7 +110,7 @@ def estimate_memory(
         adapter = lora_config(**{key: value for key, value in lora.items() if key != "seed"})
     else:
         adapter = lora_config(lora if isinstance(lora, LoraConfig) else None)
-    capability, room = _CARDS[device] if device else (policy().capability, None)
+    capability, room = _CARDS[device] if device else (device_defaults().capability, None)
     room = memory or room or _memory_here(capability)
     shapes = Shapes.of(model.get("name", "tiny"), model.get("revision"), adapter)
 

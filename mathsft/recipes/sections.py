@@ -26,20 +26,20 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
     from peft import LoraConfig
 
     from mathsft.data.choices import add_choices
-    from mathsft.data.mixtures import mix
+    from mathsft.data.mixtures import mix_datasets
     from mathsft.data.problems import load_problems
     from mathsft.evaluation.worked import worked_answers
     from mathsft.models.adapters import add_adapter
-    from mathsft.models.freezing import freeze
     from mathsft.models.loading import load_model
+    from mathsft.models.trained_weights import freeze
+    from mathsft.training.callbacks import show_samples
     from mathsft.training.persist import persist
-    from mathsft.training.samples import show_samples
 
     functions: dict[str, Any] = {
         "model": load_model, "freeze": freeze, "train": load_problems,
-        "test": load_problems, "choices_train": load_problems, "choices": load_problems, "mix": mix,
-        "add_choices": add_choices, "persist": persist, "show_samples": show_samples,
-        "worked": worked_answers,
+        "test": load_problems, "choices_train": load_problems, "choices": load_problems,
+        "mix": mix_datasets, "add_choices": add_choices, "persist": persist,
+        "show_samples": show_samples, "worked": worked_answers,
     }  # fmt: skip
     sections = {name: options_of(made, skip=NOT_KEYS) for name, made in functions.items()}
     for name in ("test", "choices"):

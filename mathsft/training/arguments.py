@@ -10,11 +10,11 @@ import torch
 from transformers import TrainingArguments
 
 from mathsft.checks import check_numbers, unknown_name
-from mathsft.device import policy
-from mathsft.models.adapters import has_adapter
+from mathsft.device import device_defaults
+from mathsft.models.adapter_checks import has_adapter
 from mathsft.models.isolation import check_isolation
-from mathsft.models.quantization import check_trainable
-from mathsft.models.saveable import check_saveable
+from mathsft.models.pretrained import check_trainable
+from mathsft.models.saving import check_saveable
 from mathsft.settings import prepare_tracking
 
 # Settings of transformers' that our trainers' loss or loop never reads, and what to take instead.
@@ -73,12 +73,12 @@ def training_arguments(
     """Keyword arguments for `transformers.TrainingArguments`.
 
     ``named`` and what every trainer of ours needs: precision and optimiser of the device
-    that the model is on (`mathsft.device.policy`), trackers that ask nothing
+    that the model is on (`mathsft.device.device_defaults`), trackers that ask nothing
     (`mathsft.settings.prepare_tracking`), and batches left as they are.
 
     Raises ValueError where the model has nothing to train, is in 4 bits without an adapter, has
     4-bit layers without a gradient, or weights to train in half precision; for an adapter that
-    could not be saved and loaded again (`mathsft.models.saveable`); where it cannot be
+    could not be saved and loaded again (`mathsft.models.saving`); where it cannot be
     told who sees whom in a row or does not keep to it, where ``remove_unused_columns`` is
     asked for, or for a number that cannot be meant (`mathsft.checks`).
     """
@@ -101,7 +101,7 @@ def training_arguments(
     check_isolation(model)  # now, not in the first step
     home = next(model.parameters()).device
     capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
-    device = policy(capability).trainer_arguments()
+    device = device_defaults(capability).trainer_arguments()
     if optim is not None:
         device["optim"] = optim
     prepare_tracking(named.get("report_to", "none"), named["output_dir"])
@@ -125,7 +125,7 @@ def _check_precision(model: Any) -> None:
     bfloat16 keeps 8 bits of a number: a step of less than 1/512 of a weight is rounded away,
     and at the learning rates of full fine-tuning most steps are. float16's gradients want
     GradScaler, which refuses to unscale float16. Adapters are float32 always, for the same
-    reasons; the trainers multiply in half precision where the device has it (`policy`).
+    reasons; the trainers multiply in half precision where the device has it (`device_defaults`).
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):

@@ -14,25 +14,24 @@ from transformers import set_seed
 from mathsft.checks import check_numbers
 from mathsft.compat import attention_of, commit_of
 from mathsft.data.choices import add_choices
-from mathsft.data.mixtures import mix
-from mathsft.data.overlap import without_test_rows
+from mathsft.data.contamination import without_test_rows
+from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import load_problems
 from mathsft.data.sources import local_path
-from mathsft.device import policy
+from mathsft.device import device_defaults
 from mathsft.models.adapters import save_adapter
-from mathsft.models.freezing import freeze
 from mathsft.models.loading import load_model
 from mathsft.models.saving import save_model
+from mathsft.models.trained_weights import freeze
 from mathsft.objectives import objective_class
 from mathsft.processes import first_before_others, in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import runs_folder
-from mathsft.training.early_stopping import early_stopping
+from mathsft.training.callbacks import early_stopping, show_samples
 from mathsft.training.make import make_trainer
 from mathsft.training.persist import persist
 from mathsft.training.preview import preview, tokenizer_of, usable
 from mathsft.training.runs import rows_hash
-from mathsft.training.samples import show_samples
 
 Recipe = Mapping[str, Mapping[str, Any]]
 
@@ -87,7 +86,7 @@ def train_by_recipe(
     target = kind(**{name: settings.pop(name) for name in sorted(own)})
     seed = int(settings.get("seed", 0))
     model_keys = given.get("model", {})
-    device = "cpu" if model_keys.get("device") == "cpu" else policy().device
+    device = "cpu" if model_keys.get("device") == "cpu" else device_defaults().device
     timeout, backend = settings.get("ddp_timeout"), settings.get("ddp_backend")
     state = processes(device, timeout=timeout, backend=backend)
     choose = partial(_folder, output_dir, objective, given, resume=resume)
@@ -206,7 +205,7 @@ def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
     given = section.get("datasets") or {}
     read = {name: load_problems(**{"source": name, **how}) for name, how in given.items()}
     settings = {key: value for key, value in section.items() if key != "datasets"}
-    return mix(**settings, datasets=read, test=test)
+    return mix_datasets(**settings, datasets=read, test=test)
 
 
 def _folder(output_dir: str | Path | None, objective: str, recipe: Recipe, *, resume: bool) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mathsft.models.model_paths import (
+from mathsft.models.model_files import (
     ADAPTER_WEIGHTS,
     check_safetensors,
     model_files,

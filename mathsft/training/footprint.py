@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from mathsft.models.computation import json_hash
-from mathsft.models.lora import fit_to_model, linear_layers, lora_config
 from mathsft.models.pretrained import model_config
 from mathsft.models.projection import LOGITS_AT_ONCE
+from mathsft.models.trained_weights import fit_to_model, linear_layers, lora_config
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def make_trainer(
             (``defaults``) says otherwise: ``learning_rate`` 2e-4, QLoRA's (Dettmers et al. 2023,
             appendix B); one epoch; ``warmup_steps`` 0.03 of all steps; a log line every 10 steps;
             no checkpoints (`persist` saves by the clock); no tracker; seed 0; and the optimiser
-            of the device that the model is on (`mathsft.device.policy`).
+            of the device that the model is on (`mathsft.device.device_defaults`).
 
     The logged ``loss`` is per item of the objective, and ``nan`` if it is not finite;
     ``tokens_per_second`` leaves padding, evaluation and saving out.

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from mathsft.checks import check_numbers
-from mathsft.models.model_paths import replaced_folder
+from mathsft.models.model_files import replaced_folder
 from mathsft.processes import in_first, say
 from mathsft.settings import runs_folder
 from mathsft.training.checkpoints import (

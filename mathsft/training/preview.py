@@ -11,7 +11,7 @@ from datasets import Dataset
 from mathsft.models.attention import position_limit
 from mathsft.models.chat_template import set_chat_template
 from mathsft.models.forest import IGNORE
-from mathsft.models.model_paths import checked_source
+from mathsft.models.model_files import checked_source
 from mathsft.models.pretrained import load_tokenizer, model_config
 from mathsft.objectives.base import Group, Objective
 from mathsft.processes import say

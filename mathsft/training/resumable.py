@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from mathsft.models.adapter_checks import check_restored
-from mathsft.models.model_paths import ADAPTER_WEIGHTS
+from mathsft.models.model_files import ADAPTER_WEIGHTS
 from mathsft.processes import in_first, say
 from mathsft.training.checkpoints import (
     RUN,

@@ -18,8 +18,8 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 import mathsft
 from mathsft.checks import check_numbers
 from mathsft.compat import dataset_fingerprint, without_progress_bars
-from mathsft.data.given import check_rows
-from mathsft.data.tally import not_read
+from mathsft.data.problems import check_rows
+from mathsft.data.row_counts import not_read
 from mathsft.device import installed_version
 from mathsft.models.computation import json_hash, plain
 from mathsft.models.encoding import tokenizer_values

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from mathsft.device import hardware
+from mathsft.models.adapter_files import base_identity, sample_differences
 from mathsft.models.computation import (
     adapter_values,
     base_and_adapter,
@@ -27,9 +28,8 @@ from mathsft.models.computation import (
     plain,
     tensors_hash,
 )
-from mathsft.models.identity import base_identity, sample_differences
-from mathsft.models.sharding import whole
 from mathsft.objectives import definition
+from mathsft.processes import whole
 
 # When what is evaluated decides over the weights, when and on what it is evaluated counts too.
 _SCHEDULE = {"eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps"}
@@ -70,7 +70,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     """The run that a trainer would begin now: JSON, compared by `run_differences`.
 
     ``settings`` by name; SHA-256 of the training rows (``data``) and of the weights that are
-    trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.identity`)
+    trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.adapter_files`)
     with the SHA-256 of its tensors as they are kept.
 
     Settings are the trainer's arguments without `WITHOUT_EFFECT`, every field of its objective
@@ -153,7 +153,7 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     What a record does not hold it cannot contradict: another version of a library has other
     settings. What it does hold must be the same now; a setting
     that is absent now counts as None. The base's tensors are compared by SHA-256 where they are
-    kept alike, and else by samples (`mathsft.models.identity`): another card may want another
+    kept alike, and else by samples (`mathsft.models.adapter_files`): another card may want another
     precision.
     """
     if recorded.get("format") != now.get("format"):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from mathsft.models.sharding import whole
 from mathsft.objectives.base import Loss
+from mathsft.processes import whole
 
 
 class Means:

@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mathsft.data.problems import read_problems
 from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import TokenForest
-from mathsft.models.likelihood import encode_choices, option_logprobs
+from mathsft.models.likelihood import encode_choices
+from mathsft.models.logprobs import sequence_logprobs
 from mathsft.objectives.sft import tokenize_problems
 
 # Largest difference as a share of the largest value: rounding of 11 and of 8 bits, 24 layers deep.
@@ -43,13 +44,13 @@ def test_a_forests_scores_are_those_of_separate_passes(policy: str, qwen: Path) 
     groups = encode_choices(tokenizer, list(read_problems("tiny-mathqa", limit=8)[0]))
     forest = TokenForest.from_groups(groups, max_length=512)
     batch = {k: v.to(model.device) for k, v in forest.tensors(pad_token_id=0).items()}
-    together = option_logprobs(model, batch)
+    together = sequence_logprobs(model, batch).sum
     alone = []
     for group in groups:
         for sequence in group:
             single = TokenForest([sequence])
             one = {k: v.to(model.device) for k, v in single.tensors(pad_token_id=0).items()}
-            alone.append(option_logprobs(model, one))
+            alone.append(sequence_logprobs(model, one).sum)
     wanted = torch.cat(alone)
     share = float((together - wanted).abs().max() / wanted.abs().max())
     print(f"\n{policy}: {share:.1e} of the largest score")

@@ -8,7 +8,7 @@ its line of the worked solution with the calculator mark ``<<3*4=12>>``.
 import random
 from dataclasses import dataclass
 
-from mathsft.data.synthetic.splits import rows_of_split
+from mathsft.data.synthetic import rows_of_split
 
 _PEOPLE = [
     ("Ann", "she"), ("Ben", "he"), ("Carla", "she"), ("Dan", "he"), ("Eva", "she"),

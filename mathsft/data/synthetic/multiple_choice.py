@@ -10,8 +10,8 @@ chance whatever it learns.
 import random
 from fractions import Fraction
 
+from mathsft.data.synthetic import rows_of_split
 from mathsft.data.synthetic.patterns import PATTERNS, Pattern
-from mathsft.data.synthetic.splits import rows_of_split
 
 LETTERS = "abcde"
 

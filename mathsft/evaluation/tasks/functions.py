@@ -13,7 +13,7 @@ from mathsft.data.local_files import read_rows
 from mathsft.data.mathqa import clean_choices, official_choices
 from mathsft.data.readers import columns_of
 from mathsft.data.schemas import UnusableRowError, from_mathqa
-from mathsft.data.synthetic import tiny_mathqa_rows
+from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
 from mathsft.processes import say
 
 _COLUMNS = {"Problem", "options", "correct"}

@@ -20,7 +20,7 @@ def refuse_stream(rows: Any, *, name: str) -> None:
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """Counts while a source is read; ``line`` shows them to the user in one line."""
 
     read: int = 0
@@ -31,7 +31,7 @@ class Tally:
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any]) -> "Tally":
+    def of(cls, kept: Mapping[str, Any]) -> "RowCounts":
         """A tally that was kept as JSON of its fields (`vars`)."""
         counters = {name: Counter(kept[name]) for name in ("dropped", "notes", "unread")}
         return cls(**{**kept, **counters})

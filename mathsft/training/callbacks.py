@@ -1,4 +1,7 @@
-"""What the model writes as it is trained: a loss does not show that answers never end."""
+"""During training: what the model writes, and early stopping.
+
+A falling loss does not show that answers never end; `show_samples` does.
+"""
 
 import json
 from collections import Counter
@@ -6,21 +9,58 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from mathsft.checks import check_numbers
-from mathsft.data.given import check_rows, given_row
+from mathsft.data.problems import check_rows, given_row
 from mathsft.data.rows import CHAT, KINDS, kind_of
 from mathsft.data.schemas import UnusableRowError
-from mathsft.models.chat_template import Closing
+from mathsft.models.chat_template import Closing, Conversation
 from mathsft.models.encoding import encode_prompts, stop_tokens
 from mathsft.models.greedy import check_room, greedy_tokens
-from mathsft.objectives.conversations import Conversation
 from mathsft.objectives.left_out import with_fitting_arguments
 from mathsft.processes import say
 from mathsft.training.arguments import reasons
 
 _WIDTH = 300  # characters of a text that are printed
+
+
+def early_stopping(
+    settings: dict[str, Any], objective: str, *, evaluates: bool
+) -> list[EarlyStoppingCallback]:
+    """transformers' callback if it is asked for; its keys leave ``settings``, its needs go in.
+
+    Needed are evaluations, which only the user can choose, and the best checkpoint: the loss of
+    the test decides unless ``metric_for_best_model`` says otherwise, and what is evaluated is
+    saved.
+    """
+    patience = settings.pop("early_stopping_patience", None)
+    threshold = settings.pop("early_stopping_threshold", None)
+    if patience is None:
+        if threshold is not None:
+            raise ValueError(f"{objective}.early_stopping_threshold wants early_stopping_patience")
+        return []
+    if not evaluates:
+        raise ValueError(
+            f"{objective}.early_stopping_patience counts evaluations: give {objective}."
+            "eval_strategy (steps, with eval_steps, or epoch)"
+        )
+    strategy = settings["eval_strategy"]
+    if settings.get("save_strategy", "no") == "no":
+        settings["save_strategy"] = strategy
+        if strategy == "steps":
+            every = settings.get("eval_steps") or settings.get("logging_steps", 10)
+            settings["save_steps"] = every
+    settings.setdefault("load_best_model_at_end", True)
+    settings.setdefault("metric_for_best_model", "loss")
+    settings.setdefault("restore_callback_states_from_checkpoint", True)  # the count so far
+    say(
+        f"early stopping: after {patience} evaluations without a better "
+        f"{settings['metric_for_best_model']} of the test"
+        + "; the best checkpoint is what is kept"
+        * settings["load_best_model_at_end"]
+    )
+    return [EarlyStoppingCallback(patience, threshold or 0.0)]
 
 
 def show_samples(

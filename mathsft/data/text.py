@@ -1,12 +1,19 @@
-"""One spelling for what looks the same to a reader.
+"""Text as it is read: files row by row, and one spelling for what looks the same to a reader.
 
-Unicode has several characters for one sign: ``’`` and ``'``, ``−`` and ``-``, ``½`` and ``1/2``,
-and some that nobody sees. Answers are read, and questions compared, in the plain spelling.
+Files may be compressed; they are UTF-8, or the error names the line. Unicode has several
+characters for one sign: ``’`` and ``'``, ``−`` and ``-``, ``½`` and ``1/2``, and some that are
+invisible. Answers are read, and questions compared, in the plain spelling.
 """
 
+import gzip
 import html
 import re
 import unicodedata
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
 
 _APOSTROPHES = (
     "\u2018\u2019\u201a\u201b\u2032\u2035\u02b9\u02bb\u02bc\u02bd\u02c8\u00b4"
@@ -24,11 +31,68 @@ _LEVEL = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
 _SMALL_FRACTION = re.compile(f"([{_RAISED}]+)[/\u2044\u2215]([{_LOWERED}]+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 _SCRIPT = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
-
-
 # "2½" is 2 1/2 and not 21/2, "5①" is not 51: a non-character marks where a sign became digits.
 _EDGE = "\uffff"
 _BETWEEN_DIGITS = re.compile(rf"(?<=\d){_EDGE}+(?=\d)")
+_ESCAPED = re.compile(r"\\+([!-/:-@\[-`{-~])")
+# Pandoc's rule for TeX between dollar signs, which leaves "$20 and $30" alone.
+_FORMULA = re.compile(r"\$\$?(?=[^\s$])([^$]*?)(?<=[^\s$])\$\$?(?!\d)")
+_FORMULA_BRACKETS = re.compile(r"\\+[()\[\]]")
+_LONG_DASH = re.compile(r"--+(?![\d(.])")
+_SAME_SIGN = str.maketrans({"\u00d7": "x", "\u00f7": "/", "\u22c5": "\u00b7"})
+# At the end these go, but not what belongs to a number: 5! and n! are factorials, 5' and 5" feet
+# and inches.
+_ENDING = ".?,;:!'\"\u3001\u3002\u037e\u061f"
+_FACTORIAL_OR_LENGTH = re.compile(r"(?<=\d)['\"]|(?:(?<=[\d)])|(?<=\b[a-z]))!")
+_BEGINNING = " '\"\u00a1\u00bf"
+
+_MARK = b"\xef\xbb\xbf"  # some editors put a byte order mark first
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, of ``.gz`` those that are compressed in it.
+
+    Raises ValueError, also while it is read in the ``with`` block, for a compressed file that is
+    damaged or cut off.
+    """
+    compressed = path.suffix.lower() == ".gz"
+    try:
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file without their ends, one at a time.
+
+    Lines end with ``\\n``: JSON allows U+2028 inside a string, and it is no line end there.
+    Raises ValueError for bytes that are not UTF-8, with the line.
+    """
+    begin = 0
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            plain = line.removeprefix(_MARK) if number == 1 else line
+            yield _decoded(plain.removesuffix(b"\n"), path, line=number, begin=begin)
+            begin += len(line)
+
+
+def whole_text(path: Path) -> str:
+    """The text of a file. Raises ValueError for bytes that are not UTF-8, with the line."""
+    with opened(path) as file:
+        return _decoded(file.read().removeprefix(_MARK), path, line=1, begin=0)
+
+
+def _decoded(data: bytes, path: Path, *, line: int, begin: int) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line += data.count(b"\n", 0, error.start)
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x} at offset "
+            f"{begin + error.start}); save the file as UTF-8"
+        ) from error
 
 
 class _Spelling(dict[int, str]):
@@ -87,19 +151,6 @@ def plain_text(text: str) -> str:
 
 def _script(raised: str) -> str:
     return ("^" if raised[0] in _RAISED else "_") + raised.translate(_LEVEL) + _EDGE
-
-
-_ESCAPED = re.compile(r"\\+([!-/:-@\[-`{-~])")
-# Pandoc's rule for TeX between dollar signs, which leaves "$20 and $30" alone.
-_FORMULA = re.compile(r"\$\$?(?=[^\s$])([^$]*?)(?<=[^\s$])\$\$?(?!\d)")
-_FORMULA_BRACKETS = re.compile(r"\\+[()\[\]]")
-_LONG_DASH = re.compile(r"--+(?![\d(.])")
-_SAME_SIGN = str.maketrans({"\u00d7": "x", "\u00f7": "/", "\u22c5": "\u00b7"})
-# At the end these go, but not what belongs to a number: 5! and n! are factorials, 5' and 5" feet
-# and inches.
-_ENDING = ".?,;:!'\"\u3001\u3002\u037e\u061f"
-_FACTORIAL_OR_LENGTH = re.compile(r"(?<=\d)['\"]|(?:(?<=[\d)])|(?<=\b[a-z]))!")
-_BEGINNING = " '\"\u00a1\u00bf"
 
 
 def reader_text(text: str) -> str:
