@@ -9,11 +9,12 @@ import mathsft
 PAGE = Path(__file__).with_name("api.md")
 TASKS = {
     "Look at the machine, choose settings": """
-        describe device_defaults load_recipe load_settings quiet run_dir tracker
-        estimate_memory memory_gb free_memory""",
+        describe device_defaults default_profile load_recipe load_settings quiet run_dir
+        tracker estimate_memory memory_gb free_memory""",
     "Read and mix data": """
-        load_problems kind_of add_choices mix_datasets training_plan overlap without_test_rows
-        extract_answer same_answer""",
+        load_problems read_rows kind_of add_choices mix_datasets training_plan overlap
+        without_test_rows question_template extract_answer same_answer official_choices
+        clean_choices formula_value formula_verdict""",
     "Load, adapt and save models": """
         load_model add_adapter freeze save_adapter load_adapter merge_adapter save_model
         stop_after_turns""",
@@ -21,10 +22,12 @@ TASKS = {
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO persist keep_folder
         show_samples""",
     "Score tokens": """
-        TokenForest forest_mask pack sequence_logprobs choice_logprobs""",
+        TokenForest forest_mask attention_inputs pack tokenize_problems encode_choices choice_context
+        sequence_logprobs choice_logprobs""",
     "Evaluate and compare": """
         evaluate watch worked_answers load_results compare compare_all check_tuned accuracy_by
-        template_labels reading_labels wilson_interval""",
+        template_labels reading_labels wilson_interval
+        detectable_difference ForestLM quiet_harness""",
     "Show results": """
         results_table pairs_table write_csv write_report plot_accuracy plot_curves plot_intervals
         plot_loss plot_mask plot_packing""",

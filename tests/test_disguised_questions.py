@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problem_rows import CHAT, jsonl
 
-from mathsft.data.contamination import overlap, question_key, template, without_test_rows
+from mathsft.data.contamination import overlap, question_key, question_template, without_test_rows
 from mathsft.data.mixtures import mix_datasets
 from mathsft.data.problems import FEATURES, read_problems
 
@@ -117,7 +117,7 @@ def test_so_is_any_real_question(
     question = questions[number % len(questions)]
     hidden = disguise(question, *how)
     assert question_key(hidden) == question_key(question)
-    assert template(hidden) == template(question)
+    assert question_template(hidden) == question_template(question)
 
 
 @settings(max_examples=40, deadline=None)
@@ -187,7 +187,7 @@ def test_a_question_that_goes_on_in_a_chat_is_another(tmp_path: Path) -> None:
 
 def test_the_real_questions_of_gsm8k_stay_apart(questions: Questions) -> None:
     assert len(set(map(question_key, questions[:7473]))) == 7473
-    assert len(set(map(template, questions[:7473]))) == 7472  # as many as before normalising
+    assert len(set(map(question_template, questions[:7473]))) == 7472  # as before normalising
 
 
 def test_html_and_tex_do_not_hide_a_question() -> None:

@@ -17,8 +17,8 @@ from mathsft.data.formulas import (
     UNKNOWN,
     FormulaError,
     formula_value,
+    formula_verdict,
     label_number,
-    verdict,
 )
 
 
@@ -150,7 +150,7 @@ def test_a_labels_number_is_read_past_currency_percent_and_unit(
 )
 def test_what_is_not_one_number_is_not_compared(choice: str) -> None:
     assert label_number(choice) is None
-    assert verdict("add(1, 1)", choice) == INCOMPARABLE
+    assert formula_verdict("add(1, 1)", choice) == INCOMPARABLE
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_what_is_not_one_number_is_not_compared(choice: str) -> None:
 def test_formula_and_label_agree_as_far_as_the_label_is_written_out(
     formula: str, choice: str, said: str
 ) -> None:
-    assert verdict(formula, choice) == said
+    assert formula_verdict(formula, choice) == said
 
 
 def test_all_but_three_real_formulas_can_be_executed_in_seconds(data_dir: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import mathsft
+
 ROOT = Path(__file__).parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
@@ -45,6 +47,17 @@ def test_every_address_of_the_repository_is_the_one_in_pyproject() -> None:
         assert badges or file in SOLUTIONS
         assert installs or file not in (*LESSONS, *SOLUTIONS)
         assert {f"https://github.com/{name}" for name in badges + installs} == {ADDRESS}
+
+
+def test_lessons_and_the_readme_import_public_names_only() -> None:
+    for path in (ROOT / "README.md", *LESSONS, *SOLUTIONS):
+        text = path.read_text(encoding="utf-8")
+        code = "\n".join(map(source, cells(path))) if path.suffix == ".ipynb" else text
+        assert re.findall(r"(?:from|import) (mathsft\.[\w.]+)", code) == [], path.name
+        imports = re.findall(r"from mathsft import (\([^)]*\)|.*)", code)
+        names = set(re.findall(r"\w+", " ".join(imports)))
+        assert names - set(mathsft.__all__) == set(), path.name
+        assert names, path.name
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)

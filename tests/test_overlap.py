@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mathsft.data.contamination import overlap, question_key, template, without_test_rows
+from mathsft.data.contamination import overlap, question_key, question_template, without_test_rows
 from mathsft.data.problems import FEATURES, read_problems
 
 
@@ -38,7 +38,7 @@ def test_case_and_spacing_do_not_make_another_question_but_signs_and_numbers_do(
     ],
 )
 def test_a_template_is_the_question_with_its_numbers_masked(question: str, masked: str) -> None:
-    assert template(question) == masked
+    assert question_template(question) == masked
 
 
 def test_each_measure_finds_what_it_is_for() -> None:

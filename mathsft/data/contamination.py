@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from datasets import Dataset, IterableDataset
 
 from mathsft.checks import check_numbers
-from mathsft.data.questions import QuestionFinder, question_key, template
+from mathsft.data.questions import QuestionFinder, question_key, question_template
 from mathsft.data.rows import KINDS, PROBLEM, asked
 from mathsft.processes import say
 
@@ -175,7 +175,7 @@ def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0
     questions = ["\n".join(texts) for texts in questions_in(test, name="overlap's test")]
     if not questions:
         raise ValueError("overlap: no test row to look for")
-    keys, templates = list(map(question_key, questions)), list(map(template, questions))
+    keys, templates = list(map(question_key, questions)), list(map(question_template, questions))
     runs = [set(_runs(key.split(), n)) for key in keys]
     by_key, by_template = dict.fromkeys(keys, -1), dict.fromkeys(templates, -1)
     by_run = dict.fromkeys((run for some in runs for run in some), -1)
@@ -183,7 +183,7 @@ def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0
     for row, texts in enumerate(questions_in(train, name="overlap's train")):
         for question in texts:
             key = question_key(question)
-            for found, what in ((by_key, key), (by_template, template(question))):
+            for found, what in ((by_key, key), (by_template, question_template(question))):
                 if found.get(what) == -1:
                     found[what] = row
             for run in _runs(key.split(), n):
@@ -223,11 +223,13 @@ def without_test_rows(
     the count, and again as its rows are taken.
     """
     apart = [question for texts in questions_in(test, name="test") for question in texts]
-    what, key = ("template", template) if templates else ("question", question_key)
-    asks, masked = _asker(apart, train), set(map(template, apart)) if templates else set()
+    what, key = ("template", question_template) if templates else ("question", question_key)
+    asks, masked = _asker(apart, train), set(map(question_template, apart)) if templates else set()
 
     def kept(texts: Iterable[str]) -> bool:
-        return not any(asks(text) or (templates and template(text) in masked) for text in texts)
+        return not any(
+            asks(text) or (templates and question_template(text) in masked) for text in texts
+        )
 
     there = list(map(kept, questions_in(train, name="train")))
     say(

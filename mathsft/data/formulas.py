@@ -198,7 +198,7 @@ def label_number(choice: str) -> tuple[Fraction, float] | None:
     return number, max(last, float(abs(number)) / 1000)
 
 
-def verdict(formula: str, choice: str) -> str:
+def formula_verdict(formula: str, choice: str) -> str:
     """Whether the value of ``formula`` is the number in ``choice``, the labelled one.
 
     Returns ``AGREES``, ``DISAGREES``, ``UNKNOWN`` or ``INCOMPARABLE``.

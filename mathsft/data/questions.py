@@ -49,7 +49,7 @@ def question_key(question: str) -> str:
     return " ".join(_TOKEN.findall(comparable(question)))
 
 
-def template(question: str) -> str:
+def question_template(question: str) -> str:
     """``question`` in words with every number masked: ``3 pens at Rs. 40`` → ``# pens at rs . #``.
 
     A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.

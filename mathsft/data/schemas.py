@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from mathsft.data.answers import read_answer, split_final_line, strip_marks
 from mathsft.data.cells import parsed
-from mathsft.data.formulas import DISAGREES, verdict
+from mathsft.data.formulas import DISAGREES, formula_verdict
 from mathsft.data.mathqa import (
     LETTERS,
     Reading,
@@ -169,7 +169,7 @@ def _check(
     formula = ""
     if "annotated_formula" in row:  # AQuA's rows, in the same schema, have none
         formula = text_of(row, "annotated_formula", where=where, empty_ok=True)
-    said = verdict(formula, choices[label])
+    said = formula_verdict(formula, choices[label])
     if drop_disputed and said == DISAGREES:
         raise UnusableRowError("formula and label disagree")
     if choices != official_choices(row["options"]):
