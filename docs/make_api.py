@@ -22,8 +22,8 @@ TASKS = {
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO persist keep_folder
         show_samples""",
     "Score tokens": """
-        TokenForest forest_mask attention_inputs pack tokenize_problems encode_choices choice_context
-        sequence_logprobs choice_logprobs""",
+        TokenForest forest_mask attention_inputs pack tokenize_problems encode_choices
+        choice_context sequence_logprobs choice_logprobs""",
     "Evaluate and compare": """
         evaluate watch worked_answers load_results compare compare_all check_tuned accuracy_by
         template_labels reading_labels wilson_interval

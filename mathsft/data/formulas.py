@@ -112,8 +112,9 @@ _OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
 def formula_value(formula: str) -> Number:
     """The value of an ``annotated_formula``, exact as long as only fractions are in it.
 
-    The text is parsed, never run as code. Constants read ``const_100``, ``const_3_6`` (3.6)
-    and ``const_pi``.
+    Args:
+        formula: such as ``divide(const_100, 60)``. It is parsed, never run as code. Constants are
+            written ``const_100``, ``const_3_6`` (3.6) and ``const_pi``.
 
     Raises:
         FormulaError: not of that form, an unknown operation, another number of

@@ -21,7 +21,7 @@ def sft_completion(solution: str, answer: str) -> str:
 
 
 def choice_context(question: str) -> str:
-    """The context of lm-evaluation-harness' ``mathqa`` task, character for character."""
+    """``question`` as the context of the harness's ``mathqa`` task, character for character."""
     return f"Question: {question}\nAnswer:"
 
 

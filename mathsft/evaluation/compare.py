@@ -122,10 +122,15 @@ def _interval(gained: int, lost: int, n: int, seed: int) -> tuple[float, float]:
 def detectable_difference(n: int, unequal: float, *, power: float = 0.8) -> float:
     """The smallest true difference of two accuracies that n shared questions show (p < 0.05).
 
-    ``unequal`` is the share of questions that only one of the two answers, which is what a
-    paired comparison's noise comes from. Solves Connor's (1987, Biometrics 43:207) sample size
-    of McNemar's test, ``n d² = (z₀.₉₇₅ √u + z_power √(u − d²))²``, for d. It is 1, that is, no
-    difference shows, where even u itself would not: too few questions tell the two apart.
+    Args:
+        n: the number of questions.
+        unequal: the share of questions that only one of the two answers correctly; it is the
+            source of a paired comparison's noise.
+        power: the probability with which the difference shows; 0.8 is the usual choice.
+
+    Solves Connor's (1987, Biometrics 43:207) sample size of McNemar's test,
+    ``n d² = (z₀.₉₇₅ √u + z_power √(u − d²))²``, for d. The result is 1 (no difference shows) if
+    even d = u would not show: too few questions are answered differently.
     """
     from scipy.optimize import brentq
     from scipy.stats import norm

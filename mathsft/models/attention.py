@@ -128,7 +128,7 @@ def caps_attention(config: Any) -> bool:
 
 
 def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """``input_ids, position_ids, attention_mask`` such that ``model`` keeps the rule.
+    """``input_ids, position_ids, attention_mask`` of ``batch`` with which ``model`` keeps the rule.
 
     ``sdpa`` takes the bool mask. ``eager`` *adds* its mask to the scores, so a bool
     mask would be added as 0 and 1 and hide nothing: it gets 0 and the lowest number.

@@ -123,10 +123,14 @@ def tokenize_problems(
 ) -> tuple[list[TokenSequence], Counter[str]]:
     """The documents of `SFT` as ``{"input_ids", "labels"}``, and the dropped rows by reason.
 
-    What they are made of: `mathsft.objectives.documents`. A document of more than ``max_length``
-    tokens, or than the model has ``positions`` (`mathsft.models.attention.position_limit`), is
-    dropped whole: cutting it would cut its answer. A printed line counts the rows that hold a
-    column which is not read.
+    Args:
+        problems: rows of `load_problems`, of any kind that `SFT` trains on.
+        tokenizer: its stop token ends each document (`mathsft.objectives.documents`).
+        max_length: longer documents are dropped whole: cutting one would cut its answer.
+        positions: the most that the model can read (`mathsft.models.attention.position_limit`).
+        train_on_prompt: train the whole text in place of the answer alone.
+
+    A printed line counts the rows that hold a column which is not read.
     """
     objective = SFT(train_on_prompt=train_on_prompt)
     arrow = isinstance(problems, Dataset)
