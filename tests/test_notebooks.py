@@ -57,7 +57,7 @@ def test_lessons_and_the_readme_import_public_names_only() -> None:
         imports = re.findall(r"from mathsft import (\([^)]*\)|.*)", code)
         names = set(re.findall(r"\w+", " ".join(imports)))
         assert names - set(mathsft.__all__) == set(), path.name
-        assert names, path.name
+        assert names or path in SOLUTIONS, path.name
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
