@@ -3,7 +3,7 @@
 from typing import Any
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 795,  # of the embedded tokenizer
+    "vocab_size": 795,  # that of the embedded tokenizer
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -14,12 +14,12 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_HEADS = {"head_dim": 8}  # of types whose heads do not divide the width by themselves
+_HEADS = {"head_dim": 8}  # for types that do not compute a head's width from the model's width
 _MIXED = ["sliding_attention", "full_attention"]
 _WINDOW = {"sliding_window": 8}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-# As TRL sets it; transformers' balance loss then meets the mask. The forest never asks for it.
+# TRL sets this, and transformers then adds its balance loss; the forest never requests it.
 _ROUTER = {"output_router_logits": True}
 _OLD_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 _ROTARY_GPT = {**_OLD_GPT, "rotary_dim": 4}
@@ -30,7 +30,7 @@ _DEEPSEEK = {
     "num_key_value_heads": 4,
 }  # fmt: skip
 
-# By name: settings that differ from SIZES, with a model_type where the name is not one.
+# By name: settings that differ from SIZES, with a model_type if the name is not one.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
@@ -116,12 +116,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 4},
 }  # fmt: skip
 
-_ALIBI = "ALiBi counts places of the row"
+_ALIBI = "ALiBi uses places in the row"
 WHY = {
     "gemma2": "sdpa would leave out the cap on attention scores",
-    "gemma3": "text alone; it reads images too",
+    "gemma3": "text only; it reads images too",
     "gpt_oss": "it has no sdpa",
-    "gpt_neo": "its windows count places of the row: rows of at most `window_size` tokens",
+    "gpt_neo": "its windows use places in the row: rows of at most `window_size` tokens",
     "bloom": _ALIBI,
     "mpt": _ALIBI,
     "falcon with alibi": _ALIBI,

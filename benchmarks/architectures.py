@@ -1,11 +1,11 @@
 """Small random models of many architectures: is each objective exact on them, or refused?
 
     python benchmarks/architectures.py            # prints the table
-    python benchmarks/architectures.py --write    # and puts it into docs/models.md
+    python benchmarks/architectures.py --write    # also writes it into docs/models.md
 
-Each model has two layers, a width of 32 and random weights. Where its kind has windows they are of
-8 tokens, and the sequences have 20 to 40. "equal" means: loss and gradients of one pass over a
-forest are those of each sequence passed by itself, and log-likelihoods are those of
+Each model has two layers, a width of 32 and random weights. Windows, if the architecture has them,
+have 8 tokens, and sequences have 20 to 44. "equal" means: loss and gradients of one pass over a
+forest equal those of passing each sequence on its own, and log-likelihoods equal those of
 lm-evaluation-harness's own `HFLM`.
 """
 
@@ -41,20 +41,20 @@ from mathsft.training.batches import Collator
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 START, END = "<!-- table: benchmarks/architectures.py --write -->", "<!-- end of the table -->"
-# Relative, in float32: rounding in another order of the sums, and no more.
+# Relative, in float32: only the rounding of sums in another order.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, SCORE_TOLERANCE = 1e-4, 2e-3, 1e-3
 Groups = Sequence[Sequence[TokenSequence]]
 
 
 def build(name: str, attention: str | None = None) -> Any:
-    """The random model of this name; its attention is sdpa, or eager where there is no sdpa."""
+    """The random model of this name; its attention is sdpa, or eager if it has no sdpa."""
     settings = {**SIZES, **ARCHITECTURES[name]}
     config = AutoConfig.for_model(settings.pop("model_type", name), **settings)
     if attention is None and caps_attention(config):
         attention = "eager"
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
-    with torch.no_grad():  # larger than at initialisation, so that a wrong mask shows
+    with torch.no_grad():  # larger than at initialisation, so that a wrong mask is noticed
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(4)
@@ -80,7 +80,7 @@ PAIRS: Groups = [[_sequence(_tokens(12, 50), _tokens(14 + 4 * c, 60 + c)) for c 
 
 @dataclass(frozen=True)
 class Compared:
-    """An objective, its groups, and its loss from their summed log-probabilities (S,) by hand."""
+    """An objective, its groups, and its loss by hand from their summed log-probabilities (S,)."""
 
     objective: Objective
     groups: Groups
@@ -88,7 +88,7 @@ class Compared:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The groups as rows to train on; of choices the second is right."""
+        """The groups as rows to train on; the second choice is the right one."""
         return [
             {
                 "input_ids": [sequence["input_ids"] for sequence in group],
@@ -100,8 +100,8 @@ class Compared:
         ]
 
 
-# One more objective is one more line here, and one more column in the table. In place of a
-# reference model stands one that gives every token the probability 1/e.
+# To add an objective, add a line here: it becomes a column of the table. In place of a reference
+# model, a constant gives every token the probability 1/e.
 OBJECTIVES: dict[str, Compared] = {
     "SFT": Compared(
         SFT(packing=False),
@@ -127,11 +127,11 @@ def by_forest(model: Any, compared: Compared) -> Tensor:
 
 
 def by_sequence(model: Any, compared: Compared) -> Tensor:
-    """The loss from each sequence by itself, with no mask and none of this package's code."""
+    """The loss from each sequence on its own, with no mask and none of this package's code."""
     sums = []
     for sequence in (sequence for group in compared.groups for sequence in group):
         ids, labels = (torch.tensor(sequence[key]) for key in ("input_ids", "labels"))
-        # Router logits are asked for by some configurations; the loss on them is not compared.
+        # Some configurations request router logits; the loss on them is not compared.
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
         scored = labels[1:] != IGNORE
         logprobs = logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]]
@@ -147,7 +147,7 @@ def _with_gradients(model: Any, loss: Tensor) -> tuple[float, dict[str, Tensor]]
 
 
 def exactness(model: Any, compared: Compared) -> str:
-    """ "equal", or by how much loss or gradients differ."""
+    """ "equal", or how much loss or gradients differ."""
     ours, our_gradients = _with_gradients(model, by_forest(model, compared))
     theirs, their_gradients = _with_gradients(model, by_sequence(model, compared))
     loss = abs(ours - theirs) / abs(theirs)
@@ -176,7 +176,7 @@ REQUESTS = [
 
 
 def scoring(model: Any) -> str:
-    """ "equal" where the harness's own model gives the same log-likelihoods and predictions."""
+    """ "equal" if the harness's own model gives the same log-likelihoods and predictions."""
     asked = [Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(REQUESTS)]
     with quiet_harness(), torch.no_grad():
         ours = ForestLM(model, tokenizer=_tokenizer()).loglikelihood(asked, disable_tqdm=True)
@@ -205,7 +205,7 @@ class Outcome:
 
 
 def outcome(name: str) -> Outcome:
-    """Everything that the table says of one architecture, measured."""
+    """Measure everything that the table says about one architecture."""
     model = build(name)
     kinds = {
         "all" if window is None else "piece" if window.chunks else "window"
@@ -225,7 +225,7 @@ def outcome(name: str) -> Outcome:
 
 
 def table() -> str:
-    """All lines, with a head."""
+    """The table with its head."""
     head = ["architecture", "a layer sees", "attention", *OBJECTIVES, "scoring", "why"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(outcome(name).line() for name in ARCHITECTURES)])
@@ -233,7 +233,7 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--write", action="store_true", help="put the table into docs/models.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/models.md")
     write = parser.parse_args().write
     made = table()
     print(made)

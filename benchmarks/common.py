@@ -38,7 +38,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def grade_school_problems() -> tuple[Any, str]:
-    """GSM8K's train rows from MATHSFT_DATA_DIR if that is set, else the tiny source; and which."""
+    """GSM8K's train rows if MATHSFT_DATA_DIR is set, else the tiny source; and its name."""
     folder = os.environ.get("MATHSFT_DATA_DIR")
     if folder:
         return load_problems(str(Path(folder) / "gsm8k" / "train.jsonl")), "gsm8k"
@@ -46,7 +46,7 @@ def grade_school_problems() -> tuple[Any, str]:
 
 
 def multiple_choice_problems() -> tuple[Any, str]:
-    """MathQA's dev rows from MATHSFT_DATA_DIR if that is set, else the tiny source; and which."""
+    """MathQA's dev rows if MATHSFT_DATA_DIR is set, else the tiny source; and its name."""
     folder = os.environ.get("MATHSFT_DATA_DIR")
     if folder:
         return load_problems(str(Path(folder) / "mathqa" / "dev.json")), "mathqa"
@@ -54,7 +54,7 @@ def multiple_choice_problems() -> tuple[Any, str]:
 
 
 def raw_choice_rows() -> tuple[list[dict[str, Any]], str]:
-    """As `multiple_choice_problems`, in MathQA's published schema, shuffled."""
+    """The rows of `multiple_choice_problems` in MathQA's published schema, shuffled."""
     folder = os.environ.get("MATHSFT_DATA_DIR")
     if folder:
         rows = [row for _, row in read_rows(Path(folder) / "mathqa" / "dev.json")]
@@ -65,10 +65,10 @@ def raw_choice_rows() -> tuple[list[dict[str, Any]], str]:
 
 
 def more_choices(problem: Mapping[str, Any], *, count: int) -> dict[str, Any]:
-    """The question with ``count`` different choices, and the right one's label, 0.
+    """The question with ``count`` different choices; the right one has label 0.
 
-    The right choice comes first, then the other real ones, then real ones with other digits:
-    as long as they, or a digit longer where the one drawn is taken.
+    The right choice comes first, then the other real ones, then copies of real ones with other
+    digits: as long as the original, or one digit longer if that text is already a choice.
     """
     draw = random.Random(problem["question"])
     right, label = problem["choices"][problem["label"]], problem["label"]
@@ -83,13 +83,13 @@ def more_choices(problem: Mapping[str, Any], *, count: int) -> dict[str, Any]:
 
 
 def tokenizer_for(problems: Any, *, vocab_size: int) -> Any:
-    """A byte-level BPE learnt from the problems themselves, splitting text as Qwen2.5 does."""
+    """A byte-level BPE learnt from the problems themselves; it splits text as Qwen2.5 does."""
     texts = [*problems["question"], *problems["solution"]]
     return train_tokenizer(texts, vocab_size=min(vocab_size, 8000))
 
 
 def random_base(shape: str) -> Any:
-    """Random float32 weights of a shape, tied embeddings."""
+    """A model of this shape with random float32 weights and tied embeddings."""
     torch.manual_seed(0)
     config = Qwen2Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=2048)
     return Qwen2ForCausalLM(config)
@@ -103,7 +103,7 @@ def random_model(shape: str, *, lora_dropout: float = 0.05) -> Any:
 def largest_difference(
     gradients: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]
 ) -> float:
-    """Over all parameters: max |one - other| / max |other|; NaN where one of them is."""
+    """The largest max |one - other| / max |other| of all parameters; NaN if any of them is NaN."""
     parts = [
         (gradients[name] - other).abs().max() / other.abs().max() for name, other in others.items()
     ]
@@ -113,10 +113,10 @@ def largest_difference(
 def counted_flops(step: Callable[..., Any], model: Any, *arguments: Any) -> int:
     """Floating-point operations of the matrix products in ``step(model, *arguments)``.
 
-    ``model`` is on the meta device, whose tensors have shapes and no numbers, so a count takes
-    no longer for a large model. There attention is taken apart into its products, which the
-    counter sees; it knows nothing of the CPU's fused attention. An attention product counts
-    whole, masked or not. A product of (m, k) with (k, n) counts 2mkn; sums and softmaxes none.
+    ``model`` is on the meta device, whose tensors have shapes but no numbers, so counting takes
+    no longer for a large model. There, attention is split into its matrix products, which the
+    counter sees; it does not know the CPU's fused attention. An attention product counts in
+    full, masked or not. A product of (m, k) with (k, n) counts 2mkn; sums and softmaxes count 0.
     """
     with FlopCounterMode(display=False) as counter:
         step(model, *arguments)

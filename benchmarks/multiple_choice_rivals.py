@@ -1,7 +1,7 @@
 """The multiple-choice loss as it is usually written, and as it is written well.
 
-Both take rows of `MultipleChoice`, leave the gradients of the mean loss in the model
-and return how many positions, padding included, passed it.
+Both take rows of `MultipleChoice`, leave the gradients of the mean loss in the model,
+and return how many positions, padding included, passed through the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from torch.nn.utils.rnn import pad_sequence
 from mathsft.models.forest import IGNORE
 
 Questions = Sequence[Mapping[str, Any]]
-QUESTIONS_AT_ONCE = 4  # the loop's micro-batch: full logits of all five passes are kept
+QUESTIONS_AT_ONCE = 4  # the loop's micro-batch; it keeps the full logits of all five passes
 
 
 def loop(model: Any, questions: Questions) -> int:
-    """A padded pass for each choice number, full logits, log-probabilities picked one by one.
+    """One padded pass for each choice number, full logits, log-probabilities picked one by one.
 
-    Micro-batches of `QUESTIONS_AT_ONCE` questions, their gradients accumulated. The
+    Gradients are accumulated over micro-batches of `QUESTIONS_AT_ONCE` questions. The
     log-probabilities of a sequence are taken out of the batch before its tokens are picked:
-    picking from the batch directly would cost a gradient of the batch's size for each token.
+    to pick from the batch directly would cost a gradient of the batch's size for each token.
     """
     passed = 0
     for first in range(0, len(questions), QUESTIONS_AT_ONCE):
@@ -54,9 +54,9 @@ def loop(model: Any, questions: Questions) -> int:
 
 
 def vectorised(model: Any, questions: Questions) -> int:
-    """All choices of all questions in one padded batch, only scored positions projected.
+    """All choices of all questions in one padded batch; only scored positions are projected.
 
-    A last token is only predicted, so it is left out. Padding stands on the right, where
+    A sequence's last token is only predicted, so it is left out. Padding is on the right, so
     causal attention hides it from every real token: no mask is made, and attention runs
     its causal kernel.
     """

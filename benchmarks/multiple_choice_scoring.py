@@ -3,23 +3,23 @@
     python benchmarks/multiple_choice_scoring.py --json [--shape tiny|qwen2.5-0.5b]
         [--num_fewshot N] [--sampler default|first_n] [--questions N] [--rounds N]
 
-A GPU that may be here is hidden. Both go through `simple_evaluate` on the same questions, with
-the same random weights in float32; a round runs both, in turns. **Timed is the log-likelihood
-phase** of each: everything inside `loglikelihood`, tokenization included; prompts are built
-and metrics computed outside of it, by the same code for both.
+If there is a GPU, it is hidden. Both go through `simple_evaluate` on the same questions, with
+the same random weights in float32; each round runs both, in alternating order. **The
+log-likelihood phase is timed**: everything inside `loglikelihood`, tokenization included. The
+same code builds the prompts and computes the metrics for both, outside of it.
 
-`HFLM` runs with the batch size given (`--batch_size`, default 8, as for ours "auto"); without
-few-shot examples its time hardly depends on it on a CPU. Few-shot examples come from the other
-half of the file, drawn by the harness: `default` draws anew for each question, `first_n` takes
+`HFLM` runs with the given batch size (`--batch_size`, default 8; ours uses "auto"). Without
+few-shot examples its time on a CPU hardly depends on it. The harness draws the few-shot examples
+from the other half of the file: `default` draws again for each question, `first_n` takes
 the same ones for all.
 
-- `speedup`: median over the rounds of the two phases' ratio.
-- `flop_limit`: floating-point operations of HFLM's passes over those of ours, as
-  `counted_flops` has them, padding and masked attention included: the speedup if both did
-  equally many operations a second. `fraction_of_limit`: of it, what was reached.
+- `speedup`: the ratio of the two phases' times, as the median over the rounds.
+- `flop_limit`: floating-point operations of HFLM's passes divided by those of ours
+  (`counted_flops`), padding and masked attention included: the speedup if both did
+  equally many operations a second. `fraction_of_limit`: `speedup` divided by it.
 - `max_abs_diff`: the largest difference of any log-likelihood, in nats.
 - `same_predictions`: whether both pick the same choice everywhere, by acc and by acc_norm.
-- `peak_rss_ratio`: HFLM's peak memory over ours, each in a process of its own, Python and
+- `peak_rss_ratio`: HFLM's peak memory divided by ours, each in a process of its own, Python and
   weights included (`ru_maxrss`).
 """
 
@@ -60,7 +60,7 @@ def score(
     method: str, model: Any, tokenizer: Any, batch_size: int, **arguments: Any
 ) -> dict[str, Any]:
     """One run through `simple_evaluate`: seconds of its log-likelihood phase, its samples, and
-    what passed the model (forests, or the shapes of padded rows)."""
+    what passed through the model (forests, or the shapes of padded rows)."""
     lm: Any
     with quiet_harness():
         if method == "ours":
@@ -83,7 +83,7 @@ def score(
         return option_scores(model, batch)
 
     def seen(module: Any, given: tuple[torch.Tensor, ...]) -> None:
-        if given:  # HFLM's call; ours names its arguments
+        if given:  # a call of HFLM; ours passes keyword arguments
             shapes.append(given[0].shape)
 
     hook = model.register_forward_pre_hook(seen)
@@ -114,13 +114,13 @@ def count_both(shape: str, ours: dict[str, Any], hflm: dict[str, Any]) -> tuple[
             for rows in hflm["shapes"]:
                 model(torch.zeros(rows, dtype=torch.long, device="meta"))
 
-    # Where a block of logits ends is read from numbers, which the meta device has not.
+    # The end of a block of logits is computed from values, which the meta device does not have.
     with mock.patch.object(projection, "LOGITS_AT_ONCE", sys.maxsize):
         return counted_flops(all_forests, model), counted_flops(all_rows, model)
 
 
 def picked(samples: list[dict[str, Any]], normalised: bool) -> list[int]:
-    """The choice taken for each question, by log-likelihood or by that over characters."""
+    """The choice picked for each question, by log-likelihood or by log-likelihood per character."""
     choices = []
     for sample in samples:
         scores = [float(answer[0]) for answer in sample["filtered_resps"]]
@@ -156,7 +156,7 @@ def main() -> None:
     rounds = options.rounds or (1 if shots else 3)
     transformers.logging.set_verbosity_error()
 
-    # Before the model is made here: a process's ru_maxrss begins at what its parent holds.
+    # Before this process makes the model: a child's ru_maxrss starts at its parent's memory.
     peaks = {} if options.peak else {name: peak_megabytes(name) for name in METHODS}
     rows, source = raw_choice_rows()
     texts = {
@@ -189,7 +189,7 @@ def main() -> None:
             )
 
         if options.peak:
-            # Enough to fill a pass: 4,096 tokens of ours, eight rows of HFLM's.
+            # Enough questions to fill a pass: 4,096 tokens for ours, eight rows for HFLM.
             run(options.peak, max(questions, 12 if shots else 72) if options.peak == "ours" else 4)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
             return

@@ -3,27 +3,26 @@
     python benchmarks/multiple_choice_training.py --json [--shape tiny|qwen2.5-0.5b]
         [--questions N] [--rounds N] [--no-sweep]
 
-A GPU that may be here is hidden and stays idle: the times are those of a CPU. The rivals
+If there is a GPU, it is hidden and stays idle: the times are those of a CPU. The rivals
 (`multiple_choice_rivals`) are `loop`, five padded passes with full logits and log-probabilities
-picked one by one, and `vectorised`, all choices in one padded batch with only the scored
-positions projected. `ours` calls what the trainer calls.
+picked one by one, and `vectorised`, one padded batch of all choices in which only the scored
+positions are projected. `ours` calls what the trainer calls.
 
 Timed: collation, forward, backward, clipping, AdamW's update. Not timed: tokenization. The
-model has random weights and LoRA without dropout; LoRA's B is moved away from zero, as
-otherwise A has no gradient. Every step starts from the same adapter and a fresh optimiser.
-In a round all three take the same questions, in an order that changes from round to round;
+model has random weights and LoRA without dropout; LoRA's B is moved away from zero, because
+A has no gradient otherwise. Every step starts from the same adapter and a fresh optimiser.
+In a round all three take the same questions, and their order changes from round to round;
 each round takes other questions. Ratios and the limit are medians over the rounds.
 
-- `flop_limit_vs_vectorised`: floating-point operations of the vectorised step over ours, as
-  `counted_flops` has them, padding and masked attention included: how much faster ours would
-  be if both did equally many operations a second. `fraction_of_limit`: of each round's own.
-- `grad_rel_diff`: the largest of any adapter parameter, in any round and against either
-  rival, of max |ours - rival's| / max |rival's|.
-- `peak_rss_mb`: the most memory a process of its own held that made the model and took one
-  step (`ru_maxrss`), Python and weights included. At 0.5B, 4 questions take the rivals 12-17 GB.
-- `positions`: what passed the model in all rounds, padding included; `_tokens`: without it.
+- `flop_limit_vs_vectorised`: floating-point operations of the vectorised step divided by ours
+  (`counted_flops`), padding and masked attention included: how much faster ours would be if both
+  did equally many operations a second. `fraction_of_limit`: a round's speedup over its own limit.
+- `grad_rel_diff`: the largest max |ours - rival's| / max |rival's| of any parameter, round, rival.
+- `peak_rss_mb`: the peak memory of a separate process that makes the model and takes one step
+  (`ru_maxrss`), Python and weights included. At 0.5B, the rivals need 12-17 GB for 4 questions.
+- `positions`: what passed through the model in all rounds, with padding; `_tokens`: without it.
 - `by_choices`: the same questions with 2 to 32 choices (`more_choices`). `separate_gflop` is
-  the vectorised batch; `seconds` of our forward and backward, the median over the rounds.
+  the vectorised batch; `seconds` is our forward and backward, the median over the rounds.
 """
 
 import argparse
@@ -73,7 +72,7 @@ SWEEP, SWEEP_QUESTIONS = (2, 4, 8, 16, 32), 4
 
 
 def ours(model: Any, questions: Questions) -> int:
-    """The forest: gradients of the mean loss; returns the positions passed, padding included."""
+    """The forest: leaves the gradients of the mean loss, returns the positions with padding."""
     batch = COLLATE(questions)
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     loss = OBJECTIVE.loss(sequence_logprobs(model, batch), batch)
@@ -85,7 +84,7 @@ METHODS: dict[str, Step] = {method.__name__: method for method in (ours, loop, v
 
 
 def model_to_train(shape: str) -> tuple[Any, dict[str, Tensor]]:
-    """A model, and what its adapter starts every step from."""
+    """A model, and the adapter weights from which every step starts."""
     model = random_model(shape, lora_dropout=0.0).train()
     generator = torch.Generator().manual_seed(0)
     start = {}
@@ -100,7 +99,7 @@ def model_to_train(shape: str) -> tuple[Any, dict[str, Tensor]]:
 def step(
     method: Step, model: Any, start: Mapping[str, Tensor], questions: Questions
 ) -> tuple[float, int, dict[str, Tensor]]:
-    """Seconds of one optimiser step, positions passed, and the gradients before clipping."""
+    """Seconds of one optimiser step, positions computed, and the gradients before clipping."""
     adapter = {name: model.get_parameter(name) for name in start}
     with torch.no_grad():
         for name, parameter in adapter.items():
@@ -128,13 +127,13 @@ def count_both(shape: str, questions: Questions) -> tuple[int, int]:
     """Floating-point operations of ours and of the vectorised rival."""
     with torch.device("meta"):
         model = random_model(shape, lora_dropout=0.0).train()
-    # Where a block of logits ends is read from numbers, which the meta device has not.
+    # The end of a block of logits is computed from values, which the meta device does not have.
     with mock.patch.object(projection, "LOGITS_AT_ONCE", sys.maxsize):
         return counted_flops(ours, model, questions), counted_flops(vectorised, model, questions)
 
 
 def unpadded(rows: Questions) -> dict[str, int]:
-    """Tokens that pass the model, in the forest and with a pass for each choice."""
+    """Tokens that pass through the model, as a forest and as one sequence for each choice."""
     return {
         "forest_tokens": int(COLLATE(rows)["row_tokens"].sum()),
         "separate_tokens": sum(len(ids) - 1 for row in rows for ids in row["input_ids"]),
@@ -151,7 +150,7 @@ def sweep(
         made = [more_choices(problem, count=count) for problem in numeric[:SWEEP_QUESTIONS]]
         rows = list(training_rows(made, tokenizer, OBJECTIVE, name=f"{count} choices"))
         if len(rows) < SWEEP_QUESTIONS:
-            raise RuntimeError("the sweep compares the same questions; one was dropped")
+            raise RuntimeError("the sweep must compare the same questions, but one was dropped")
         flops, separate_flops = count_both(shape, rows)
         seconds = []
         for _ in range(rounds):
@@ -175,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
-    parser.add_argument("--questions", type=int, help="in a step (default: 4; tiny: 16)")
+    parser.add_argument("--questions", type=int, help="questions in a step (default: 4; tiny: 16)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-sweep", action="store_true", help="leave `by_choices` out")
     parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)
@@ -192,7 +191,7 @@ def main() -> None:
     drawn = problems.select(range(needed + needed // 4 + 4))  # some may be unusable
     rows = training_rows(drawn, tokenizer, OBJECTIVE, name=source)
     if len(rows) < needed:
-        raise RuntimeError(f"{len(rows)} of {len(drawn)} questions are usable, not {needed}")
+        raise RuntimeError(f"{len(rows)} of {len(drawn)} questions are usable, {needed} are needed")
     *rows, warm_up = rows.select(range(needed))
     turns = [rows[n * count : (n + 1) * count] for n in range(rounds)]
     if options.peak:
@@ -201,7 +200,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
 
-    # Before the model is made here: a process's ru_maxrss begins at what its parent holds.
+    # Before this process makes the model: a child's ru_maxrss starts at its parent's memory.
     peaks = {name: round(peak_megabytes(name, shape, count)) for name in METHODS}
     model, start = model_to_train(shape)
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
@@ -233,7 +232,7 @@ def main() -> None:
         "speedup_vs_vectorised": round(median(versus), 3),
         "flop_limit_vs_vectorised": round(median(limits), 3),
         "fraction_of_limit": round(median(fractions), 3),
-        "grad_rel_diff": float(torch.tensor(differences).max()),  # NaN where one is
+        "grad_rel_diff": float(torch.tensor(differences).max()),  # NaN if any is NaN
         "questions_per_s": round(count / median(seconds["ours"]), 3),
         "peak_rss_ratio": round(peaks["ours"] / peaks["vectorised"], 3),
         "peak_rss_mb": peaks,

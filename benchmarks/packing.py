@@ -1,22 +1,22 @@
-"""Training speed on packed rows on a CPU: ours against TRL's padded and TRL's packed batches.
+"""Training speed on packed rows on a CPU: ours compared with TRL's padded and packed batches.
 
     python benchmarks/packing.py --json [--shape tiny|qwen2.5-0.5b] [--documents N]
 
-A GPU that may be here is hidden and stays idle: the times are those of a CPU.
+If there is a GPU, it is hidden and stays idle: the times are those of a CPU.
 
-All three train the same documents on the same model (random weights, LoRA) in one run,
-taking turns, so that a busy machine slows all of them. Timed: whole optimiser steps,
+All three train the same model (random weights, LoRA) on the same documents in one run.
+They take turns, so a busy machine slows all of them. Timed: whole optimiser steps,
 from `on_step_begin` to `on_step_end` (forward, backward, clipping, update). Counted:
-tokens of the documents, padding left out. The ratios are medians over the rounds.
+tokens of the documents, without padding. The ratios are medians over the rounds.
 
 The rivals are TRL's SFTTrainer set up as its documentation advises, without gradient
-checkpointing (memory is not short here), loss on completions only:
+checkpointing (memory is not short here), with the loss on completions only:
 - padded: prompt/completion rows, 8 documents a batch (SFTConfig's default), drawn at
-  random (one document a batch would pad nothing, with a pass for each document);
+  random (one document a batch would need no padding, but a pass for each document);
 - packed: `packing_strategy="bfd"`, one row a batch with accumulation, because its
-  collator joins a batch to a single row and the mask costs the square of its length.
-Ours uses the same one row a batch with accumulation, so that packed rows are compared
-with packed rows.
+  collator joins a batch into a single row, and the mask costs the square of its length.
+Ours also uses one row a batch with accumulation, so packed rows are compared with
+packed rows.
 """
 
 import argparse
@@ -122,14 +122,12 @@ def trl_packed(*arguments: Any) -> SFTTrainer:
 
 
 def seconds_to_train(make: Any, model: Any, tokenizer: Any, problems: Any, tokens: int) -> float:
-    """One pass over the problems; the rows that a trainer holds must have exactly ``tokens``."""
+    """Seconds of one pass over the problems; the trainer's rows must have exactly ``tokens``."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make(model, tokenizer, problems, folder)
         held = sum(_tokens(row) for row in trainer.train_dataset["input_ids"])
         if held != tokens:
-            raise RuntimeError(
-                f"{make.__name__} trains {held} tokens, not the {tokens} of the rows"
-            )
+            raise RuntimeError(f"{make.__name__} trains {held} tokens, but the rows have {tokens}")
         timer = StepTimer()
         trainer.add_callback(timer)
         trainer.remove_callback(PrinterCallback)
@@ -138,19 +136,19 @@ def seconds_to_train(make: Any, model: Any, tokenizer: Any, problems: Any, token
 
 
 def _tokens(row: list[Any]) -> int:
-    """Of a row of TRL's, which is a list of tokens, or of ours, a list of documents' tokens."""
+    """The tokens of a row: TRL's is a list of tokens, ours a list of documents' tokens."""
     return sum(len(part) if isinstance(part, list) else 1 for part in row)
 
 
 def packed_rows(documents: list[dict[str, list[int]]]) -> tuple[list[list[int]], float]:
     """Which documents share a row, and the share of all rows that is not padding."""
-    lengths = [len(document["input_ids"]) - 1 for document in documents]  # the last is predicted
+    lengths = [len(document["input_ids"]) - 1 for document in documents]  # the last: only predicted
     rows = pack(lengths, max_length=MAX_LENGTH)
     return rows, sum(lengths) / (MAX_LENGTH * len(rows))
 
 
 def max_logit_difference(model: Any, documents: list[dict[str, list[int]]]) -> float:
-    """Largest difference between a packed row's logits and those of its documents alone."""
+    """The largest difference between a packed row's logits and those of its documents alone."""
     model.eval()
     rows, _ = packed_rows(documents)
     together = [documents[index] for index in max(rows, key=len)]
@@ -159,19 +157,19 @@ def max_logit_difference(model: Any, documents: list[dict[str, list[int]]]) -> f
     with torch.no_grad():
         packed = model(**attention_inputs(model, batch)).logits[0]
         for document in together:
-            ids = torch.tensor([document["input_ids"][:-1]])  # the last is only predicted
+            ids = torch.tensor([document["input_ids"][:-1]])  # the last token is only predicted
             alone = model(input_ids=ids).logits[0]
             here = packed[start : start + ids.shape[1]]
             differences.append((here - alone).abs().max())
             start += ids.shape[1]
-    return float(torch.stack(differences).max())  # NaN where one is
+    return float(torch.stack(differences).max())  # NaN if any is NaN
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
-    parser.add_argument("--documents", type=int, help="a round (default: 12; tiny: 200)")
+    parser.add_argument("--documents", type=int, help="in a round (default: 12; tiny: 200)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     count = options.documents or (200 if options.shape == "tiny" else 12)

@@ -1,19 +1,19 @@
-"""Tokens, operations, memory and time: the course's trainings, and larger models and machines.
+"""Tokens, operations, memory and time of the course's runs, and of larger models and machines.
 
     MATHSFT_DATA_DIR=... python benchmarks/scaling.py --json | --markdown
 
-Nothing here was run on a GPU. Each figure is one of these:
+Nothing here was run on a GPU. Each figure is of one of these kinds:
 
 - measured: rows and tokens of real rows (GSM8K's train rows, MathQA's dev rows), and with
-  ``--json`` the rate of a short training of the tiny model on this CPU;
+  ``--json`` the rate of a short training run of the tiny model on this CPU;
 - counted: floating-point operations (`scaling_costs`), at the published shapes of Qwen2.5;
-- estimated: MathQA's 29,837 train rows from 1,000 of its dev rows; Qwen's tokens by a
-  byte-level BPE of 8,000 words learnt from the rows, which splits text as Qwen2.5's does; memory,
-  by `estimate_memory`; hours, operations by peak rate and utilisation.
+- estimated: MathQA's 29,837 train rows from 1,000 of its dev rows; Qwen's tokens with a
+  byte-level BPE of 8,000 words learnt from the rows, which splits text as Qwen2.5's does; memory
+  with `estimate_memory`; hours, from operations, peak rate and utilisation.
 
 Hours are given at 40 % and at 20 % of the peak of dense half-precision matrix products, 65 TFLOP/s
-on a T4 and 312 on an A100 (NVIDIA's data sheets). The utilisation is an assumption. What takes
-time besides is in no figure: unpacking 4-bit weights, talk between cards, evaluation, loading.
+on a T4 and 312 on an A100 (NVIDIA's data sheets). The utilisation is an assumption. No figure
+includes unpacking 4-bit weights, communication between cards, evaluation and loading.
 """
 
 import argparse
@@ -50,16 +50,16 @@ from mathsft.recipes.estimate import estimate_memory
 from mathsft.training.make import sft_trainer
 
 UTILISATION = (0.4, 0.2)
-SPARE = 0.9  # of a card: estimates may be off, and none was held against a GPU
+SPARE = 0.9  # of a card: estimates may be off, and none was compared with a GPU
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Cards of one kind, and the ways to train on them, best first."""
+    """Cards of one kind, and the ways to train on them, the best first."""
 
-    recipe: str  # whose batches are taken
-    device: str  # of `estimate_memory`
-    room: float  # GB of one card that a training can use, as there
+    recipe: str  # its batches are used
+    device: str  # its name in `estimate_memory`
+    room: float  # GB of one card that a training run can use, as in `estimate_memory`
     peak: float  # operations a second of one card
     cards: int
     ways: dict[str, dict[str, Any]]
@@ -77,12 +77,12 @@ MACHINES = {
 
 
 def hours(flops: float, peak: float) -> list[float]:
-    """At the higher and at the lower utilisation."""
+    """Hours at the higher and at the lower utilisation."""
     return [flops / (peak * share) / 3600 for share in UTILISATION]
 
 
 def course() -> list[dict[str, Any]]:
-    """The trainings of lessons 01 to 03 as the recipes state them."""
+    """The training runs of lessons 01 to 03, with the settings of the recipes."""
     found = []
     for profile in ("tiny", "t4", "a100"):
         recipe, device = load_recipe(profile), "cpu" if profile == "tiny" else profile
@@ -116,9 +116,9 @@ def course() -> list[dict[str, Any]]:
 
 
 def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, halved: int) -> float:
-    """GB a card at the larger of two peaks, packed rows' and multiple choice's.
+    """GB a card: the larger of the peaks with packed rows and with multiple choice.
 
-    The recipe's batches are ``halved`` so many times, and accumulated as many times more.
+    The recipe's batches are ``halved`` this many times, and the accumulation is doubled as often.
     """
     lora = not way.startswith("full")
     peaks = []
@@ -134,7 +134,7 @@ def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, hal
             {"model": {"name": size}, section: settings}, section,
             device=machine.device, lora=lora, **machine.ways[way],
         )  # fmt: skip
-        buckets = found.optimizer / 2 if "DDP" in way else 0  # DDP's, as large as the gradients
+        buckets = found.optimizer / 2 if "DDP" in way else 0  # as large as the gradients
         peaks.append(found.total + buckets)
     return max(peaks)
 
@@ -142,9 +142,9 @@ def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, hal
 def cheapest(size: str, machine: Machine, *, full: bool) -> dict[str, Any]:
     """The first way that fits with a tenth to spare, and what it costs.
 
-    In the recipe's batches if possible, else with checkpointing, else also in smaller batches.
-    On one card all that is tried before another way; on several cards the other way comes first,
-    as to divide the model costs less than to pass it once more.
+    Tries the recipe's batches first, then checkpointing, then also smaller batches. On one card all
+    of these are tried before another way. On several cards the other way is tried first, because
+    dividing the model costs less than passing through it once more.
     """
     recipe = load_recipe(machine.recipe)
     frugal = [(False, 0), *((True, halved) for halved in range(5))]
@@ -181,7 +181,7 @@ def sizes() -> list[dict[str, Any]]:
 
 
 def data_sets() -> list[dict[str, Any]]:
-    """What is passed over: once for Qwen, as assumed, and once as the tiny model would."""
+    """The data of one pass: with the tokenizer assumed for Qwen, and with the tiny model's."""
     found = []
     embedded = load_model("tiny", device="cpu")[1]
     for source, pay, batch in (("gsm8k", solutions, 4), ("mathqa", choices, 8)):
@@ -202,7 +202,7 @@ def data_sets() -> list[dict[str, Any]]:
 
 
 def measured_on_this_cpu() -> dict[str, Any]:
-    """The rate of twenty steps of the tiny recipe's SFT; it says nothing about a GPU."""
+    """The rate of twenty SFT steps with the tiny recipe; it says nothing about a GPU."""
     recipe = load_recipe("tiny")
     model, tokenizer = load_model("tiny", lora=True, device="cpu")
     problems = load_problems("tiny-gsm", split="train", limit=400)
@@ -230,7 +230,7 @@ def main() -> None:
     options = parser.parse_args()
     if "MATHSFT_DATA_DIR" not in os.environ:
         parser.error(
-            "real rows are wanted: set MATHSFT_DATA_DIR to a folder with gsm8k/ and mathqa/"
+            "real rows are needed: set MATHSFT_DATA_DIR to a folder with gsm8k/ and mathqa/"
         )
     transformers.logging.set_verbosity_error()
     disable_progress_bars()

@@ -1,9 +1,9 @@
-"""What a training costs: floating-point operations by three prices, and rows to be paid for.
+"""What a training run costs: floating-point operations by three prices, and rows to pay for.
 
-A batch's operations are a price for each position that passes the model, one for each pair of
-positions of a row (attention), and one for each position that is projected onto the vocabulary.
-The prices are counted, by PyTorch's counter over a forward and backward pass of the package's own
-loss on the meta device, and not derived from 6 N T: with LoRA frozen weights have no gradient
+A batch costs a price for each position that passes through the model, one for each pair of
+positions in a row (attention), and one for each position that is projected onto the vocabulary.
+PyTorch's counter gives the prices, on a forward and backward pass of the package's own loss on
+the meta device. They are not derived from 6 N T: with LoRA frozen weights have no gradient
 (4 N T), only trained tokens reach the head, and checkpointing passes every layer once more.
 """
 
@@ -34,9 +34,9 @@ from mathsft.training import footprint as counting
 from mathsft.training.batches import Collator
 from mathsft.training.rows import training_rows
 
-MATHQA_TRAIN, SAMPLE = 29_837, 1000  # rows it has, and rows of dev that stand for them
+MATHQA_TRAIN, SAMPLE = 29_837, 1000  # its rows, and the dev rows that represent them
 # The published config.json of Qwen/Qwen2.5-...: hidden, layers, heads, key-value heads,
-# intermediate, vocabulary, tied embeddings. The last is the embedded model's.
+# intermediate, vocabulary, tied embeddings. The last line is the embedded model.
 _SIZES = {
     "0.5B": (896, 24, 14, 2, 4864, 151_936, True),
     "1.5B": (1536, 28, 12, 2, 8960, 151_936, True),
@@ -50,7 +50,7 @@ SIZES = tuple(size for size in _SIZES if size != "tiny")
 
 
 def config_of(size: str, *, layers: int | None = None) -> Qwen2Config:
-    """The configuration of a size, "0.5B" to "32B", also with fewer layers."""
+    """The configuration of a size, "0.5B" to "32B", optionally with fewer layers."""
     hidden, depth, heads, key_value, intermediate, vocabulary, tied = _SIZES[size]
     return Qwen2Config(
         hidden_size=hidden,
@@ -65,7 +65,7 @@ def config_of(size: str, *, layers: int | None = None) -> Qwen2Config:
 
 @contextlib.contextmanager
 def published_shapes() -> Iterator[None]:
-    """`estimate_memory` by these sizes: the hub is not asked."""
+    """`estimate_memory` uses these sizes inside the block, and does not ask the hub."""
     real = counting.model_config
 
     def config(name: Any, revision: str | None = None) -> Any:
@@ -78,7 +78,7 @@ def published_shapes() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Work:
-    """One pass over a data set: what is read, and what it is paid by."""
+    """One pass over a data set: what is read, and the counts that are priced."""
 
     rows: int
     tokens: int  # without padding
@@ -87,7 +87,7 @@ class Work:
     predictors: float
 
     def times(self, factor: float) -> "Work":
-        """The same for ``factor`` times as many rows."""
+        """The work of ``factor`` times as many rows."""
         return Work(
             rows=round(self.rows * factor),
             tokens=round(self.tokens * factor),
@@ -115,13 +115,13 @@ class Prices:
 
 
 def backward(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
-    """The gradients of our loss; both objectives cost what their log-probabilities cost."""
+    """Compute gradients; both objectives cost as much as their log-probabilities."""
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     sequence_logprobs(model, batch).sum.sum().backward()
 
 
 def one_row(length: int, trained: int) -> dict[str, torch.Tensor]:
-    """A batch of one document that takes ``length`` positions, ``trained`` of them predicting."""
+    """A batch of one document with ``length`` positions, ``trained`` of which predict a token."""
     labels = [-100] * (length + 1 - trained) + [1] * trained
     row = {"input_ids": [[1] * (length + 1)], "labels": [labels]}
     return Collator(SFT(), pad_token_id=0)([row])
@@ -129,9 +129,9 @@ def one_row(length: int, trained: int) -> dict[str, torch.Tensor]:
 
 @cache
 def prices(size: str, *, lora: bool, checkpointing: bool) -> Prices:
-    """Counted with 2 and 3 layers: each further one costs as much as the third.
+    """Prices counted with 2 and 3 layers: each further layer costs as much as the third.
 
-    The first layer of all costs less under LoRA, as nothing below it is trained.
+    With LoRA, the first layer costs less, because nothing below it is trained.
     """
     depth = config_of(size).num_hidden_layers
     two, three = (_counted(size, layers, lora, checkpointing) for layers in (2, 3))
@@ -146,7 +146,7 @@ def _counted(size: str, layers: int, lora: bool, checkpointing: bool) -> list[fl
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     batches = [(64, 8), (128, 8), (64, 16)]
-    # Where a block of logits ends is read from numbers, which the meta device has not.
+    # The end of a block of logits is computed from values, which the meta device does not have.
     with mock.patch.object(projection, "LOGITS_AT_ONCE", sys.maxsize):
         counts = [counted_flops(backward, model, one_row(*batch)) for batch in batches]
     paid = [[length, length**2, trained] for length, trained in batches]
@@ -156,7 +156,7 @@ def _counted(size: str, layers: int, lora: bool, checkpointing: bool) -> list[fl
 
 
 def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) -> Work:
-    """One pass over worked problems, packed and batched as `sft_trainer` does it."""
+    """One pass over worked problems, packed and batched as in `sft_trainer`."""
     with contextlib.redirect_stdout(io.StringIO()):
         rows = training_rows(problems, tokenizer, SFT(), max_length=max_length)
     lengths = [sum(len(ids) - 1 for ids in row) for row in rows["input_ids"]]
@@ -172,7 +172,7 @@ def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int
 
 
 def choices(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) -> Work:
-    """One pass over multiple-choice problems, in batches as `multiple_choice_trainer` has them."""
+    """One pass over multiple-choice problems, in the batches of `multiple_choice_trainer`."""
     with contextlib.redirect_stdout(io.StringIO()):
         kept = list(training_rows(problems, tokenizer, MultipleChoice(), max_length=max_length))
     collate = Collator(MultipleChoice(), pad_token_id=0, max_length=max_length)
@@ -191,7 +191,7 @@ def choices(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) 
 
 @cache
 def rows_of(source: str) -> tuple[Any, Any]:
-    """Problems, and the tokenizer that counts them; MathQA's are drawn from its dev rows."""
+    """Problems, and the tokenizer that counts tokens; MathQA's are a sample of its dev rows."""
     if source.startswith("tiny"):
         return load_problems(source, split="train"), load_model("tiny", device="cpu")[1]
     folder = Path(os.environ["MATHSFT_DATA_DIR"])
@@ -206,7 +206,7 @@ def rows_of(source: str) -> tuple[Any, Any]:
 
 
 def one_pass(source: str, limit: int | None, batch_size: int, max_length: int) -> Work:
-    """Over MathQA's questions and choices, over the worked solutions of other sources."""
+    """One pass over MathQA's questions and choices, or over another source's worked solutions."""
     there = len(rows_of(source)[0])
     wanted = limit or (MATHQA_TRAIN if source == "mathqa" else there)
     drawn = min(wanted, there)

@@ -1,17 +1,17 @@
-"""The tables of docs/scaling.md, from what `scaling.py` finds."""
+"""The tables of docs/scaling.md, made from the results of `scaling.py`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def tables(result: dict[str, Any]) -> list[str]:
-    """Of the data, of the course's runs, of adapters and of full fine-tuning at all sizes."""
+    """Tables of the data, the course's runs, adapters and full fine-tuning at all sizes."""
     adapters, full = ([s for s in result["sizes"] if s["full"] is kind] for kind in (False, True))
     return [data(result["data"]), course(result["course"]), sizes(adapters), sizes(full)]
 
 
 def data(found: Iterable[dict[str, Any]]) -> str:
-    """Rows of a pass, and the tokens of a row."""
+    """The rows of a pass, and the tokens of a row."""
     head = ["one pass", "rows", "tokens a row", "of them trained", "padding", "tiny's tokens a row"]
     names = {"gsm8k": "GSM8K train, worked solutions", "mathqa": "MathQA train, five choices"}
     return _table(
@@ -31,7 +31,7 @@ def data(found: Iterable[dict[str, Any]]) -> str:
 
 
 def course(found: Iterable[dict[str, Any]]) -> str:
-    """A line for each training that a recipe states."""
+    """One line for each training run of a recipe."""
     head = ["recipe", "lesson", "model", "rows × passes", "tokens", "PFLOP", "GB", "minutes"]
     return _table(
         head,
@@ -52,7 +52,7 @@ def course(found: Iterable[dict[str, Any]]) -> str:
 
 
 def sizes(found: Iterable[dict[str, Any]]) -> str:
-    """A line for each model and machine; checkpointing and rows a batch after the way."""
+    """One line for each model and machine: how it is trained, and what that costs."""
     head = ["model", "on", "trained as", "rows a batch", "GB a card", "PFLOP: GSM8K", "MathQA"]
     head += ["minutes: GSM8K", "MathQA"]
     lines = []
@@ -75,7 +75,7 @@ def sizes(found: Iterable[dict[str, Any]]) -> str:
 
 
 def _number(value: float) -> str:
-    """Two digits that say something: 0.026, 0.85, 3.4, 52, 1,200."""
+    """The number with two significant digits: 0.026, 0.85, 3.4, 52, 1,200."""
     if value >= 100:
         return f"{float(f'{value:.2g}'):,.0f}"
     return f"{value:.0f}" if value >= 10 else f"{value:#.2g}"

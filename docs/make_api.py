@@ -35,7 +35,7 @@ TASKS = {
 
 
 def page() -> str:
-    """The page's text: for each task a table of its names, with their arguments and first line."""
+    """The text of the page: for each task a table of names, arguments and what they do."""
     lines = ["# Public names by task", "", "`from mathsft import …`. Made by `docs/make_api.py`."]
     for task, names in TASKS.items():
         lines += ["", f"## {task}", "", "| name | arguments | what it does |", "|---|---|---|"]

@@ -1,7 +1,7 @@
-"""mathsft: making a small language model better at maths, with honest numbers.
+"""mathsft: make a small language model better at maths, with honest numbers.
 
 Names are imported when first used, so that ``import mathsft`` takes milliseconds and
-pulls in neither torch nor transformers.
+imports neither torch nor transformers.
 """
 
 import logging
@@ -9,7 +9,7 @@ import warnings
 from importlib import import_module
 from typing import Any
 
-# On CPUs with bfloat16 units bitsandbytes misses, when imported, a package it can do without.
+# On CPUs with bfloat16 units, bitsandbytes warns of a missing package that it can do without.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 _HOME = {
@@ -105,10 +105,10 @@ _RENAMED = {
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         new = _RENAMED[name]
-        if name == "option_logprobs":  # it gave the sums alone
+        if name == "option_logprobs":  # it returned only the sums
             new += "(model, batch).sum"
         warnings.warn(
-            f"mathsft.{name} is now called mathsft.{new}; the old name goes with the next release",
+            f"mathsft.{name} is now called mathsft.{new}; the next release removes the old name",
             DeprecationWarning,
             stacklevel=2,
         )

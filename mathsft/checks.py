@@ -1,12 +1,12 @@
-"""Checks of what a user gives: names, numbers, and keys of YAML.
+"""Check what a user gives: names, numbers, and keys of YAML.
 
-Numbers that cannot be meant: minus one epoch, half a question, a rate that is no number. Python
-would compute with most of them, and so would transformers: a limit of -1 leaves the last question
-out, and 0 steps count as none given. An argument has one meaning wherever it stands, in a
-function, a recipe or a command line, so its rule stands here, by its name.
+Impossible numbers: minus one epoch, half a question, a rate that is not a number. Python and
+transformers would compute with most of them: a limit of -1 leaves out the last question, and 0
+steps count as not given. An argument means the same in a function, a recipe and a command line, so
+its rule is here, under its name.
 
-A key that is given twice: YAML's parsers keep the last of two equal keys. A recipe with two blocks
-``sft:`` would train with the second one alone.
+Keys given twice: YAML parsers keep the last of two equal keys. A recipe with two blocks ``sft:``
+would train with the second one alone.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 def unknown_name(kind: str, name: str, known: Iterable[str], *, shown: int | None = None) -> str:
     """The message for an unknown ``name``: what is known, and which known name is nearest.
 
-    Of more than ``shown`` names only the nearest is told.
+    If more than ``shown`` names are known, only the nearest is listed.
     """
     names = list(known)
     near = nearest(name, names)
@@ -30,7 +30,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, shown: int | Non
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is nearest to ``name``, in whichever case it is written; None if none."""
+    """The known name that is nearest to ``name``, in upper or lower case; None if none is near."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
@@ -41,7 +41,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 class Rule(NamedTuple):
-    """Which numbers an argument takes, and in words what to give."""
+    """Which numbers an argument takes, and the words that say so."""
 
     holds: Callable[[Any], bool]
     give: str
@@ -104,7 +104,7 @@ _RULES = {
 def check_number(name: str, value: Any, rule: Rule) -> None:
     """Raise ValueError unless ``value`` is a finite number that the rule holds for.
 
-    True and False are no numbers here, and 3.0 is a whole one.
+    True and False do not count as numbers; 3.0 counts as a whole one.
     """
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and rule.holds(value)):
@@ -112,10 +112,10 @@ def check_number(name: str, value: Any, rule: Rule) -> None:
 
 
 def check_numbers(given: Mapping[str, Any], *, where: str = "") -> None:
-    """`check_number` for each argument in ``given`` that has a rule; None is not given.
+    """Call `check_number` for each argument in ``given`` that has a rule; None means not given.
 
-    ``where`` stands before the name, such as a file and a recipe's section. Other arguments are
-    passed over, and so is a ``batch_size`` that is "auto"; of ``lora`` the settings are checked.
+    Messages have ``where`` before the name, such as a file and a recipe's section. Other arguments,
+    and a ``batch_size`` of "auto", are ignored; in ``lora`` each setting is checked.
     """
     for name, value in given.items():
         if name == "lora" and isinstance(value, Mapping):
@@ -127,11 +127,11 @@ def check_numbers(given: Mapping[str, Any], *, where: str = "") -> None:
 
 
 def load_yaml(text: str, where: Any) -> Any:
-    """The content of ``text``, plain values only; ``where`` names it in an error.
+    """Read ``text`` as YAML, plain values only; ``where`` names it in an error.
 
-    Anchors and merge keys (``<<: *base``) work as YAML has them: an own key wins over a merged one.
+    Anchors and merge keys (``<<: *base``) work as in YAML: an own key wins over a merged one.
 
-    Raises ValueError for what is no YAML, and for a mapping that has a key twice, at any depth.
+    Raises ValueError for invalid YAML, and for a mapping that has a key twice, at any depth.
     """
     import yaml
 
@@ -145,8 +145,8 @@ def load_yaml(text: str, where: Any) -> Any:
 def check_keys(text: str, where: Any = "") -> None:
     """Raise ValueError, with the lines, if a mapping in ``text`` has a key twice.
 
-    Looked at before anything is merged: afterwards nobody could tell a merged key from an own one.
-    What is no YAML raises yaml.YAMLError.
+    This is checked before anything is merged: afterwards a merged key looks like an own one.
+    Invalid YAML raises yaml.YAMLError.
     """
     import yaml
 
@@ -170,7 +170,7 @@ def check_values(arguments: Sequence[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, _, value = argument.partition("=") if argument[:2] == "--" else (before, "", argument)
         if value.lstrip()[:1] in ("{", "["):
-            with suppress(yaml.YAMLError):  # what is no YAML may be a text
+            with suppress(yaml.YAMLError):  # invalid YAML may be a text
                 check_keys(value, name)
 
 
@@ -178,7 +178,7 @@ def _twice(node: Any, path: str, seen: set[int], loader: Any) -> Iterator[tuple[
     """The keys that a mapping has twice: their path, and the lines of both."""
     import yaml
 
-    if id(node) in seen:  # an anchor, which may even hold itself
+    if id(node) in seen:  # an anchor, which may even contain itself
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
@@ -190,7 +190,7 @@ def _twice(node: Any, path: str, seen: set[int], loader: Any) -> Iterator[tuple[
     for key, inner in node.value:
         here = f"{path}.{key.value}" if path else str(key.value)
         if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-            name = loader.construct_object(key)  # 'a' and "a" are one key, and so are 1 and 0x1
+            name = loader.construct_object(key)  # 'a' and "a" are one key; so are 1 and 0x1
             if name in lines:
                 yield here, lines[name], key.start_mark.line + 1
             lines[name] = key.start_mark.line + 1

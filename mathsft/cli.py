@@ -1,8 +1,9 @@
-"""The command line: ``mathsft COMMAND``, from the functions that the notebooks call.
+"""The command line: ``mathsft COMMAND`` calls the functions that the notebooks call.
 
-A command is a generator: it yields its options (`Options`), is sent what is given of them, the
-sections of a recipe and the options without a section, and does its work. So the help page and the
-shell's completion see the options of all commands, and nothing is imported before it is needed.
+A command is a generator: it yields its options (`Options`), receives the values that were given
+(the sections of a recipe, and the options without a section), and does its work. So the help page
+and the shell's completion see the options of all commands, and nothing is imported before it is
+needed.
 """
 
 import os
@@ -24,8 +25,8 @@ from mathsft.settings import load_settings, quiet, runs_folder
 Given = dict[str, Any]
 Command = Generator[Options, tuple[dict[str, Given], Given], None]
 Arguments = Sequence[str]
-_BASE = "the base model's result, a file"
-# The sections of a recipe that a training reads beside its objective's and its data's.
+_BASE = "a file with the base model's result"
+# The sections of a recipe that a training run reads besides those of its objective and its data.
 _SECTIONS = ("mix", "add_choices", "freeze", "persist", "show_samples")
 
 
@@ -134,7 +135,7 @@ def _report(about: str, _: Arguments) -> Command:
     from mathsft.evaluation.report import write_report
 
     places = {
-        "results": _text("a folder of results; default: the runs' own"),
+        "results": _text("a folder of results; default: results in the runs' folder"),
         "path": _text("the page to write; default: report.html"),
     }
     given = (yield Options("report", about, options_of(write_report, skip={*places}), places))[1]
@@ -163,17 +164,17 @@ def _estimate_memory(about: str, _: Arguments) -> Command:
 
 
 COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
-    "describe": (_describe, "what this machine can do, and why each choice follows"),
+    "describe": (_describe, "show what this machine can do, and the reason for each choice"),
     "course": (_course, "run the lessons, with a page for each and a report"),
     "train": (_training(), "train a model for any objective"),
     "sft": (_training("sft"), "fine-tune on worked solutions or conversations"),
     "multiple-choice": (_training("multiple_choice"), "train the log-likelihood of choices"),
     "mix": (_mix, "write a mixture of data sets into a file"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),
-    "compare": (_compare, "paired tests of models that answered the same questions"),
-    "report": (_report, "tables and plots of results in one page"),
-    "watch": (_watch, "evaluate checkpoints as a training writes them"),
-    "estimate-memory": (_estimate_memory, "the memory that a training needs, before it begins"),
+    "compare": (_compare, "compare models that answered the same questions (paired tests)"),
+    "report": (_report, "write tables and plots of results into one page"),
+    "watch": (_watch, "evaluate checkpoints while a training run writes them"),
+    "estimate-memory": (_estimate_memory, "estimate the memory of a training run before it starts"),
 }
 
 
@@ -181,8 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``mathsft COMMAND …``; ``mathsft COMMAND --help`` lists a command's options.
 
     ``mathsft --completion bash`` (zsh, tcsh) prints a script that completes commands and options.
-    What a function raises for its arguments is shown as one line, exit status 1; with
-    ``MATHSFT_DEBUG=1`` as a traceback. Wrong options: exit status 2.
+    An error that a function raises is shown as one line, exit status 1; with ``MATHSFT_DEBUG=1``
+    as a traceback. Wrong options: exit status 2.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
@@ -217,7 +218,7 @@ def _text(help: str, *, required: bool = False) -> Option:
 
 
 def _of_the_harness(own: Given) -> Given:
-    """The further arguments that `evaluate` hands on to lm-evaluation-harness, as options."""
+    """The further arguments that `evaluate` passes on to lm-evaluation-harness, as options."""
     import lm_eval
 
     from mathsft.evaluation.run import UNHEEDED
@@ -228,12 +229,12 @@ def _of_the_harness(own: Given) -> Given:
 
 
 def _with_base(given: Given) -> Given:
-    """The base's result in place of its file."""
+    """The options with the base's result instead of its file."""
     from mathsft.evaluation.results import load_results
 
     if base := given.pop("base", None):
         found = load_results(base)
         if len(found) != 1:
-            raise ValueError(f"--base {base}: one result's file is wanted; found {len(found)}")
+            raise ValueError(f"--base {base}: give the file of one result; found {len(found)}")
         given["base"] = found[0]
     return given

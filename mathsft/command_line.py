@@ -1,4 +1,4 @@
-"""A command's options: from a command line and its configs to values, by section."""
+"""Read a command's options from a command line and its configs: their values, by section."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,9 @@ from mathsft.options import Option, allowed, checked, walk
 from mathsft.processes import say
 from mathsft.recipes import Layers, read_recipe, shipped_recipes
 
-CONFIG = Option(str, help="options in a YAML file; those on the line win")
-_FLAGS = {"help": "show this page", "print_config": "show the outcome as YAML"}  # and end
+CONFIG = Option(str, help="options in a YAML file; those on the command line win")
+# Flags that end the process.
+_FLAGS = {"help": "show this page", "print_config": "show the resulting options as YAML"}
 
 
 @dataclass
@@ -22,11 +23,11 @@ class Options:
     Args:
         command, about: its name, and a line of help.
         plain: the options without a section, such as ``--output_dir``.
-        positional: what is given without a name, in order; a list takes all that is left.
+        positional: the options given without a name, in order; a list takes all that are left.
         sections: the options of a recipe's sections, ``--SECTION.KEY``.
-        always: sections that are there, with their defaults, also if nothing is given of them.
+        always: sections that are always there, with their defaults, even if nothing is given.
         shorthand: the section whose keys may be given without its name.
-        recipe: names the recipe that is taken if there is no ``--config``.
+        recipe: names the recipe to use if there is no ``--config``.
     """
 
     command: str
@@ -40,7 +41,7 @@ class Options:
 
     def __post_init__(self) -> None:
         self.all = {"": {**self.plain, **self.positional}, **self.sections}
-        # By name, with dots: the section, the keys in it, and what they stand for.
+        # By name, with dots: the section, the keys in it, and the option.
         self.known: dict[str, tuple[str, list[str], Option]] = {}
         for section, options in self.all.items():
             for keys, option in walk(options):
@@ -52,8 +53,8 @@ class Options:
     def read(self, arguments: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """The sections, and the plain and positional options that are given.
 
-        Configs come first, in their order, and then what stands on the line, wherever it stands.
-        A wrong option ends the process with one line and status 2, ``--help`` and
+        Configs come first, in their order, and then all options on the line, whatever the order.
+        A wrong option ends the process with one line and status 2; ``--help`` and
         ``--print_config`` end it with 0.
         """
         try:
@@ -76,7 +77,7 @@ class Options:
             self._add_config(layers, config)
         values = [
             self._value(*place) for place in line if place[0] not in ("config", *_FLAGS)
-        ]  # before any is set: data that is given replaces what the configs say of it
+        ]  # before any is set: data given here replaces the configs' data
         layers.begin({one for one, *_ in values}, [[one, *keys] for one, keys, _ in values])
         for section, keys, value in values:
             layers.put(section, keys, value)
@@ -87,7 +88,7 @@ class Options:
                 layers.put("", [name], value)
             unnamed = unnamed[taken:]
         if unnamed:
-            raise ValueError(f"{unnamed[0]!r} stands without an option's name, --NAME")
+            raise ValueError(f"{unnamed[0]!r} has no option's name before it: --NAME VALUE")
         sections = layers.complete(["", *self.always])
         plain = sections.pop("")
         if "print_config" in flags:
@@ -99,22 +100,22 @@ class Options:
 
     def _add_config(self, layers: Layers, config: str | None) -> None:
         if not config:
-            raise ValueError("--config: a file is wanted, found nothing")
+            raise ValueError("--config: a file is expected, found nothing")
         if not self.sections:
             given = load_yaml(Path(config).read_text(encoding="utf-8"), config)
             if not isinstance(given, dict):
-                raise ValueError(f"{config}: options and their values are wanted, found {given!r}")
+                raise ValueError(f"{config}: expected options and their values, found {given!r}")
             layers.add({"": checked(given, self.plain, f"{config}: ")})
             return
         recipe, shipped = read_recipe(config), config in shipped_recipes()
         idle = sorted(recipe.keys() - self.sections.keys())
-        if idle and not shipped:  # a recipe of ours is for every command
+        if idle and not shipped:  # a shipped recipe is for every command
             say(f"{config}: not read by mathsft {self.command}: {', '.join(idle)}", to=sys.stderr)
         used = {name: keys for name, keys in recipe.items() if name not in idle}
         layers.add(used, shipped=shipped)
 
     def _value(self, name: str, text: str | None) -> tuple[str, list[str], Any]:
-        """The section and the keys that an option stands for, and the value that it is given."""
+        """The section and the keys of an option, and the value that it is given."""
         if name in self.sections:
             if text == "null":
                 return name, [], None
@@ -123,7 +124,7 @@ class Options:
         if text is None and bool in allowed(option.hint):
             text = "true"  # a bare flag
         if text is None:
-            raise ValueError(f"--{name}: a value is wanted, found nothing")
+            raise ValueError(f"--{name}: a value is expected, found nothing")
         value: Any = text
         for key in reversed(keys):
             value = {key: value}
@@ -147,7 +148,7 @@ class Options:
         raise ValueError(unknown_name("option", name, names, shown=12))
 
     def parser(self) -> Any:
-        """jsonargparse's parser of this command: for the help page and the shell's completion."""
+        """A jsonargparse parser of this command, for the help page and the shell's completion."""
         from argparse import SUPPRESS
 
         from jsonargparse import ArgumentParser
@@ -170,7 +171,7 @@ class Options:
             for keys, option in walk(options):
                 if option.refused:
                     continue
-                # A default is shown of what is no part of another option.
+                # A default is shown only for an option that is not part of another.
                 shown = option.default is not None and not (option.inside or keys[1:])
                 several = list in allowed(option.hint)  # jsonargparse would offer --KEY+ as well
                 group.add_argument(
@@ -183,7 +184,7 @@ class Options:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """Each option's name with its text, None for a bare flag; and what has no name."""
+    """Each option's name with its text, None for a bare flag; and the texts without a name."""
     named: list[tuple[str, str | None]] = []
     unnamed = []
     left = ["--help" if argument == "-h" else argument for argument in arguments]
@@ -200,16 +201,16 @@ def split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[
 
 
 def completion(commands: Sequence[Options], shell: str = "bash") -> str:
-    """A script that completes commands and options in a shell, by shtab.
+    """A script, made by shtab, that completes commands and options in a shell.
 
-    Raises ImportError without shtab, and ValueError for a shell that it does not know.
+    Raises ImportError without shtab, and ValueError for a shell that shtab does not know.
     """
     from jsonargparse import ArgumentParser
 
     try:
         from shtab import SUPPORTED_SHELLS
     except ImportError:
-        raise ImportError("completion wants the package shtab: pip install shtab") from None
+        raise ImportError("completion needs the package shtab: pip install shtab") from None
     if shell not in SUPPORTED_SHELLS:
         raise ValueError(unknown_name("shell", shell, SUPPORTED_SHELLS))
     parser = ArgumentParser(prog="mathsft")

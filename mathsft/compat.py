@@ -1,4 +1,4 @@
-"""What is read of other libraries beyond what they publish: why, and until when."""
+"""Where the package uses private parts of other libraries: why, and until when."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,42 +10,42 @@ from datasets import are_progress_bars_disabled, disable_progress_bars, enable_p
 def dataset_fingerprint(rows: Any) -> str:
     """The hash that `datasets` keeps of how a data set was made.
 
-    `Dataset.map` names its files by it, and takes a new one from us, since it cannot tell one
-    tokenizer from another after a call has changed its padding. Until it is a public property.
+    `Dataset.map` names its files by it. We pass a new one, made from this one, since `Dataset.map`
+    cannot identify a tokenizer after a call has changed its padding. Needed until it is public.
     """
     return str(rows._fingerprint)
 
 
 def attention_of(config: Any) -> str | None:
-    """The attention implementation that a model of this configuration computes with.
+    """The attention implementation that a model with this configuration uses.
 
-    transformers sets it by `set_attn_implementation` and has no public way to ask for it. Until it
-    has.
+    transformers sets it by `set_attn_implementation` and has no public way to read it. Needed until
+    it has one.
     """
     return getattr(config, "_attn_implementation", None)
 
 
 def commit_of(config: Any) -> str | None:
-    """The commit of the hub that a configuration was read from; None for a folder.
+    """The hub's commit that a configuration was read from; None for a folder.
 
-    transformers keeps it to download the weights of the same commit. Until it is public.
+    transformers keeps it to download the weights of the same commit. Needed until it is public.
     """
     return getattr(config, "_commit_hash", None)
 
 
 def keep_requests(task: Any, kept: list[Any]) -> None:
-    """Leave a task of lm-evaluation-harness the requests in ``kept``, of those that it has made.
+    """Keep only the requests in ``kept`` of those that a task of lm-evaluation-harness has made.
 
-    `Task.instances` can only be read. Until requests can be shared out by an argument.
+    `Task.instances` is read-only. Needed until an argument can divide requests among processes.
     """
     task._instances = kept
 
 
 @contextmanager
 def replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Attributes of another library's module, class or object, which have other values inside.
+    """Give attributes of another library's module, class or object other values in this block.
 
-    For what lm-evaluation-harness does at fixed places and has no argument for. Until it has.
+    For steps of lm-evaluation-harness that no argument can change. Needed until one can.
     """
     before = {name: vars(owner).get(name) for name in values}
     for name, value in values.items():
@@ -55,14 +55,14 @@ def replaced(owner: Any, **values: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                delattr(owner, name)  # it was the class's
+                delattr(owner, name)  # it was an attribute of the class
             else:
                 setattr(owner, name, value)
 
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """No bar of `datasets` for what takes a second; they are switched for the whole process."""
+    """Hide the progress bars of `datasets`, in the whole process, for work that takes a second."""
     off = are_progress_bars_disabled()
     disable_progress_bars()
     try:

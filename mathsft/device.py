@@ -1,4 +1,4 @@
-"""What this machine can do, and why each choice follows.
+"""What this machine can do, and the reason for each choice.
 
 Every choice is made from the CUDA compute capability, a pair such as (7, 5). It is never
 made from `torch.cuda.is_bf16_supported()`, which counts emulation and so says True on a T4.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Capability = tuple[int, int]
 BF16_FROM: Capability = (8, 0)  # Ampere; the first cards that multiply bfloat16 in hardware
-PROFILES = ("tiny", "t4", "a100")  # the recipes that the lessons run by
+PROFILES = ("tiny", "t4", "a100")  # the recipes that the lessons use
 _PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "lm_eval"
 )  # fmt: skip
@@ -27,12 +27,11 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class DeviceDefaults:
-    """The choices for one device; `reasons[field]` says in a sentence why each was made.
+    """The choices for one device; `reasons[field]` says why each was made.
 
     `fp16`, `bf16`, `use_cpu` and `optim` are `transformers.TrainingArguments` of the same name.
     `dtype` is both the dtype of the weights and the compute dtype of 4-bit layers.
-    `quantisation` is what is advised for this device ("nf4" or None); asking for it
-    works on every device.
+    `quantisation` is the advice for this device ("nf4" or None); every device can quantise.
     """
 
     device: str
@@ -47,7 +46,7 @@ class DeviceDefaults:
     reasons: dict[str, str] = field(repr=False)
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """The part that goes into `TrainingArguments` as keywords."""
+        """The choices that are keyword arguments of `TrainingArguments`."""
         return {
             "fp16": self.fp16,
             "bf16": self.bf16,
@@ -135,9 +134,9 @@ def _why_cpu() -> str:
 
 
 def default_profile() -> str:
-    """Give "tiny" without CUDA, "t4" below capability 8.0, "a100" from there on.
+    """Return "tiny" without CUDA, "t4" below capability 8.0, "a100" from there on.
 
-    The environment variable ``MATHSFT_PROFILE`` overrides. Raises ValueError for a profile
+    The environment variable ``MATHSFT_PROFILE`` overrides this. Raises ValueError for a profile
     that does not exist.
     """
     chosen = os.environ.get("MATHSFT_PROFILE", "").strip()
@@ -182,7 +181,7 @@ def description() -> str:
 
 
 def hardware() -> str:
-    """What computes here, in words: the GPU's name, or the CPU with its number of threads."""
+    """The hardware in words: the GPU's name, or the CPU with its number of threads."""
     return _device_name(device_defaults())
 
 

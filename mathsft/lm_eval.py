@@ -4,11 +4,11 @@
         --model_args pretrained=Qwen/Qwen2.5-0.5B,peft=runs/01_sft/adapter \
         --tasks mathqa --output_path results --log_samples
 
-The flags are the harness's. It finds models in a list of its own, to which a package can
-add only from inside the process; hence this module. Our tasks (``mathqa_tiny``,
+The flags are the harness's. It finds models in its own list, and a package can add to that list
+only from inside the process; this module does so. Our tasks (``mathqa_tiny``,
 ``mathqa_file`` and the clean readings) are included unless ``--include_path`` is given.
-Under torchrun the processes share the questions out. ``--use_cache`` is refused: the harness's
-cache knows requests and no models (``mathsft evaluate --use_cache`` hashes the model as well).
+Under torchrun the processes divide the questions. ``--use_cache`` is refused: the harness's
+cache knows requests, not models (``mathsft evaluate --use_cache`` hashes the model as well).
 """
 
 import sys
@@ -21,7 +21,7 @@ from mathsft.evaluation.tasks import TASKS
 
 
 def main() -> None:
-    """Hand the arguments to the harness."""
+    """Pass the arguments on to the harness."""
     given = [argument.partition("=")[0] for argument in sys.argv[1:]]
     if {"--use_cache", "-c"} & set(given):
         sys.exit(

@@ -1,8 +1,8 @@
 """Typed options, the same for command lines, YAML files and notebooks.
 
 Types, defaults and help come from the functions and dataclasses that take the values; jsonargparse
-reads values by the types. Here is what it lacks: the nearest name for a misspelt key, and one line
-that says which key of which file, or which option, has which wrong value.
+reads values by the types. This module adds what it lacks: the nearest name for a misspelt key, and
+one line that says which key of which file, or which option, has which wrong value.
 """
 
 import builtins
@@ -31,10 +31,10 @@ _LISTS = (list, tuple, set, Sequence, Iterable, Collection)
 class Option:
     """One setting.
 
-    ``hint``: its type, in what YAML can hold. ``default``: what its function takes if it is not
-    given; None if that is nothing, or if the library decides. ``inside``: the options of a
-    mapping's own keys, such as those of ``model.lora``; with ``named`` of each of its values, such
-    as the data sets of ``mix.datasets``. ``refused``: why it would change nothing, if so.
+    ``hint``: its type, as YAML can hold it. ``default``: what its function uses if it is not
+    given; None if there is no default, or if the library decides. ``inside``: the options of a
+    mapping's keys, such as those of ``model.lora``; with ``named``, of each of its values, such as
+    the data sets of ``mix.datasets``. ``refused``: if it would change nothing, the reason.
     """
 
     hint: Any
@@ -49,10 +49,10 @@ class Option:
 def options_of(
     source: Callable[..., Any], *, skip: Collection[str] = (), defaults: bool = True
 ) -> dict[str, Option]:
-    """The arguments of a function or a dataclass as options, with the help of its docstring.
+    """The arguments of a function or a dataclass as options, with help from its docstring.
 
-    Left out are ``skip``, ``**arguments``, and what YAML cannot hold, such as a loaded model.
-    Without ``defaults`` none is known: a library's may depend on the machine.
+    ``skip``, ``**arguments``, and what YAML cannot hold, such as a loaded model, are left out.
+    Without ``defaults`` none is read: a library's default may depend on the machine.
     """
     from docstring_parser import parse
 
@@ -79,19 +79,19 @@ def _hints(source: Any) -> dict[str, Any]:
         made = source.__init__  # type: ignore[misc]
     try:
         return get_type_hints(made)
-    except NameError:  # a type that is imported for type checkers alone has no value here
+    except NameError:  # a type that is imported only for type checkers
         known = {**vars(builtins), **unwrap(made).__globals__}
         return get_type_hints(made, localns=defaultdict(lambda: object, known))
 
 
 def plain_type(hint: Any) -> Any:
-    """A type in terms of what YAML holds, None for what it cannot hold.
+    """The type as YAML can hold it; None if YAML cannot.
 
-    A path is a text, an enumeration one of its values, and a dataclass a mapping.
+    A path becomes a text, an enumeration one of its values, and a dataclass a mapping.
     """
     base, inner = get_origin(hint) or hint, get_args(hint)
     if base in (Union, UnionType):
-        if any(_is(kind, Enum) for kind in inner):  # `SaveStrategy | str`: no other text will do
+        if any(_is(kind, Enum) for kind in inner):  # `SaveStrategy | str`: no other text is valid
             inner = tuple(kind for kind in inner if kind is not str)
         plain = [one for one in map(plain_type, inner) if one is not None]
         return Union[tuple(plain)] if {*plain} - {NoneType} else None  # noqa: UP007
@@ -132,13 +132,13 @@ def walk(options: Mapping[str, Option]) -> Iterator[tuple[tuple[str, ...], Optio
 def checked(
     given: Mapping[Any, Any], options: Mapping[str, Option], where: str, *, text: bool = False
 ) -> dict[str, Any]:
-    """The values in ``given`` as their options have them; ``where`` stands before a key's name.
+    """Read the values in ``given`` by their options; messages have ``where`` before a key's name.
 
     Args:
-        text: values are texts of a command line, and not values of a YAML file.
+        text: values are texts of a command line, not values of a YAML file.
 
-    Raises ValueError for an unknown key (with the nearest), one that would change nothing, a value
-    of another type, and a number that cannot be meant (`mathsft.checks`).
+    Raises ValueError for an unknown key (naming the nearest), one that would change nothing, a
+    value of the wrong type, and an impossible number (`mathsft.checks`).
     """
     found = {}
     for key, value in given.items():
@@ -164,14 +164,14 @@ def _value(value: Any, option: Option, where: str, text: bool) -> Any:
             inside = dict.fromkeys(value, Option(dict[str, Any], inside=inside))
         if inside:
             return checked(value, inside, f"{where}.", text=text)
-        if text and value is given:  # by keys with dots
+        if text and value is given:  # given by keys with dots
             value = {key: _value(one, Option(Any), where, text) for key, one in value.items()}
     if Any in kinds or (isinstance(value, Mapping) and Any in get_args(kinds.get(dict))):
-        return _numbers(value)  # jsonargparse would make False of the text "no"
+        return _numbers(value)  # jsonargparse would turn the text "no" into False
     if int in kinds and float not in kinds:
         value = _whole(value)
     quoted = isinstance(given, str) and not text and bool in kinds
-    none = value is None and NoneType not in kinds  # which jsonargparse lets pass
+    none = value is None and NoneType not in kinds  # which jsonargparse accepts
     if not none and not (quoted and not {str, Literal} & kinds.keys()):
         from jsonargparse import ArgumentError
 
@@ -193,7 +193,7 @@ def _reader(hint: Any) -> Any:
 
 
 def _from_line(value: str, kinds: Mapping[Any, Any], where: str) -> Any:
-    """A text of a command line: a mapping, a list also as ``a,b``, or a text still."""
+    """Read a text of a command line: as a mapping, as a list (also ``a,b``), or as a text."""
     if Any in kinds or (value[:1] in ("{", "[") and {dict, list} & kinds.keys()):
         return load_yaml(value, where)
     parts = [part.strip() for part in value.split(",")]
@@ -204,7 +204,7 @@ def _from_line(value: str, kinds: Mapping[Any, Any], where: str) -> Any:
 
 
 def _wrong(value: Any, kinds: Mapping[Any, Any], text: bool) -> str:
-    """What is wrong with a value, and what is wanted instead."""
+    """What is wrong with a value, and what is expected instead."""
     words = [_WORDS[kind] for kind in kinds if kind in _WORDS]
     if int in kinds and float in kinds:
         words.remove(_WORDS[int])
@@ -213,16 +213,16 @@ def _wrong(value: Any, kinds: Mapping[Any, Any], text: bool) -> str:
         return unknown_name("value", value, choices + ["true or false"] * (bool in kinds))
     wanted = " or ".join(["one of " + ", ".join(choices)] * bool(choices) + words)
     if isinstance(value, list) and list not in kinds:
-        return f"one value is wanted ({wanted}), found the list {value}"
+        return f"one value is expected ({wanted}), found the list {value}"
     found = f"the text {value!r}" if isinstance(value, str) else str(value)
     hint = ""
     if {str, Literal} & kinds.keys() and isinstance(value, date | int | float) and not text:
         hint = " (YAML reads no as false, and a date or a number as such): put it in quotes"
-    return f"{wanted} is wanted, found {found}{hint}"
+    return f"{wanted} is expected, found {found}{hint}"
 
 
 def _whole(value: Any) -> Any:
-    """1000 for 1e3, also as a text; what is no whole number as it is."""
+    """1000 for 1e3, also as a text; what is not a whole number stays as it is."""
     if not isinstance(value, str | float):
         return value
     try:
@@ -232,7 +232,7 @@ def _whole(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    """Inside a mapping no type says what is wanted: a text that reads as a number is one."""
+    """Turn texts that read as numbers into numbers: in a mapping no type says what is expected."""
     if isinstance(value, Mapping):
         return {key: _numbers(inner) for key, inner in value.items()}
     for kind in (int, float) if isinstance(value, str) else ():

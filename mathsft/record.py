@@ -1,4 +1,4 @@
-"""What a run was made from: its settings, versions, git revision and machine, in its folder."""
+"""Record in a run's folder what made it: settings, versions, git revision and machine."""
 
 import json
 import os
@@ -32,13 +32,13 @@ def write_record(
 ) -> None:
     """Write ``config.yaml``, the resolved recipe, and ``environment.json`` into a run's folder.
 
-    ``mathsft COMMAND --config FOLDER/config.yaml`` repeats the run, from anywhere: paths of files
-    that are there are written in full. On a CPU, with the same versions and as many processes and
-    threads, it does so to the bit. ``environment.json`` holds the date, the ``seed``, the number
-    of ``processes`` and threads, the hardware, what the device decided (``resolved``), the
-    versions of Python and of what was used, and the revision of mathsft (`git_revision`). A
-    run that is gone on with has a list ``resumed`` of later starts there; its config stays. No
-    variable of the environment is written down.
+    ``mathsft COMMAND --config FOLDER/config.yaml`` repeats the run from any folder: paths of
+    existing files are written in full. On a CPU, with the same versions and as many processes and
+    threads, the result is the same to the bit. ``environment.json`` holds the date, the ``seed``,
+    the number of ``processes`` and threads, the hardware, what the device decided (``resolved``),
+    the versions of Python and of the packages, and the revision of mathsft (`git_revision`). If a
+    run is resumed, the list ``resumed`` there gets each later start; its config stays. No
+    environment variable is written down.
     """
     import torch
 
@@ -64,9 +64,9 @@ def write_record(
 
 
 def check_same(folder: str | Path, recipe: Mapping[str, Any]) -> None:
-    """Raise ValueError, with the keys that differ, where the folder's run has another recipe.
+    """Raise ValueError, with the keys that differ, if the folder's run has another recipe.
 
-    Also where its ``config.yaml`` has a key twice.
+    Also if its ``config.yaml`` has a key twice.
     """
     path = Path(folder) / CONFIG
     if not path.exists():
@@ -80,8 +80,8 @@ def check_same(folder: str | Path, recipe: Mapping[str, Any]) -> None:
     ]
     if differ:
         raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(differ)}): go on with its own, "
-            f"--config {path}, or take another --output_dir"
+            f"{folder} holds a run with other settings ({', '.join(differ)}): resume it with its "
+            f"own, --config {path}, or give another --output_dir"
         )
 
 
@@ -97,8 +97,8 @@ def _config(recipe: Mapping[str, Any], command: str, processes: int) -> str:
 
 
 def _absolute(value: Any, key: str = "") -> Any:
-    """The recipe with the paths of files and folders that are there in full."""
-    if isinstance(value, Mapping):  # a mixture has files for keys
+    """The recipe with the paths of existing files and folders in full."""
+    if isinstance(value, Mapping):  # a mixture has files as keys
         return {_absolute(name): _absolute(inner, name) for name, inner in value.items()}
     looks = isinstance(value, str | Path) and any(sign in str(value) for sign in "/.\\")
     looks = looks or (key == "name" and value != "tiny")  # a model's folder
@@ -106,9 +106,9 @@ def _absolute(value: Any, key: str = "") -> Any:
 
 
 def git_revision() -> str | None:
-    """The commit that this package is of, with "+changes" where files differ from it.
+    """The commit of this package, with "+changes" if files differ from it.
 
-    Of a checkout, or as pip recorded it (``pip install git+https://…``); None where neither is.
+    From a checkout, or as pip recorded it (``pip install git+https://…``); None without either.
     """
     home = Path(__file__).resolve().parent.parent
     if (home / ".git").exists():
@@ -131,6 +131,6 @@ def _git(folder: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # only looks
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # only reads
     )
     return done.stdout.strip()

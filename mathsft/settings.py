@@ -12,18 +12,17 @@ from mathsft.checks import unknown_name
 from mathsft.processes import say
 
 _TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY")
-_OURS: dict[str, str] = {}  # variables as `prepare_tracking` has set them
+_OURS: dict[str, str] = {}  # variables that `prepare_tracking` has set
 _TRACKERS = ("wandb", "tensorboard", "none")
 
 
 def load_settings() -> list[str]:
-    """Find tokens in the environment, in ``.env`` and in Colab's secrets; name those found.
+    """Find tokens in the environment, in ``.env`` and in Colab's secrets; return the names found.
 
-    In this order, and the first one wins: a variable that is set; the nearest ``.env`` from
-    this folder upwards, where an empty entry counts as absent; on Colab, a secret of that
-    name if the notebook may read it. Found tokens are exported to the environment, where
-    huggingface_hub and wandb look. Returns names only, never values; an empty list is
-    fine: no lesson needs a token.
+    The first of these wins: a variable that is set; the nearest ``.env`` from this folder upwards
+    (an empty entry counts as absent); on Colab, a secret of that name if the notebook may read
+    it. Found tokens are exported to the environment, where huggingface_hub and wandb look for
+    them. Returns names only, never values. An empty list is fine: no lesson needs a token.
     """
     from dotenv import dotenv_values, find_dotenv
 
@@ -48,17 +47,17 @@ def _colab_secrets(names: Iterable[str]) -> dict[str, str]:
             found[name] = userdata.get(name)
         except (userdata.SecretNotFoundError, userdata.NotebookAccessError):
             continue
-        except userdata.TimeoutException:  # nobody answers: the next would take as long
+        except userdata.TimeoutException:  # no answer: the next would take as long
             break
     return {name: value for name, value in found.items() if value}
 
 
 def tracker(wanted: str | None = None) -> str:
-    """The word for a trainer's ``report_to``: "wandb", "tensorboard" or "none".
+    """The value for a trainer's ``report_to``: "wandb", "tensorboard" or "none".
 
-    ``wanted``: None means wandb where there is a key for it, else none. "tensorboard" needs no
+    ``wanted``: None means wandb if there is a key for it, else none. "tensorboard" needs no
     account: ``%tensorboard --logdir`` with the run's folder shows the curves in the notebook.
-    Raises ValueError for any other word.
+    Raises ValueError for any other value.
     """
     if wanted is None:
         return "wandb" if _wandb_key() else "none"
@@ -68,31 +67,34 @@ def tracker(wanted: str | None = None) -> str:
 
 
 def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None:
-    """See to it that no tracker asks a question, and that what it writes lies with the run.
+    """Make sure that no tracker asks a question, and that its files are stored with the run.
 
-    wandb without a key would ask for one and wait: it records offline instead, and a line
-    says how to upload that later. ``WANDB_MODE`` and ``WANDB_DIR`` win where they are set.
+    Without a key, wandb would ask for one and wait: it records offline instead, and a line says
+    how to upload that later. If ``WANDB_MODE`` and ``WANDB_DIR`` are set, they win.
     """
     words = [report_to] if isinstance(report_to, str) else report_to or []
     if {"wandb", "all"} & set(words):
         _export("WANDB_DIR", output_dir)
         if _wandb_key():
-            if _export("WANDB_MODE", None):  # offline only as long as there was no key
-                say("wandb: a key was found, so curves go to that account (report_to='none': no)")
+            if _export("WANDB_MODE", None):  # offline only while there was no key
+                say(
+                    "wandb: a key was found, so curves go to that account; report_to='none' "
+                    "switches this off"
+                )
         elif _export("WANDB_MODE", "offline"):
             say(
                 f"wandb: no key was found, so this is recorded offline, in {output_dir}/wandb; "
-                "with a key `wandb sync` and the folder offline-run-… in there uploads it"
+                "with a key, `wandb sync` and the folder offline-run-… in there uploads it"
             )
     if {"tensorboard", "all"} & set(words):
         say(
             f"TensorBoard: %load_ext tensorboard and %tensorboard --logdir '{output_dir}', in a "
-            "cell before the training, show the curves as they grow"
+            "cell before training, show the curves as they grow"
         )
 
 
 def _export(name: str, value: str | None) -> bool:
-    """Set or unset a variable, unless somebody else has set it; whether it was done."""
+    """Set or unset a variable, unless something else has set it; return whether it was done."""
     if name in os.environ and os.environ[name] != _OURS.get(name):
         return False
     os.environ.pop(name, None)
@@ -102,7 +104,7 @@ def _export(name: str, value: str | None) -> bool:
 
 
 def _wandb_key() -> bool:
-    """Whether wandb can log in without asking: by its variables, or by who ran `wandb login`."""
+    """Whether wandb can log in without asking: by its variables, or after `wandb login`."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -116,10 +118,10 @@ def _wandb_key() -> bool:
 
 
 def runs_folder() -> Path:
-    """The folder of all runs: ``runs`` in the repository or under this folder.
+    """The folder of all runs: ``runs`` in the repository, or in the current folder.
 
-    ``MATHSFT_RUNS`` replaces it. From inside a checkout it is the checkout's, wherever the
-    notebook lies.
+    ``MATHSFT_RUNS`` replaces it. Inside a checkout it is the checkout's, wherever the notebook
+    is.
     """
     top = os.environ.get("MATHSFT_RUNS")
     if top is not None:
@@ -130,7 +132,7 @@ def runs_folder() -> Path:
 
 
 def run_dir(name: str) -> Path:
-    """The folder ``name`` of one run in `runs_folder`, made if absent.
+    """The folder ``name`` of one run in `runs_folder`, created if absent.
 
     Notebooks find there what earlier lessons made.
     """
@@ -140,7 +142,7 @@ def run_dir(name: str) -> Path:
 
 
 def quiet() -> None:
-    """Keep a notebook readable: no bars for loading from disk, no notices of internals.
+    """Keep a notebook readable: no bars for loading from disk, no notices about internals.
 
     Downloads and training keep their progress bars. Call it before importing transformers,
     whose import already says that a notebook without ipywidgets gets plain bars.

@@ -12,7 +12,7 @@ The reference is the model before training. With LoRA it is the same model with 
     python minimal/dpo.py
 
 The package passes the prompt through the model once for both answers. Its losses and gradients are
-the ones of this file (tests/test_minimal.py).
+those of this file (tests/test_minimal.py).
 """
 
 import torch
@@ -38,17 +38,17 @@ def pair_of(problem):
 
 
 def answer_logprobs(model, tokenizer, prompts, answers):
-    """log p(answer | prompt), in nats: one value a pair, the stop token included."""
+    """log p(answer | prompt), in nats: one value per pair, the stop token included."""
     starts = [len(tokenizer(prompt).input_ids) for prompt in prompts]
     encoded = [
         [*tokenizer(prompt + answer).input_ids, tokenizer.eos_token_id]
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     longest = max(map(len, encoded))
-    # Padding stands on the right. No real token looks to its right, so none sees the padding.
+    # Padding is on the right. No real token looks to its right, so none sees the padding.
     ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in encoded])
     logprobs = model(ids).logits[:, :-1].float().log_softmax(-1)
-    # The logits at position i say what token i + 1 will be.
+    # The logits at position i predict token i + 1.
     of_tokens = logprobs.gather(-1, ids[:, 1:, None]).squeeze(-1)
     place = torch.arange(1, longest)
     first, last = torch.tensor(starts)[:, None], torch.tensor([*map(len, encoded)])[:, None]
@@ -70,7 +70,7 @@ def batch_loss(model, tokenizer, pairs):
 
 
 def train(model, tokenizer, pairs):
-    """One step of AdamW for each batch of pairs, in an order drawn by chance."""
+    """One step of AdamW for each batch of pairs, in random order."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     order = torch.randperm(len(pairs)).tolist()

@@ -1,4 +1,4 @@
-"""Training what a multiple-choice test measures, in one file and in plain PyTorch.
+"""Train what a multiple-choice test measures, in one file and in plain PyTorch.
 
 The test adds up the log-probabilities of a choice's tokens after the question. The choice with the
 highest sum is the model's answer. Here these sums go through a softmax over the choices, and the
@@ -6,8 +6,8 @@ loss is the cross-entropy with the right one.
 
     python minimal/multiple_choice.py
 
-The package passes a question through the model once for all of its choices; here each choice has a
-row of its own. The losses and gradients are the same (tests/test_minimal.py). Lesson:
+The package passes a question through the model once for all of its choices; here each choice has
+its own row. The losses and gradients are the same (tests/test_minimal.py). Lesson:
 notebooks/02_multiple_choice.ipynb
 """
 
@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 from mathsft import load_model, load_problems
 
 STEPS, BATCH, LEARNING_RATE = 160, 8, 1e-3
-# Scores are divided by it. With 1 the model guesses for a long time before it learns (lesson 02).
+# Scores are divided by this number. With 1 the model guesses for a long time before it learns
+# (lesson 02).
 TEMPERATURE = 4.0
 
 
@@ -39,10 +40,10 @@ def choice_scores(model, tokenizer, problems):
         for choice in problem["choices"]
     ]
     longest = max(len(ids) for ids, _ in encoded)
-    # Padding stands on the right. No real token looks to its right, so none sees the padding.
+    # Padding is on the right. No real token looks to its right, so none sees the padding.
     ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in encoded])
     logprobs = model(ids).logits[:, :-1].float().log_softmax(-1)
-    # The logits at position i say what token i + 1 will be.
+    # The logits at position i predict token i + 1.
     of_tokens = logprobs.gather(-1, ids[:, 1:, None]).squeeze(-1)
     place = torch.arange(1, longest)
     first = torch.tensor([asked for _, asked in encoded])[:, None]
@@ -64,7 +65,7 @@ def accuracy(model, tokenizer, problems):
 
 
 def train(model, tokenizer, problems):
-    """One step of AdamW for each batch of questions, in an order drawn by chance."""
+    """One step of AdamW for each batch of questions, in random order."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     order = torch.randperm(len(problems)).tolist()

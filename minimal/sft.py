@@ -7,7 +7,7 @@ probability of the token that really follows. The question and the padding carry
     python minimal/sft.py
 
 The package packs several problems into one row, trains on many GPUs and resumes after a crash. Its
-losses and gradients are the ones of this file (tests/test_minimal.py). Lesson:
+losses and gradients are those of this file (tests/test_minimal.py). Lesson:
 notebooks/01_sft.ipynb
 """
 
@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, pad
 from mathsft import load_model, load_problems
 
 STEPS, BATCH, LEARNING_RATE = 60, 8, 2e-3
-IGNORE = -100  # a label that cross_entropy leaves out
+IGNORE = -100  # a label that cross_entropy ignores
 
 
 def encode(problem, tokenizer):
@@ -27,7 +27,7 @@ def encode(problem, tokenizer):
     completion = f"{problem['solution']}\n#### {problem['answer']}"
     asked = len(tokenizer(prompt).input_ids)
     ids = tokenizer(prompt + completion).input_ids
-    ids.append(tokenizer.eos_token_id)  # a model that never learned to stop would write on
+    ids.append(tokenizer.eos_token_id)  # a model that never learned to stop goes on writing
     return torch.tensor(ids), torch.tensor([IGNORE] * asked + ids[asked:])
 
 
@@ -35,11 +35,11 @@ def batch_loss(model, tokenizer, problems):
     """Minus log p(token | all tokens before it), in nats: the mean over all trained tokens."""
     encoded = [encode(problem, tokenizer) for problem in problems]
     longest = max(len(ids) for ids, _ in encoded)
-    # Padding stands on the right. No real token looks to its right, so none sees the padding.
+    # Padding is on the right. No real token looks to its right, so none sees the padding.
     ids = torch.stack([pad(ids, (0, longest - len(ids)), value=0) for ids, _ in encoded])
     labels = torch.stack([pad(ls, (0, longest - len(ls)), value=IGNORE) for _, ls in encoded])
     logits = model(ids).logits
-    # The logits at position i say what token i + 1 will be.
+    # The logits at position i predict token i + 1.
     return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
 
 
@@ -56,7 +56,7 @@ def answer(model, tokenizer, question, *, max_new_tokens=80):
 
 
 def train(model, tokenizer, problems):
-    """One step of AdamW for each batch of problems, in an order drawn by chance."""
+    """One step of AdamW for each batch of problems, in random order."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     order = torch.randperm(len(problems)).tolist()

@@ -97,7 +97,7 @@ def test_early_stopping_counts_on_after_a_kill_and_ends_once(
     shutil.rmtree(runs / "mine" / "checkpoint-3")
     capsys.readouterr()
     mathsft_(*start, "--resume")
-    assert "training goes on after step 2 of 20" in capsys.readouterr().out
+    assert "training resumes after step 2 of 20" in capsys.readouterr().out
     state = json.loads((runs / "mine" / "trainer_state.json").read_text())
     assert state["global_step"] == 3  # one evaluation without a better loss was before the kill
     mathsft_(*start, "--resume")

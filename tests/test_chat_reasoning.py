@@ -103,10 +103,10 @@ def test_template_arguments_are_used_for_the_prompt_and_the_whole(
         ),
         (
             {"add_generation_prompt": True},
-            "whose chat_template_kwargs name the tokenizer's add_generation_prompt",
+            "whose chat_template_kwargs set the tokenizer's add_generation_prompt",
         ),
-        ({"messages": []}, "whose chat_template_kwargs name the tokenizer's messages"),
-        ({"chat_template": "x"}, "whose chat_template_kwargs name the tokenizer's chat_template"),
+        ({"messages": []}, "whose chat_template_kwargs set the tokenizer's messages"),
+        ({"chat_template": "x"}, "whose chat_template_kwargs set the tokenizer's chat_template"),
     ],
     ids=str,
 )
@@ -121,7 +121,7 @@ def test_arguments_that_change_nothing_or_too_much_drop_the_row(
 def test_arguments_of_another_form_are_an_error(tmp_path: Path, kwargs: Any) -> None:
     row = {**ONE, "chat_template_kwargs": kwargs}
     with pytest.raises(
-        ValueError, match=r"row 1, 'chat_template_kwargs': (no JSON|expected an obj)"
+        ValueError, match=r"row 1, 'chat_template_kwargs': (not JSON|expected an obj)"
     ):
         read_problems(jsonl(tmp_path / "a.jsonl", row))
 
@@ -173,7 +173,7 @@ def test_content_that_is_no_text_drops_the_row(
 ) -> None:
     row = chat("", "Five.")
     row["messages"][0]["content"] = [*PARTS, part]
-    reasons = {f"with content that is no text ({reason})": 1}
+    reasons = {f"with content that is not text ({reason})": 1}
     good = chat("Hi", "Hello.")
     assert read_problems(jsonl(tmp_path / "a.jsonl", row, good))[1] == reasons
     assert tokenize_problems([row, good], tokenizer)[1] == reasons

@@ -72,7 +72,7 @@ def test_a_chat_that_keeps_the_columns_it_was_made_of_is_a_chat(tmp_path: Path) 
         ({"messages": CHAT["messages"] + CHAT["messages"]}, "with a system turn after the first"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "with content that is no text (image_url)",
+            "with content that is not text (image_url)",
         ),
     ],
 )

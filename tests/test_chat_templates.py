@@ -134,7 +134,7 @@ def test_a_template_that_is_absent_or_never_stops_is_an_error(plain: Any) -> Non
     with pytest.raises(ValueError, match=r"has no chat template.*chat_template_path"):
         tokenize_problems([chat("Hi", "Hello.")], plain)
     for template, message in (
-        (TEMPLATE, r"with '~\\n', in which the tokenizer knows no special token"),
+        (TEMPLATE, r"with '~\\n', which contains no special token of the tokenizer"),
         ("{{ bos_token }}", "leaves the assistant's text out"),
         ("{{ raise_exception('No') }}", "cannot be rendered: No"),
     ):
@@ -151,8 +151,8 @@ def test_a_chat_template_is_loaded_from_a_file_and_its_faults_are_named(tmp_path
     path.write_text("{{ raise_exception('never') }}")  # may take other conversations
     load_model("tiny", chat_template_path=str(path))
     for text, message in (
-        ("a\n{% for m in messages %}\n{{ m['content' }}", r"chat.jinja, line 3: not Jinja"),
-        ("{% if x %}", r"chat.jinja, line 1: not Jinja"),
+        ("a\n{% for m in messages %}\n{{ m['content' }}", r"chat.jinja, line 3: invalid Jinja"),
+        ("{% if x %}", r"chat.jinja, line 1: invalid Jinja"),
         (" \n", "the chat template is empty"),
     ):
         path.write_text(text)

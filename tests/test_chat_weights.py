@@ -96,7 +96,7 @@ def test_the_trained_turns_are_those_with_weight_from_the_index_on(
             {"train": True, "training": False},
             "messages[1]: train: True, training: False contradict each other",
         ),
-        ({"loss_mask": 1}, "messages[1]: key 'loss_mask' holds 1, which may say what is to be"),
+        ({"loss_mask": 1}, "messages[1]: key 'loss_mask' holds 1, which may say what should be"),
         ({"trainable": False}, "messages[1]: key 'trainable' holds False"),
         ({"rewardScore": 0.1}, "messages[1]: key 'rewardScore' holds 0.1"),
         ({"label": True}, "messages[1]: key 'label' holds True"),

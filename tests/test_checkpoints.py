@@ -56,7 +56,7 @@ def test_a_damaged_file_is_found_and_the_checkpoint_before_it_is_taken(
 def test_a_single_changed_byte_is_found_by_the_manifest(training: Path) -> None:
     altered(training / "checkpoint-6" / "adapter_model.safetensors")
     problem = checkpoint_problem(training / "checkpoint-6")
-    assert problem == "adapter_model.safetensors holds something else than what was written"
+    assert problem == "adapter_model.safetensors differs from what was written"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"other": 1}'])
@@ -136,6 +136,6 @@ def test_a_copy_replaces_one_of_the_same_name_and_is_compared(
             altered(target)
 
     monkeypatch.setattr(shutil, "copyfile", garbled)
-    with pytest.raises(ValueError, match=r"the copy is not what was sent: optimizer\.pt holds"):
+    with pytest.raises(ValueError, match=r"copy differs from the original: optimizer\.pt differs"):
         copy_checkpoint(training / "checkpoint-6", mirror)
     assert [p.name for p in mirror.iterdir()] == ["checkpoint-4"]

@@ -120,7 +120,7 @@ def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
         (["evaluate", "--model", "tiny", "--task", "x"], ["'task'", "'tasks'"]),
         (["compare", "nowhere.json"], ["nowhere.json", "no such file"]),
         (["evaluate", "--model", "tiny", "--base", "."], ["--base .", "found 0"]),
-        (["sft", "--sft.save_only_model", "true"], ["nothing to go on from"]),
+        (["sft", "--sft.save_only_model", "true"], ["nothing to resume from"]),
         (["estimate-memory", "t5"], ["'t5'", "'t4'"]),
         (["course", "--lessons", "[01_sf]"], ["'01_sf'", "'01_sft'"]),
         (["sfd"], ["'sfd'", "'sft'"]),
@@ -197,7 +197,7 @@ def test_mix_writes_rows_of_any_kinds_that_load_problems_reads_again(
     assert len(rows) == 50
     assert sum(bool(row["choices"]) for row in rows) == 19
     assert [row["messages"] for row in rows if row["question"] is None] == [turns]
-    assert "there already" in fails(capsys, "mix", "--config", config, "--file", file)
+    assert "exists already" in fails(capsys, "mix", "--config", config, "--file", file)
 
 
 def test_compare_tells_what_compare_tells(

@@ -97,7 +97,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(
 ) -> None:
     mathsft("sft", *SHORT, "--output_dir", runs / "mine")
     before = adapter(runs / "mine")
-    with pytest.raises(SystemExit, match="holds a run already: --resume true"):
+    with pytest.raises(SystemExit, match="already holds a run: --resume true"):
         mathsft("sft", *SHORT, "--output_dir", runs / "mine", "--sft.seed", "2")
     assert equal(before, adapter(runs / "mine"))
     capsys.readouterr()

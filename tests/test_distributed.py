@@ -136,7 +136,7 @@ def test_lines_are_printed_once(two: Path) -> None:
     assert printed.count("tiny-gsm/train: 40 rows read") == 1
     trainings = 6 + 1 + 3 + 1 + 1 + 6 * len(SHARD)
     assert sum(line.startswith("train: 13 ") for line in printed.splitlines()) == trainings
-    assert printed.count("training goes on after step 6 of 8") == 1
+    assert printed.count("training resumes after step 6 of 8") == 1
     assert printed.count("training had ended: its weights and its log are loaded, step 8 of 8") == 1
 
 
@@ -243,7 +243,7 @@ def test_a_killed_process_ends_the_run_soon_and_the_next_start_resumes_to_the_bi
     assert any(checkpoint_problem(path) is None for path in checkpoints)
     print(f"ended after {took:.0f} s, the start included")
     printed = torchrun(WORK, tmp_path, 2, "again", "calm")
-    assert printed.count("training goes on after step") == 1
+    assert printed.count("training resumes after step") == 1
     assert adapter(tmp_path / "killed").read_bytes() == adapter(tmp_path / "calm").read_bytes()
 
 

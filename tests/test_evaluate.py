@@ -97,11 +97,11 @@ def test_a_result_takes_no_other_run_s_place(base: Result, tmp_path: Path) -> No
     base.save(tmp_path)  # evaluated once more
     few = evaluate("tiny", "mathqa_tiny", name="base", limit=2, num_fewshot=1, folder=tmp_path)
     assert len(load_results(tmp_path)) == 2
-    with pytest.raises(ValueError, match="holds the result of 'base': call 'Base' otherwise"):
+    with pytest.raises(ValueError, match="holds the result of 'base': give 'Base' another name"):
         replace(base, name="Base").save(tmp_path)
     with pytest.raises(ValueError, match="same num_fewshot"):
         evaluate("tiny", "mathqa_tiny", limit=2, base=few)
-    with pytest.raises(ValueError, match="base is a result of mathqa, and that is not evaluated"):
+    with pytest.raises(ValueError, match="base is a result of mathqa, which is not evaluated"):
         evaluate("tiny", "mathqa_tiny", limit=2, base=replace(base, task="mathqa"))
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_result_is_an_error(tmp_path: Path, text: str, message: str) -
     with pytest.raises(ValueError, match=rf"cut\.json.*{message}"):
         load_results(tmp_path)
     (tmp_path / "cut.json").write_text("{}")
-    with pytest.raises(ValueError, match="no result of an evaluation"):
+    with pytest.raises(ValueError, match="not a result of an evaluation"):
         load_results(tmp_path / "cut.json")
     with pytest.raises(FileNotFoundError):
         load_results(tmp_path / "nowhere")

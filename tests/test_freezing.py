@@ -48,7 +48,7 @@ def test_a_tied_weight_answers_to_both_of_its_names(
         model = small(small_model_dir)
         freeze(model, patterns, but=but)
         assert model.get_input_embeddings().weight.requires_grad is not frozen
-        told = f"are one (tied), which is {'frozen' if frozen else 'trained'}\n"
+        told = f"are one weight (tied), which is {'frozen' if frozen else 'trained'}\n"
         assert told in capsys.readouterr().out
 
 
@@ -57,7 +57,7 @@ def test_a_tied_weight_answers_to_both_of_its_names(
     [
         (["model.norm.weigth"], [], "did you mean 'model.norm.weight'"),
         (["*"], ["lm_haed.weight"], "did you mean 'lm_head.weight'"),
-        (["layers.0"], [], "A pattern stands for whole names, such as 'model.embed_tokens"),
+        (["layers.0"], [], "A pattern must match a whole name, such as 'model.embed_tokens"),
         (["*"], [], r"nothing would be left to train after \['\*'\]"),
         (["*"], ["*"], None),
     ],

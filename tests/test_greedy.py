@@ -87,7 +87,7 @@ def test_what_greedy_decoding_leaves_out_is_said_and_nothing_else(loaded, capsys
     assert capsys.readouterr().out == ""
     model.generation_config.update(repetition_penalty=1.1, temperature=0.7, top_p=0.8, top_k=20)
     worked_answers(model, tokenizer, problems, max_new_tokens=2)
-    assert "without the checkpoint's repetition_penalty=1.1 (" in capsys.readouterr().out
+    assert "ignores the checkpoint's repetition_penalty=1.1 (" in capsys.readouterr().out
 
 
 def test_a_config_json_with_a_penalty_changes_no_answer(small_model_dir, tmp_path) -> None:

@@ -132,14 +132,14 @@ def test_a_model_that_takes_one_mask_for_all_its_layers_is_refused() -> None:
         return own(attention_mask=attention_mask, **arguments)
 
     model.forward = forward
-    with pytest.raises(ValueError, match=r"the windows of .* cannot be told by a mask .logits dif"):
+    with pytest.raises(ValueError, match=r"the windows of .* cannot be set by a mask .logits dif"):
         check_isolation(model)
 
 
 def test_a_model_that_keeps_its_window_elsewhere_is_refused() -> None:
     model = small("mistral", {"sliding_window": 64})
     model.model.config = copy.copy(model.config)  # what is written to the other is not seen here
-    with pytest.raises(ValueError, match=r"the windows of .* cannot be told by a mask .logits dif"):
+    with pytest.raises(ValueError, match=r"the windows of .* cannot be set by a mask .logits dif"):
         check_isolation(model)
 
 

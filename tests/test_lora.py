@@ -83,9 +83,9 @@ def test_what_lora_does_not_have_is_refused_before_anything_is_loaded(
         load_model(nowhere, lora={"r": 0})
     with pytest.raises(ValueError, match=r"lora_dropout=1\.5: give 0 or more and below 1"):
         load_model(nowhere, lora=LoraConfig(lora_dropout=1.5))
-    with pytest.raises(ValueError, match="IA3Config was given, and adapters here are LoRA"):
+    with pytest.raises(ValueError, match="IA3Config was given, but adapters here are LoRA"):
         load_model(nowhere, lora=IA3Config())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a LoraConfig and r beside it"):
+    with pytest.raises(ValueError, match="a LoraConfig and r were given"):
         add_adapter(base(small_model_dir), LoraConfig(), r=8)
     with pytest.raises(ValueError, match=r"modules_to_save: unknown module 'lm_haed'.*'lm_head'"):
         add_adapter(base(small_model_dir), modules_to_save=["lm_haed"])

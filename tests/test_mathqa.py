@@ -114,7 +114,7 @@ def test_on_all_real_rows_the_clean_reading_has_no_stray_quote_and_no_cut_number
     rows = json.loads(dev.read_text(encoding="utf-8"))
     problems, dropped = read_problems(dev, reading="clean")
     assert dropped == {
-        "the right choice stands there twice": 16,
+        "the right choice appears twice": 16,
         "a choice holds another one's letter": 1,
     }
     assert len(problems) == len(rows) - 17 == 4458
@@ -140,7 +140,7 @@ def test_the_report_says_what_was_repaired_and_what_cannot_be_used_and_why(
     said = capsys.readouterr().out
     for part in (
         "4,475 rows read, 4,458 kept; dropped 17: ",
-        "16 the right choice stands there twice (rows 157, ",
+        "16 the right choice appears twice (rows 157, ",
         "1 a choice holds another one's letter (row 724)",
         "repaired (list written as text): 115",
         "repaired (letter written twice): 64",
@@ -231,7 +231,7 @@ def test_the_official_reading_of_four_and_six_is_the_harnesss(tmp_path: Path) ->
         ({"correct": "B"}, "label is not one of the letters a to z"),
         ({"correct": "ab"}, "label is not one of the letters a to z"),
         ({"options": "a ) 4 , b )  , c ) 6", "correct": "a"}, "an empty choice"),
-        ({"options": "a ) 4 , b ) 5 , c ) 5.0"}, "the right choice stands there twice"),
+        ({"options": "a ) 4 , b ) 5 , c ) 5.0"}, "the right choice appears twice"),
         ({"options": "a ) 4 , b ) 5 , d ) 7 , e ) 8"}, "a choice holds another one's letter"),
         ({"options": "a ) 4 , c ) 5 , b ) 6 , d ) 7"}, "a choice holds another one's letter"),
         ({"options": "a ) 4 b ) 5 c ) 6"}, "a choice holds another one's letter"),

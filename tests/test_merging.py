@@ -61,7 +61,7 @@ def test_an_adapter_below_the_rounding_of_float32_is_kept_apart(
 ) -> None:
     model = trained(base(small_model_dir), scale=1e-7)
     with pytest.raises(
-        ValueError, match="too small to be merged: keep it apart, with save_adapter"
+        ValueError, match="too small to be merged: keep it separate, with save_adapter"
     ):
         merge_adapter(model)
     kept = trained(base(small_model_dir), scale=1e-7)

@@ -94,7 +94,7 @@ def test_the_order_is_mixed_and_the_line_says_what_is_in_it(
     changes = sum(a != b for a, b in pairwise(sources))
     assert changes > 15
     assert capsys.readouterr().out == (
-        "mix: 60 rows, seed 2: one 30 (50.0%), two 30 (50.0%); none asks one of the 7 test "
+        "mix: 60 rows, seed 2: one 30 (50.0%), two 30 (50.0%); no row asks one of the 7 test "
         "questions\n"
     )
 
@@ -126,13 +126,13 @@ def test_a_question_of_the_test_is_refused_however_it_is_spaced() -> None:
         ({}, None, "give a count for every part"),
         ({"one": 5, "two": 0.5}, None, "give a count for every part"),
         ({"one": True}, None, "give a count for every part"),
-        ({"one": 0}, None, "every part wants a count or a weight above 0"),
-        ({"one": -0.5, "two": 1.0}, 10, "every part wants a count or a weight above 0"),
-        ({"one": float("nan")}, 10, "every part wants a count or a weight above 0"),
-        ({"one": 61}, None, "61 rows of 'one' wanted, 60 there"),
-        ({"one": 0.5, "two": 0.5}, 100, "50 rows of 'two' wanted, 40 there"),
+        ({"one": 0}, None, "every part needs a count or a weight above 0"),
+        ({"one": -0.5, "two": 1.0}, 10, "every part needs a count or a weight above 0"),
+        ({"one": float("nan")}, 10, "every part needs a count or a weight above 0"),
+        ({"one": 61}, None, "61 rows of 'one' requested, but it has 60"),
+        ({"one": 0.5, "two": 0.5}, 100, "50 rows of 'two' requested, but it has 40"),
         ({"one": 0.5, "two": 0.5}, 1, "no row of 'two' in a total of 1"),
-        ({"one": 5}, 10, "total=10 goes with weights"),
+        ({"one": 5}, 10, "total=10 needs weights"),
         ({"one": 0.5, "two": 0.5}, 20.0, "total=20.0: give a whole number"),
         ({"one": 0.5, "two": 1e-9}, None, "no row of 'two' in a total of 60: give it a larger"),
     ],
@@ -146,7 +146,7 @@ def test_impossible_mixtures_are_refused(
 
 
 def test_a_name_that_is_nothing_and_rows_of_another_schema_are_named() -> None:
-    with pytest.raises(ValueError, match="no part asks for 'two'"):
+    with pytest.raises(ValueError, match="datasets has 'two', which is not among parts"):
         mix_datasets({"one": 5}, datasets={"one": SETS["one"], "two": SETS["two"]}, test=None)
     with pytest.raises(ValueError, match="did you mean 'mathqa'"):
         mix_datasets({"mathq": 5}, test=None)
@@ -159,10 +159,10 @@ def test_a_name_that_is_nothing_and_rows_of_another_schema_are_named() -> None:
     other = SETS["one"].cast_column("label", Value("int32"))
     with pytest.raises(ValueError, match=r"schema of load_problems: .*'label': Value\('int32'\)"):
         mix_datasets({"one": 1}, datasets={"one": other}, test=None)
-    with pytest.raises(ValueError, match="of a DatasetDict give one split"):
+    with pytest.raises(ValueError, match="from a DatasetDict, give one split"):
         mix_datasets({"one": 1}, datasets={"one": DatasetDict(train=SETS["one"])}, test=None)  # type: ignore
     for test in (DatasetDict(test=SETS["two"]), [{"question": "?"}]):
-        with pytest.raises(ValueError, match="mix: test wants a data set of load_problems"):
+        with pytest.raises(ValueError, match="mix: test must be a data set of load_problems"):
             mix_datasets({"one": 1}, datasets={"one": SETS["one"]}, test=test)  # type: ignore[arg-type]
 
 

@@ -66,7 +66,7 @@ def test_each_measure_finds_what_it_is_for() -> None:
     assert (ours, theirs) == ("what is 2 + 3 ?", "what is 7 + 9 ?")
     assert found.examples(train, test, kind="exact") == [("what is 2 + 3 ?", "What is 2 + 3?")]
     lines = str(found).splitlines()
-    assert lines[0] == "of 5 test questions, 3 training rows hold"
+    assert lines[0] == "of 5 test questions, found in 3 training rows:"
     assert lines[2].split()[:3] == ["3", "(", "60.0%)"]
 
 
@@ -134,8 +134,8 @@ def test_rows_that_ask_a_test_question_or_have_its_template_can_be_left_out(
     assert left["question"][:] == ["how many pens ?"]
     assert overlap(left, test).counts["template"] == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "1 of 3 rows left out, whose question is among the 1 kept apart"
-    assert second == "2 of 3 rows left out, whose template is among the 1 kept apart"
+    assert first == "1 of 3 rows left out: their question is among the 1 kept apart"
+    assert second == "2 of 3 rows left out: their template is among the 1 kept apart"
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
@@ -146,7 +146,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         overlap(some, some, n=0)
     with pytest.raises(ValueError, match="threshold=70"):
         overlap(some, some, threshold=70)
-    with pytest.raises(ValueError, match="1 test rows; the overlap is of 2"):
+    with pytest.raises(ValueError, match="1 test rows, but the overlap has 2"):
         overlap(some, asking("a", "b")).split(some)
 
 
@@ -157,9 +157,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
 )  # fmt: skip
 def test_what_are_no_problems_is_told_by_name(wrong: Any) -> None:
     some = asking("what is 2 + 3 ?")
-    with pytest.raises(ValueError, match="overlap's test: wanted rows with a question, found"):
+    with pytest.raises(ValueError, match="overlap's test: expected rows with a question, found"):
         overlap(some, wrong)
-    with pytest.raises(ValueError, match="overlap's train: wanted rows with a question, found"):
+    with pytest.raises(ValueError, match="overlap's train: expected rows with a question, found"):
         overlap(wrong, some)
 
 

@@ -38,7 +38,7 @@ def test_the_mirror_is_gone_on_from_where_the_machine_was_lost(
     shutil.rmtree(mirror / "02" / "a" / "checkpoint-6")
     capsys.readouterr()
     ours().train(resume_from_checkpoint=True)
-    assert "training goes on after step 4 of 6" in capsys.readouterr().out
+    assert "training resumes after step 4 of 6" in capsys.readouterr().out
     assert weights(folder / "checkpoint-6") == weights(mirror / "02" / "a" / "checkpoint-6")
     assert weights(folder / "checkpoint-6") == wanted
 
@@ -109,7 +109,7 @@ def test_what_was_missed_is_tried_again_at_the_end(
 
 
 def test_persist_refuses_what_would_save_nothing(tmp_path: Path, small_model_dir: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="mount what it is on"):
+    with pytest.raises(FileNotFoundError, match="mount its drive"):
         persist.persist(tmp_path, tmp_path / "drive")
     with pytest.raises(ValueError, match="elsewhere give a folder"):
         persist.persist(tmp_path, "drive")
@@ -117,7 +117,7 @@ def test_persist_refuses_what_would_save_nothing(tmp_path: Path, small_model_dir
         persist.persist(tmp_path, keep=0)
     keeping = persist.persist(tmp_path / "a")
     ours = trainer(small_model_dir, tmp_path / "a", callbacks=[keeping], save_only_model=True)
-    with pytest.raises(ValueError, match="leaves nothing to go on from"):
+    with pytest.raises(ValueError, match="leaves nothing to resume from"):
         ours.train()
     ours = trainer(small_model_dir, tmp_path / "a", callbacks=[persist.persist(tmp_path / "b")])
     with pytest.raises(ValueError, match="Give both the same folder"):
@@ -193,5 +193,5 @@ def test_a_full_disk_keeps_what_was_good_and_is_told(tmp_path: Path, small_model
     assert "good: ['checkpoint-2', 'checkpoint-4']" in copies
     assert re.search(r"OSError: .*checkpoint-6 could not be written: .*make room", own)
     assert "good: ['checkpoint-2', 'checkpoint-4']" in own
-    assert "training goes on after step 4 of 6" in own
+    assert "training resumes after step 4 of 6" in own
     assert "same: True True" in own

@@ -132,7 +132,7 @@ def test_a_reference_that_cannot_be_had_is_refused(
     with pytest.raises(ValueError, match="adapter_off or before_training"):
         trainer(adapted, tokenizer, tmp_path, DPO(), reference="copy")
     sums = [{"prompt": "2 + 3 =", "completion": " 5"}]
-    with pytest.raises(ValueError, match="compares with none"):
+    with pytest.raises(ValueError, match="uses no reference"):
         trainer(adapted, tokenizer, tmp_path, SFT(), rows=sums, reference="adapter_off")
     made = trainer(adapted, tokenizer, tmp_path, DPO(), reference="before_training")
     other = trainer(adapted, tokenizer, tmp_path, DPO())
@@ -165,7 +165,7 @@ def test_a_cell_that_was_interrupted_goes_on_with_the_reference_that_it_had(
     again = trainer(model, tokenizer, tmp_path / "run", DPO(), **how)
     assert again.reference == "adapter_off"
     again.train(resume_from_checkpoint=True)
-    assert "training goes on after step 2" in capsys.readouterr().out
+    assert "training resumes after step 2" in capsys.readouterr().out
     assert start_hash(model) == start_hash(whole.model)
     elsewhere = trainer(model, tokenizer, tmp_path / "other", DPO(), **how)
     assert elsewhere.reference == "before_training"  # another run, of an adapter that was trained
@@ -217,5 +217,5 @@ def test_a_reference_of_weights_that_have_moved_is_not_gone_on_with(
     again = trainer(model, tokenizer, tmp_path, DPO(), **how)  # a cell that is run again
     again.train(resume_from_checkpoint=True)
     printed = capsys.readouterr().out
-    assert "other weights as the reference (those of the model have moved since)" in printed
-    assert "training begins anew" in printed
+    assert "other weights as the reference (the model's weights have changed since)" in printed
+    assert "training starts again from step 0" in printed

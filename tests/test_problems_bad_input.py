@@ -73,7 +73,7 @@ def test_a_missing_column_or_another_type_names_row_and_column(
 
 
 def test_foreign_columns_name_the_known_schemas(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="columns 'text' belong to no known schema; wanted"):
+    with pytest.raises(ValueError, match="columns 'text' belong to no known schema; expected"):
         load_problems(jsonl(tmp_path / "a.jsonl", {"text": "hello"}))
 
 

@@ -38,7 +38,7 @@ def test_going_on_gives_the_weights_of_a_training_in_one_go(
     again = trainer(small_model_dir, training)
     again.train(resume_from_checkpoint=True)
     told = capsys.readouterr().out
-    assert f"training goes on after step 4 of 6, from {training / 'checkpoint-4'}" in told
+    assert f"training resumes after step 4 of 6, from {training / 'checkpoint-4'}" in told
     assert weights(training / "checkpoint-6") == wanted
 
 
@@ -64,8 +64,8 @@ def test_without_a_checkpoint_training_begins_and_where_one_is_no_use_it_says_so
     (tmp_path / "checkpoint-1").mkdir()
     trainer(small_model_dir, tmp_path, max_steps=1, save_strategy="no").train(True)
     told = capsys.readouterr().out
-    assert "checkpoint-1 is passed over: it has no trainer_state.json" in told
-    assert "training begins anew" in told
+    assert "checkpoint-1 is skipped: it has no trainer_state.json" in told
+    assert "training starts again from step 0" in told
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_run_is_not_mixed_in(
     other.train(resume_from_checkpoint=True)
     told = capsys.readouterr().out
     assert re.search(rf"checkpoint-6 \(and 2 more\) belongs to another run: {named}", told)
-    assert "training begins anew" in told
+    assert "training starts again from step 0" in told
     assert (training / "checkpoint-6").is_dir()
 
 
@@ -116,7 +116,7 @@ def test_the_same_trainer_goes_on_though_its_weights_have_moved(
     ours = trainer(small_model_dir, tmp_path / "ours")
     interrupt_in_step_four(ours)
     ours.train(resume_from_checkpoint=True)
-    assert "training goes on after step 2 of 6" in capsys.readouterr().out
+    assert "training resumes after step 2 of 6" in capsys.readouterr().out
     ends = [tmp_path / name / "checkpoint-6" for name in ("calm", "ours")]
     assert weights(ends[0]) == weights(ends[1])
 
@@ -128,7 +128,7 @@ def test_a_new_trainer_around_a_model_that_has_moved_goes_on_as_well(
     trainer(small_model_dir, tmp_path / "calm").train()
     ours = trainer(small_model_dir, tmp_path / "ours")
     interrupt_in_step_four(ours)
-    for told in ("training goes on after step 2 of 6", "training had ended"):
+    for told in ("training resumes after step 2 of 6", "training had ended"):
         again = trainer(small_model_dir, tmp_path / "ours", model=ours.model)
         again.train(resume_from_checkpoint=True)
         assert told in capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_a_longer_run_can_go_on_from_the_path_of_a_shorter_one(
 ) -> None:
     longer = trainer(small_model_dir, training, max_steps=8, save_strategy="no")
     longer.train(resume_from_checkpoint=training / "checkpoint-6")
-    assert "training goes on after step 6 of 6" in capsys.readouterr().out
+    assert "training resumes after step 6 of 6" in capsys.readouterr().out
     assert longer.state.global_step == 8
 
 
@@ -225,7 +225,7 @@ def test_a_path_is_taken_as_given_unless_it_is_not_whole(
 ) -> None:
     cut(training / "checkpoint-4" / "optimizer.pt")
     ours = trainer(small_model_dir, training)
-    with pytest.raises(ValueError, match=r"checkpoint-4 is not a whole checkpoint: optimizer\.pt"):
+    with pytest.raises(ValueError, match=r"4 is not a complete checkpoint: optimizer\.pt"):
         ours.train(resume_from_checkpoint=training / "checkpoint-4")
     with pytest.raises(ValueError, match=r"checkpoint-9 .* there is no such folder"):
         ours.train(resume_from_checkpoint=training / "checkpoint-9")

@@ -29,13 +29,13 @@ def test_columns_may_have_names_of_ones_own(
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"question": "qq"}, "a.jsonl, row 1: question is to be read: unknown column 'qq': "),
+        ({"question": "qq"}, "a.jsonl, row 1: cannot read question: unknown column 'qq': "),
         ({"question": "qq"}, "did you mean 'q'?"),
         ({"questoin": "q"}, "columns: unknown name 'questoin': "),
         ({"questoin": "q"}, "did you mean 'question'?"),
-        ({"question": "q", "source": "hint"}, "source is to be read: unknown column 'hint'"),
+        ({"question": "q", "source": "hint"}, "cannot read source: unknown column 'hint'"),
         ({"question": "q", "id": "a"}, "columns: unknown name 'id'"),
-        ({"answer": "q"}, "columns 'answer' and 'q' are both there, and answer is to be read"),
+        ({"answer": "q"}, "the row has both columns 'answer' and 'q', but answer is read"),
     ],
 )
 def test_a_wrong_name_names_file_row_and_the_nearest(
@@ -48,7 +48,7 @@ def test_a_wrong_name_names_file_row_and_the_nearest(
 
 def test_a_later_row_without_the_column_is_named(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"q": "What?", "answer": "1 = 1\n#### 1"}, GSM)
-    with pytest.raises(ValueError, match=r"row 2: question is to be read: unknown column 'q'"):
+    with pytest.raises(ValueError, match=r"row 2: cannot read question: unknown column 'q'"):
         read_problems(path, columns={"question": "q"})
 
 

@@ -153,7 +153,7 @@ def test_csv_keeps_texts_as_they_are_and_reads_what_is_said_of_training(tmp_path
         ("a.csv", b"question,answer\na,1\nb\n", "row 2: 1 cells for 2 columns"),
         ("a.csv", b"question,answer\na,1\nb,c,2\n", "row 2: 3 cells for 2 columns"),
         ("a.csv", b'question,answer\na,1\nb,"2\n', "row 2: not CSV (unexpected end of data)"),
-        ("a.csv", b"question;answer\na;1\n", "set apart by ';', not by commas"),
+        ("a.csv", b"question;answer\na;1\n", "separated by ';', not by commas"),
         ("a.csv", b"question,question\na,1\n", "there are two columns 'question'"),
         ("a.csv", b"question,answer\na,1\n\xff,1\n", "line 3: not UTF-8 (byte 0xff at offset 20)"),
         ("a.jsonl.gz", b"question", "not a whole gzip file"),
@@ -192,7 +192,7 @@ def test_a_broken_file_is_an_error_that_names_the_place(
         ({"choices": ["4", 5]}, "column 'choices': expected a list of texts"),
         ({"label": 1.0}, "column 'label': expected an index or a letter, found float"),
         ({"label": None, "answer": True}, "column 'answer': expected an index or a letter"),
-        ({"label": ...}, "no column says which choice is right: label, answerKey, answer"),
+        ({"label": ...}, "no column says which choice is right. Add one of: label, answerKey"),
         ({"question": 3}, "column 'question': expected text"),
     ],
 )

@@ -14,9 +14,10 @@ from problem_rows import GSM, OWN, jsonl
 
 from mathsft.data import rows as kinds
 from mathsft.data.contamination import without_test_rows
+from mathsft.data.given import given_row
 from mathsft.data.local_files import write_rows
 from mathsft.data.mixtures import mix_datasets
-from mathsft.data.problems import given_row, load_problems, read_problems
+from mathsft.data.problems import load_problems, read_problems
 from mathsft.data.rows import KINDS, PREFERENCE, kind_of
 from mathsft.data.schemas import UnusableRowError
 from mathsft.objectives.sft import tokenize_problems
@@ -106,7 +107,7 @@ def said(held: Any) -> str:
         ({**PAIR, "prompt": " "}, "empty prompt"),
         ({**PAIR, "rejected": ""}, "empty rejected"),
         ({"chosen": "5", "rejected": "6"}, "whose chosen and rejected texts share no beginning"),
-        ({"chosen": "a b", "rejected": "a b c"}, "of which one answer is the beginning"),
+        ({"chosen": "a b", "rejected": "a b c"}, "with one answer that is the beginning"),
         (
             {"chosen": WHOLE["chosen"], "rejected": [user("What?"), *TALK["rejected"]]},
             "whose chosen and rejected conversations share no beginning",
@@ -149,7 +150,7 @@ def test_a_pair_or_group_of_another_form_names_file_row_and_place(
 def test_a_pair_without_a_prompt_leaves_no_question_behind(tmp_path: Path, name: str) -> None:
     row = {name: "What is 2 + 3?", "chosen": "The answer is 5", "rejected": "The answer is 6"}
     path = jsonl(tmp_path / "a.jsonl", row)
-    with pytest.raises(ValueError, match=rf"say columns=\{{'prompt': '{name}'\}}"):
+    with pytest.raises(ValueError, match=rf"pass columns=\{{'prompt': '{name}'\}}"):
         load_problems(path)
     assert load_problems(path, columns={"prompt": name})[0]["prompt"] == row[name]
 
@@ -187,9 +188,7 @@ def test_a_row_and_a_data_set_say_of_which_kind_they_are(tmp_path: Path, name: s
 
 
 def test_rows_of_no_kind_and_of_several_are_told_so() -> None:
-    with pytest.raises(
-        ValueError, match=r"here: a row of no known kind\. It has to have chosen and"
-    ):
+    with pytest.raises(ValueError, match=r"here: a row of no known kind\. It must have chosen and"):
         kind_of({"text": "a"}, where="here")
     both = Dataset.from_list([{name: "" for row in OF_EACH.values() for name in row}])
     with pytest.raises(ValueError, match="expected one kind, found preference and"):
@@ -252,9 +251,9 @@ def test_no_module_but_the_kinds_and_their_readers_names_their_columns() -> None
     """A new kind of row is one entry: who mixes, compares and shows rows has no list of its own."""
     names = {column for kind in KINDS.values() for column in kind.told_by} - {"question"}
     folder = Path(kinds.__file__).parent
-    for path in (folder / "mixtures.py", folder / "overlap.py", folder / "problems.py",
-                 folder / "table.py", folder.parent / "training" / "samples.py"):  # fmt: skip
+    for path in (folder / "mixtures.py", folder / "contamination.py", folder / "problems.py",
+                 folder / "table.py", folder.parent / "training" / "callbacks.py"):  # fmt: skip
         code = re.sub(r'""".*?"""', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         found = {name for name in names if re.search(rf'["\']{name}["\']', code)}
-        allowed = {"prompt", "messages"} if path.name == "samples.py" else set()
+        allowed = {"prompt", "messages"} if path.name == "callbacks.py" else set()
         assert found <= allowed, path

@@ -212,7 +212,7 @@ def test_a_run_with_another_setting_does_not_go_on_from_the_checkpoint(
         model = get_peft_model(base, replace(config, **adapter))
     trainer(small_model_dir, training, model=model, **settings).train(resume_from_checkpoint=True)
     told = capsys.readouterr().out
-    assert "training begins anew" in told
+    assert "training starts again from step 0" in told
     assert f"belongs to another run: {named}" in told
 
 

@@ -38,7 +38,7 @@ def test_a_checkpoint_of_a_former_version_is_passed_over_with_a_line_that_says_s
     trainer(small_model_dir, training, save_strategy="no").train(resume_from_checkpoint=True)
     out = capsys.readouterr().out
     assert "it was written by another version of mathsft" in out
-    assert "training begins anew" in out
+    assert "training starts again from step 0" in out
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_what_is_shown_is_the_greedy_answer_of_the_step_and_the_file_has_it_in_f
     assert all(r["wanted"].endswith(f"#### {WORKED[r['sample']]['answer']}") for r in found)
     said = capsys.readouterr().out
     for record in found:
-        cut = "" if record["stopped"] else " (not at its end after 20 tokens)"
+        cut = "" if record["stopped"] else " (cut off after 20 tokens)"
         assert f"step {record['step']}, sample {record['sample'] + 1}{cut}\n" in said
     assert f"  question  {WORKED[0]['question']}\n" in said
 
@@ -92,7 +92,7 @@ def test_conversations_that_the_template_refuses_are_passed_over_and_counted(
     shown = show_samples(tokenizer, rows, samples=1)
     assert [sample["question"] for sample in shown._samples] == ["2 + 3?"]
     said = "2 that the chat template refuses (Two turns at most), 1 without an assistant turn"
-    assert f"rows passed over: {said}\n" in capsys.readouterr().out
+    assert f"rows skipped: {said}\n" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"no problem to answer .* 2 that the chat template"):
         show_samples(tokenizer, sums(2))
 

@@ -102,7 +102,7 @@ def test_a_job_on_two_machines_goes_back_into_the_queue_and_on_from_its_checkpoi
     job = start({**cluster, "SLURM_RESTART_COUNT": "1"}, output)
     assert job.wait(timeout=200) == 0, output.read_text()[-4000:]
     told = output.read_text()
-    assert "training goes on after step" in told
+    assert "training resumes after step" in told
     assert load_file(folder / "adapter" / "adapter_model.safetensors")
     assert '"processes": 2' in (folder / "environment.json").read_text()
 

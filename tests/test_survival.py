@@ -88,7 +88,7 @@ def test_killed_again_and_again_and_resumed_the_weights_are_the_same_to_the_bit(
     last.join(300)
     text = log.read_text()
     assert last.exitcode == 0, text
-    assert "training goes on after step" in text
+    assert "training resumes after step" in text
     assert f"DONE {survival.STEPS}" in text
     ends = [
         place / f"checkpoint-{survival.STEPS}"

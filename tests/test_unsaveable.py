@@ -117,13 +117,13 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "BOFT": (kind(BOFTConfig(target_modules=["q_proj"], boft_block_size=4)), "only LoRA"),
     "another name": (named, r"named 'default' is expected, found \['mine'\]"),
     "two adapters": (two, r"found \['default', 'second'\]"),
-    "injected": (injected, "no peft.PeftModel"),
+    "injected": (injected, "not a peft.PeftModel"),
     "wrapped twice": (twice, "twice"),
     "another base": (changed_base, r"1 weights of the base.*up_proj.*save_model"),
     "norms unfrozen": (with_norms, r"1 trained weights.*norm\.weight.*modules_to_save"),
     "merged": (merged, "unmerge_adapter"),
     "switched off": (switched_off, "enable_adapter_layers"),
-    "rescaled": (rescaled, r"q_proj is scaled by 1, .*by 2 after"),
+    "rescaled": (rescaled, r"q_proj is scaled by 1, .*of 2 after"),
 }
 if Version(peft.__version__) < Version("0.21"):
     REFUSED["biases that this peft loses"] = (lora(bias="lora_only"), "use bias='all'")

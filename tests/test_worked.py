@@ -67,7 +67,7 @@ def test_wilson_stays_inside_the_unit_interval_and_refuses_nothing() -> None:
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ("mine.jsonl", r"found a text: load_problems\('mine.jsonl'\)"),
+        ("mine.jsonl", r"found a text. Load them: load_problems\('mine.jsonl'\)"),
         ({"train": []}, r"found a mapping with train: .* such as rows\['train'\]"),
     ],
 )

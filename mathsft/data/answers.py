@@ -2,7 +2,7 @@
 
 The normal form of an answer is a plain number: no thousands commas, no currency sign, no
 percent sign, no needless zeros (``1,200`` -> ``1200``, ``$48.00`` -> ``48``, ``.25`` ->
-``0.25``, ``25%`` -> ``25``). What is written as a fraction stays one, in lowest terms
+``0.25``, ``25%`` -> ``25``). A fraction stays a fraction, in lowest terms
 (``2/4`` -> ``1/2``, ``1 1/2`` -> ``3/2``). An answer is read whole or not at all: see
 ``mathsft.data.numerals``.
 """
@@ -27,7 +27,7 @@ _BULLET = re.compile(
 _LEADING_MINUS = re.compile(r"^\s*-\s+(?=[\d.\\])")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(\{)|(\d))")
 _UNKNOWN = re.compile(r"\s*[A-Za-z]\s*\.?\s*")
-# "x = 2 or x = 3", "x = 2, y = 3": two unknowns, or one that has two values.
+# "x = 2 or x = 3", "x = 2, y = 3": two unknowns, or one unknown with two values.
 _TWO_UNKNOWNS = re.compile(
     r"(?<![A-Za-z\d])[A-Za-z]\s*=([^=A-Za-z]+?)(?:,|;|\bor|\band)\s*[A-Za-z]\s*$"
 )
@@ -39,11 +39,11 @@ def strip_marks(text: str) -> str:
 
 
 def split_final_line(text: str) -> tuple[str, str]:
-    """What stands before the answer line and, in normal form, the number in it.
+    """Return the text before the answer line, and the line's number in normal form.
 
-    The answer line is the first ``####`` with a number right behind it. ``#### Step 1`` and
-    ``#### 2. Add`` are headings and stay in the solution. The second part is ``""`` if no such
-    line is there, or its number cannot be read.
+    The answer line is the first ``####`` that is followed directly by a number. ``#### Step 1``
+    and ``#### 2. Add`` are headings and stay in the solution. The second part is ``""`` if there
+    is no such line, or if its number cannot be read.
     """
     found = _final_line(text)
     if found is None:
@@ -54,29 +54,29 @@ def split_final_line(text: str) -> tuple[str, str]:
 def extract_answer(text: str) -> str:
     """The final answer of a worked solution in normal form, ``""`` if it has none.
 
-    If ``text`` has a line ``#### x``, ``x`` is the answer, and nothing else is: of several
-    such lines the first counts, because a model that runs on writes the next problem's
-    (lm-evaluation-harness' ``gsm8k`` takes the first as well). Otherwise it is what stands in
-    the last ``\\boxed{…}``. Without either, the plain rule:
+    If ``text`` has a line ``#### x``, the answer is ``x``, and the other lines are ignored. The
+    first such line counts, because a model that does not stop writes the next problem's line too
+    (lm-evaluation-harness' ``gsm8k`` also takes the first). Otherwise the answer is the number
+    in ``\\boxed{…}``; several boxes must agree. Without either, the plain rule applies:
 
-    1. The answer is in the last line that holds a number (headings after ``####`` aside).
-    2. If that line rounds ("= 16.75, which rounds up to 17"): the number rounded to.
-    3. Otherwise, if it has an ``=``: the first number after the last ``=``.
-    4. Otherwise the last number, of what stands before "because" if that holds one (the
-       reason repeats the numbers that were compared).
+    1. The answer is in the last line with a number (headings after ``####`` are a last resort).
+    2. If that line rounds ("= 16.75, which rounds up to 17"): the number it rounds to.
+    3. Otherwise, if the line has an ``=``: the first number after the last ``=``.
+    4. Otherwise the last number before "because" (the reason repeats the numbers that were
+       compared), or the last number of the line if there is none.
 
-    A number is read whole or not at all: where the rule ends at ``3:4``, ``5 or 6`` or ``2x``,
+    A number is read whole or not at all: if the rule leads to ``3:4``, ``5 or 6`` or ``2x``,
     the answer is ``""``. On GSM8K's 7,473 train solutions without marks and ``####`` it finds
-    99.3 % of the answers (``tests/test_answers.py``). The remainder names the answer earlier, in
-    other units, or contradicts its own label.
+    99.3 % of the answers (``tests/test_answers.py``). The others name the answer earlier, use
+    other units, or contradict their own label.
     """
     return read_answer(text) or ""
 
 
 def read_answer(text: str) -> str | None:
-    """As `extract_answer`, but None if no number stands where the answer could be.
+    """As `extract_answer`, but None if there is no number where the answer could be.
 
-    So ``""`` says that an answer is there and was not understood.
+    So ``""`` means that there is an answer, but it was not understood.
     """
     if found := _final_line(text):
         return _first_number(found[1])
@@ -92,11 +92,11 @@ def read_answer(text: str) -> str | None:
 
 
 def normal_answer(text: str) -> str:
-    """An answer that stands alone in normal form; ``""`` if ``text`` is not one number.
+    """Return ``text``, an answer on its own, in normal form; ``""`` if it is not one number.
 
-    A currency sign before, a percent or currency sign after and a final full stop are
-    ignored: ``$1,200.`` -> ``1200``, ``50%`` -> ``50``. Units and words are not. LaTeX and
-    sums are worked out: ``\\frac{36}{2}`` -> ``18``.
+    A currency sign before the number, a percent or currency sign after it, and a final full stop
+    are ignored: ``$1,200.`` -> ``1200``, ``50%`` -> ``50``. Units and words are not ignored.
+    LaTeX and sums are calculated: ``\\frac{36}{2}`` -> ``18``.
     """
     if boxes := _boxes(text):
         return boxes[0] if len(boxes) == 1 else ""
@@ -109,24 +109,23 @@ def same_answer(a: str, b: str) -> bool:
     """Whether ``a`` and ``b`` have the same value: 1,200 = 1200 = 1200.0, 1/2 = 0.5, $48. = 48.
 
     Values are compared exactly, as fractions: 0.333 is not 1/3. ``50%`` is 50 and not 0.5,
-    as in GSM8K's own labels, whose questions ask for "what percentage" and are labelled 50.
-    Text that is not one number equals nothing, itself included: two missing answers do not
-    agree.
+    as in GSM8K's own labels: a question that asks "what percentage" is labelled 50. Text that
+    is not one number equals nothing, not even itself: two missing answers are not equal.
     """
     one, other = normal_answer(a), normal_answer(b)
     return one != "" and other != "" and Fraction(one) == Fraction(other)
 
 
 def reference_answer(answer: object) -> str:
-    """The answer that others are compared with, in normal form.
+    """Return the reference answer, with which others are compared, in normal form.
 
-    It may be a number, one with a unit (``18 pens``), LaTeX (``\\frac{36}{2}``), or GSM8K's
+    It may be a number, a number with a unit (``18 pens``), LaTeX (``\\frac{36}{2}``), or GSM8K's
     ``answer`` column (worked text with ``#### 18``).
 
     Raises:
-        ValueError: there is none, or it is not one number. A reference that is read wrongly
-            would mark right answers wrong, so text with several numbers and no answer line is
-            not guessed at.
+        ValueError: there is no answer, or it is not one number. A reference that is read wrongly
+            would mark right answers wrong. So nothing is guessed if a text has several numbers
+            and no answer line.
     """
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)
@@ -142,7 +141,7 @@ def reference_answer(answer: object) -> str:
 
 
 def _final_line(text: str) -> re.Match[str] | None:
-    """The first ``####`` that a number follows; if there is none, one without number or word."""
+    """Find the first ``####`` followed by a number; else the first without number or word."""
     if "####" not in text:
         return None
     empty = None
@@ -166,7 +165,7 @@ def _without_minus_gap(text: str) -> str:
 
 
 def _boxes(text: str) -> list[str]:
-    """The values of all ``\\boxed{…}``; ``""`` for what is no number or has no end."""
+    """The values of all ``\\boxed{…}``; ``""`` for one that is no number or is not closed."""
     values, end = [], 0
     while box := _BOX.search(text, end):
         end, depth = box.end(), 1
@@ -178,7 +177,7 @@ def _boxes(text: str) -> list[str]:
 
 
 def _first_number(line: str) -> str | None:
-    """The number at the beginning of an answer line; of an equation the one after ``=``."""
+    """The number at the beginning of an answer line; in an equation, the one after ``=``."""
     if boxes := _boxes(line):
         return boxes[0]
     line = _without_minus_gap(line)
@@ -189,7 +188,7 @@ def _first_number(line: str) -> str | None:
 
 
 def _only_number(text: str) -> str:
-    """The number of a text that has no other, but for those of its sum (``3 + 4 = 7``)."""
+    """The only number of a text; only a sum before it (``3 + 4 = 7``) may hold others."""
     lines = [without_markup(line) for line in text.splitlines()]
     holding = [line for line in lines if any(numbers_in(line))]
     if len(holding) != 1 or _INEQUALITY.search(holding[0]):
@@ -200,7 +199,7 @@ def _only_number(text: str) -> str:
 
 
 def _one_of(before: list[str], value: str) -> str:
-    """``value``, the number after the last ``=``; ``""`` if an unknown has another before it."""
+    """``value``, the number after the last ``=``; ``""`` if an unknown has another value."""
     two = _TWO_UNKNOWNS.search("=".join(before[-2:]))
     return "" if two and number_value(two[1]) != value else value
 

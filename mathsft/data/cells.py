@@ -1,4 +1,4 @@
-"""What nested cells hold: lists and objects, also as the text in which files of text keep them."""
+"""Nested cells: lists and objects, also when a text file stores them as text."""
 
 import ast
 import io
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-# The columns in which rows of any kind keep turns, before and after they are read.
+# The columns that hold turns in rows of any kind, before and after reading.
 MESSAGE_COLUMNS = (
     "messages",
     "conversations",
@@ -21,10 +21,11 @@ MESSAGE_COLUMNS = (
 
 
 def parsed(value: Any) -> Any:
-    """``value``, or the list or object that it is the text of.
+    """Return ``value``, or the list or object if ``value`` is its text form.
 
-    CSV files hold nested values as text: as JSON, or in Python's form as pandas writes lists. In
-    NumPy's form no commas stand between the items, and Python would read texts as one: no list.
+    CSV files hold nested values as text: as JSON, or in Python's form as pandas writes lists.
+    NumPy's form has no commas between the items. Python would join such texts into one, so it is
+    not read as a list.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         for read in (json.loads, ast.literal_eval):
@@ -38,7 +39,7 @@ def parsed(value: Any) -> Any:
 
 
 def _joins_texts(code: str) -> bool:
-    """Whether two texts stand side by side in Python's form, which makes one of them."""
+    """Whether two texts are side by side in Python's form; Python joins them into one."""
     tokens = tokenize.generate_tokens(io.StringIO(code.strip()).readline)
     kinds = [token.type for token in tokens if token.type not in (tokenize.NL, tokenize.NEWLINE)]
     return (tokenize.STRING, tokenize.STRING) in pairwise(kinds)
@@ -49,7 +50,7 @@ _SCALARS = ("label", "trained_from", "weight", "train", "training")
 
 
 def scalar(name: str, text: Any) -> Any:
-    """The number, or true or false, that a text in one of these columns stands for."""
+    """Return the number, true or false that a text in one of these columns means."""
     if name not in _SCALARS or not isinstance(text, str):
         return text
     try:
@@ -59,10 +60,10 @@ def scalar(name: str, text: Any) -> Any:
 
 
 def turns_of(value: Any) -> list[Any] | None:
-    """The turns in a cell that may also hold text: a list of messages, or one message.
+    """Return the turns in a cell that may also hold text: a list of messages, or one message.
 
-    None for anything else. A text is taken for messages only if it is nothing but a list of
-    objects with ``role`` or ``from``.
+    None for anything else. A text is read as messages only if it is an object with ``role`` or
+    ``from``, or a list of nothing but such objects.
     """
     found = parsed(value)
     if _is_turn(found):
@@ -83,9 +84,9 @@ def _is_turn(value: Any) -> bool:
 def json_of(
     given: Mapping[str, Any], key: str, kind: type[list[Any]] | type[dict[str, Any]], *, where: str
 ) -> str | None:
-    """The list of objects, or the object, in ``key`` as JSON text; None if it holds nothing.
+    """Return the list of objects, or the object, in ``key`` as JSON text; None if it is empty.
 
-    It may be given as JSON text already. Raises ValueError if it is something else.
+    It may be JSON text already. Raises ValueError if it is something else.
     """
     value = given.get(key)
     if isinstance(value, str):
@@ -95,7 +96,7 @@ def json_of(
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{where}, {key!r}: no JSON ({error.msg} at character {error.pos + 1}): "
+                f"{where}, {key!r}: not JSON ({error.msg} at character {error.pos + 1}): "
                 f"{value!r:.40}"
             ) from error
     if value is None or value in ([], {}):
@@ -112,17 +113,17 @@ def json_of(
 
 
 def without_nulls(value: Any) -> Any:
-    """``value`` without the keys that are null, at any depth."""
+    """Return ``value`` without the keys whose value is null, at any depth."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def from_arrow(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an Arrow table without the nulls that Arrow put into its tools and tool calls.
+    """Remove the nulls that Arrow put into the nested objects of a row, such as its tool calls.
 
-    All objects of a column have the same keys there, so one call's argument is a null in all
-    others (TRL removes them as well). A null that was meant is lost too; JSON text keeps it.
+    In Arrow all objects of a column have the same keys, so an argument of one call is null in all
+    other calls (TRL removes these too). An intended null is lost as well; JSON text keeps it.
     """
     nested = {key: row[key] for key in ("tools", "chat_template_kwargs") if key in row}
     row = {**row, **{key: without_nulls(value) for key, value in nested.items()}}

@@ -1,17 +1,16 @@
-"""Conversations, and prompts with completions: the schemas of rows that are no maths problem.
+"""Conversations, and prompts with completions: the schemas of rows that are not maths problems.
 
 | column | type | meaning |
 |---|---|---|
 | messages | list of {role, content} | the turns, word for word (`mathsft.data.messages`) |
 | trained_from | int64 | assistant turns from this index on are trained; 0 trains all |
-| source | string | the row's own ``source`` where it has one, else that of the data set |
+| source | string | the row's own ``source`` if it has one, else that of the data set |
 
-If a row of the data set has them, messages have further keys (``train``, ``tool_calls``, …), and
-there are the columns ``tools``, the functions that may be called as a JSON list, and
-``chat_template_kwargs``, a JSON object for the template such as ``{"enable_thinking": false}``.
+There are more keys and columns if a row of the data set has them. Messages can have ``train``,
+``tool_calls``, …. The column ``tools`` is a JSON list of the functions that may be called. The
+column ``chat_template_kwargs`` is a JSON object for the template: ``{"enable_thinking": false}``.
 
-For text that no chat template is put around: ``prompt``, ``completion`` (both word for word) and
-``source``.
+Text without a chat template has ``prompt``, ``completion`` (both word for word) and ``source``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +42,7 @@ PROMPT_FEATURES = Features(
 
 
 class Conversation(TypedDict):
-    """A row of `CHAT_FEATURES`, with what else it holds."""
+    """A row of `CHAT_FEATURES`, with its optional columns."""
 
     messages: list[Message]
     trained_from: int
@@ -68,10 +67,10 @@ def from_chat(
     counted: set[str] | None = None,
     any_role: bool = False,
 ) -> Conversation:
-    """``messages``: all assistant turns are trained, or those from ``trained_from`` on.
+    """Read ``messages``: all assistant turns are trained, or those from ``trained_from`` on.
 
-    Turns with ``weight: 0`` or ``train: false`` are not. ``counted`` gets the keys of messages
-    that are not read.
+    Turns with ``weight: 0`` or ``train: false`` are not trained. Keys of messages that are not
+    read are added to ``counted``.
     """
     reading: dict[str, Any] = {"where": where, "counted": counted, "any_role": any_role}
     return _usable(read_chat(row, ("messages",), source=source, **reading))
@@ -97,9 +96,9 @@ def from_sharegpt(
 def from_alpaca(
     row: Mapping[str, Any], *, where: str, source: str, counted: set[str] | None = None
 ) -> Conversation:
-    """Alpaca: ``instruction`` with ``input`` below it is asked, ``output`` is the answer.
+    """Alpaca: the question is ``instruction`` with ``input`` below it, the answer ``output``.
 
-    A ``system`` turn and the ``history``, pairs of what was asked and answered, go before.
+    A ``system`` turn and the ``history`` (pairs of a question and its answer) come before it.
     """
     for column in ("instruction", "output"):
         text_of(row, column, where=where)
@@ -110,8 +109,8 @@ def from_alpaca(
     pairs = parsed(row.get("history")) or []
     if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
         raise ValueError(
-            f"{where}, column 'history': expected pairs of texts, what was asked and what was "
-            f"answered, found {pairs!r:.60}"
+            f"{where}, column 'history': expected pairs of texts, a question and its answer, "
+            f"found {pairs!r:.60}"
         )
     turns = [
         {"role": role, "content": text}
@@ -142,10 +141,10 @@ def read_chat(
     counted: set[str] | None = None,
     any_role: bool = False,
 ) -> Conversation:
-    """The conversation in the columns of a row, whichever turns follow each other.
+    """Return the conversation in the columns of a row; the order of its turns is not checked.
 
-    Of several columns the turns of the last one are trained. Raises what
-    `mathsft.data.messages.read_messages` raises, which has the same arguments.
+    If there are several columns, the turns of the last one are trained. The arguments and errors
+    are those of `mathsft.data.messages.read_messages`.
     """
     parts = [
         read_messages(row, column, where=where, counted=counted, any_role=any_role)
@@ -153,7 +152,7 @@ def read_chat(
     ]
     messages = [message for part in parts for message in part]
     trained_from = row.get("trained_from") if len(parts) == 1 else len(messages) - len(parts[-1])
-    if trained_from is None:  # absent, or null where other rows of a file have one
+    if trained_from is None:  # absent, or null because other rows of the file have one
         trained_from = 0
     if not isinstance(trained_from, int) or trained_from < 0:
         raise ValueError(
@@ -168,7 +167,7 @@ def read_chat(
 
 
 def template_columns(row: Mapping[str, Any], *, where: str) -> dict[str, str]:
-    """What a row holds of `CHAT_COLUMNS`, as JSON text."""
+    """Return those `CHAT_COLUMNS` that a row has, as JSON text."""
     tools = json_of(row, "tools", list, where=where)
     kwargs = json_of(row, "chat_template_kwargs", dict, where=where)
     found = {"tools": tools, "chat_template_kwargs": kwargs}
@@ -185,7 +184,7 @@ def from_prompt_text(row: dict[str, Any], *, where: str, source: str) -> PromptR
 
 
 def trained_turns(row: Mapping[str, Any]) -> list[bool]:
-    """For each message of a conversation whether it is trained.
+    """Return for each message of a conversation whether it is trained.
 
     Raises UnusableRowError if none is.
     """
@@ -203,7 +202,7 @@ def trained_turns(row: Mapping[str, Any]) -> list[bool]:
 
 
 def _usable(row: Conversation) -> Conversation:
-    """The row, or UnusableRowError with the reason why nothing can be learnt from it."""
+    """Return the row; raise UnusableRowError with the reason if it cannot be used."""
     messages = row["messages"]
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles

@@ -1,10 +1,10 @@
-"""Questions with choices, as the field's benchmarks write them.
+"""Questions with choices, in the formats of the field's benchmarks.
 
 | written as | choices | which one is right |
 |---|---|---|
 | ARC | ``choices``: ``{text: […], label: ["A", …]}`` | ``answerKey``, one of those labels |
 | MMLU | ``choices``: list of text | ``answer``, an index |
-| plain | ``choices``: list of text | ``label``, an index; ``answer`` may be a text besides |
+| plain | ``choices``: list of text | ``label``, an index; ``answer`` may be a text as well |
 | AQuA-RAT | ``options``: ``["A)21", "B)21.5", …]`` | ``correct``, a letter |
 
 ARC: Clark et al. 2018, https://arxiv.org/abs/1803.05457; MMLU: Hendrycks et al. 2021,
@@ -20,7 +20,7 @@ from mathsft.data.cells import parsed
 from mathsft.data.mathqa import choice_answer
 from mathsft.data.schemas import Problem, UnusableRowError, source_of, text_of
 
-# The columns that may say which choice is right, in the order they are asked.
+# The columns that may say which choice is right, in the order in which they are checked.
 _KEYS = ("label", "answerKey", "answer")
 _LETTERS = list(ascii_uppercase)
 
@@ -28,10 +28,10 @@ _LETTERS = list(ascii_uppercase)
 def from_choices(row: Mapping[str, Any], *, where: str, source: str) -> Problem:
     """ARC, MMLU, and plain ``question, choices, label``.
 
-    An index counts from 0; -1 and an empty cell mean that the right choice is not known. Where an
-    index may stand, a text may: a letter, the digits of an index, or the right choice itself.
+    An index counts from 0; -1 or an empty cell means that the right choice is not known. Instead
+    of an index, a cell may hold text: a letter, the digits of an index, or the right choice itself.
 
-    Raises ValueError for a text that says one choice as an index or a letter and another as itself.
+    Raises ValueError if a text is the index or letter of one choice and the text of another.
     """
     question = text_of(row, "question", where=where)
     given = parsed(row["choices"])
@@ -42,7 +42,9 @@ def from_choices(row: Mapping[str, Any], *, where: str, source: str) -> Problem:
     choices = _texts(given, "choices", where=where)
     key = next((name for name in _KEYS if row.get(name) is not None), None)
     if key is None and not set(_KEYS) & row.keys():
-        raise ValueError(f"{where}: no column says which choice is right: {', '.join(_KEYS)}")
+        raise ValueError(
+            f"{where}: no column says which choice is right. Add one of: {', '.join(_KEYS)}"
+        )
     told = f"{where}, column {key!r}"
     label = -1 if key is None else _right(row[key], choices, letters, where=told)
     answer = ""
@@ -79,7 +81,7 @@ def _texts(given: Any, name: str, *, where: str) -> list[str]:
 
 
 def _right(value: Any, choices: list[str], letters: list[str], *, where: str) -> int:
-    """The index of the right choice, which a cell names as `from_choices` says."""
+    """Return the index of the right choice; `from_choices` says how a cell can name it."""
     if letters is not _LETTERS and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # ARC's choices may be labelled 1, 2, 3, 4
     same = [place for place, text in enumerate(choices) if text.strip() == str(value).strip()]
@@ -93,13 +95,13 @@ def _right(value: Any, choices: list[str], letters: list[str], *, where: str) ->
         raise ValueError(
             f"{where}: {value!r} may be choice {named}, counted from 0, which is "
             f"{choices[named]!r:.40}, or the text of choice {same[0]}. Give the index as a number "
-            "in the column label"
+            "in the column 'label'"
         )
     return same[0]
 
 
 def _index(value: Any, letters: list[str], *, where: str) -> int:
-    """The index that a cell names by a number or by one of the letters; -1 if it is empty."""
+    """Return the index that a cell gives as a number or a letter; -1 if the cell is empty."""
     if isinstance(value, str):
         text = value.strip()
         if text in letters or text.upper() in letters:

@@ -1,20 +1,21 @@
-"""Five choices for a problem that has an answer and none.
+"""Make five choices for a problem that has an answer but no choices.
 
-**No shortcut in the choices** means: given the five values alone, each is as likely the right
-one. This holds exactly if each value x is a distractor four times as often as it is an
-answer, drawn as follows. The numbers are cut into cells of similar size and roundness, at
-boundaries that are random but independent of the answer; the distractors come from the
-answer's cell; and a set of five is drawn with probability proportional to the product of its
-members' *odds* (conditional Poisson sampling), which are computed such that x is in the set
-five times as often as it is the answer.
+**No shortcut in the choices** means: from the five values alone, each is equally likely to be
+right. This holds exactly if each value x is a distractor four times as often as it is an answer.
+So the choices are drawn as follows. The numbers are divided into cells of similar size and
+roundness, with boundaries that are random but independent of the answer. The distractors come
+from the answer's cell. A set of five is drawn with probability proportional to the product of
+its members' *odds* (conditional Poisson sampling). The odds are computed so that x is in the
+set five times as often as it is the answer.
 
-How often that is, the law of answers, is approximate: a formula with a few constants, fitted
-to GSM8K, and another for the generated problems, whose answers are other numbers (GSM8K's are
-rounder). Values that a slip in the problem's own solution leads to are favoured, which is not
-quite symmetric either: a slip of 3 * 12 may give 15, a slip of what gives 15 seldom 36. And a
-law that has one number answer more than a fifth of a cell's problems has no odds; such a
-number is held to 93 %. What remains is measured (``tests/test_choice_shortcuts.py``): seeing
-the choices only, boosted trees take the right one of GSM8K in 21.3 % instead of 20 %.
+How often a number is an answer is known approximately. This *law of answers* is a formula with
+a few constants, fitted to GSM8K; the generated problems have another, because GSM8K's answers
+are rounder. Two more things are not exact. Results of slips in the problem's own solution are
+favoured, and slips are not symmetric: a slip in 3 * 12 may give 15, but a slip in a step that
+gives 15 seldom gives 36. And no odds exist if one number is the answer to more than a fifth of
+a cell's problems; such a number is put into at most 93 % of the sets. The rest is measured (in
+``tests/test_choice_shortcuts.py``): boosted trees that see only the choices find the right one
+in 21.3 % of GSM8K's problems instead of 20 %.
 """
 
 import hashlib
@@ -36,16 +37,16 @@ from mathsft.processes import say
 _PLAIN = re.compile(
     r"(?P<before>-?[$€£]?)(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<decimals>\d+))?(?P<after>%?)"
 )
-_SHIFTS = 8  # positions of the cells' boundaries; a few, so that cells can be kept in a cache
-_GROWTH = 2.2  # about the ratio of the ends of a cell
-_ENOUGH = 14  # a kind of number has a group of its own in a cell where it has so many members
-_WIDEST = 400  # numbers in a cell: beyond, it is cut, so that large answers have near distractors
-_SLIP = 2.0  # how much a slip's result is favoured. More is more instructive and more telling:
+_SHIFTS = 8  # positions of the cells' boundaries; only a few, so that cells can be cached
+_GROWTH = 2.2  # approximate ratio of the ends of a cell
+_ENOUGH = 14  # a kind of number with so many members in a cell gets a group of its own
+_WIDEST = 400  # numbers in a cell; wider cells are cut, so that large answers have near distractors
+_SLIP = 2.0  # how much a slip's result is favoured. A higher value teaches more and reveals more:
 # on GSM8K the classifier of the tests is about 1.3 points above chance at 2, and 2.5 at 3
 
 
 def _cell(lead: int, zeros: int, shift: float) -> tuple[int, int]:
-    """The cell with ``lead`` in it, from and up to; boundaries depend on ``shift`` alone."""
+    """The cell of ``lead``, from low to below high; ``lead`` does not move the boundaries."""
     middle, first = ((20, 18), (6, 16), (3, 16), (2, 16))[min(zeros, 3)]
     low, high = 1, int((first + middle) * _GROWTH**shift) - middle
     while high <= lead:
@@ -57,9 +58,9 @@ def _cell(lead: int, zeros: int, shift: float) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def _groups(low: int, high: int) -> dict[int, tuple[int, ...]]:
-    """For each number of a cell the numbers it may be mixed with: those of its kind.
+    """Map each number of a cell to the numbers it may be mixed with: those of its kind.
 
-    Kinds with few members share a group. Multiples of ten are written with more ``zeros``.
+    Kinds with few members share a group. Multiples of ten are left out: they have more ``zeros``.
     """
     kinds: dict[int, list[int]] = {}
     for lead in range(low, high):
@@ -76,9 +77,9 @@ def _groups(low: int, high: int) -> dict[int, tuple[int, ...]]:
 
 @lru_cache(maxsize=4096)
 def _odds(group: tuple[int, ...], zeros: int, law: Law) -> list[float]:
-    """Odds under which each member is among five in proportion to how often it is an answer."""
-    wanted = [max(law(lead, zeros), 1e-300) for lead in group]  # all 0: all the same
-    for _ in range(20):  # nobody is in a set always or never: such a law has no odds
+    """Odds that put each member into sets of five in proportion to how often it is an answer."""
+    wanted = [max(law(lead, zeros), 1e-300) for lead in group]  # if all are 0, all are equal
+    for _ in range(20):  # odds exist only if no member is in a set always or never
         total = sum(wanted)
         wanted = [min(0.93, max(0.005, 5 * share / total)) for share in wanted]
     odds = [share / (1 - share) for share in wanted]
@@ -89,7 +90,7 @@ def _odds(group: tuple[int, ...], zeros: int, law: Law) -> list[float]:
                 ways[k] += own * ways[k - 1]
         now = []
         for own in odds:
-            without = 1.0  # of the sets of k that do not hold this one, for k = 0, 1, … 4
+            without = 1.0  # the weight of all sets of k without this one, for k = 0, 1, … 4
             for k in range(1, 5):
                 without = ways[k] - own * without
             now.append(own * without / ways[5])
@@ -98,7 +99,7 @@ def _odds(group: tuple[int, ...], zeros: int, law: Law) -> list[float]:
 
 
 def _write(number: int, form: re.Match[str]) -> str:
-    """``number``, counted in the last decimal of the answer, in the answer's format."""
+    """Write ``number``, in units of the answer's last decimal, in the answer's format."""
     places = len(form["decimals"] or "")
     digits = str(number).rjust(places + 1, "0")
     whole, decimals = digits[: len(digits) - places], digits[len(digits) - places :]
@@ -110,17 +111,17 @@ def _write(number: int, form: re.Match[str]) -> str:
 def make_choices(
     question: str, solution: str, answer: str, *, seed: int = 0, law: Law = grade_school_law
 ) -> tuple[list[str], int]:
-    """Five choices of different value, ``answer`` word for word among them, and its index.
+    """Return five choices of different value, one of them exactly ``answer``, and its index.
 
     The others have the answer's sign, currency or percent sign, number of decimals and
-    trailing zeros. They depend on the arguments alone, not on any random state.
+    trailing zeros. They depend on the arguments only, not on any random state.
 
     Args:
         question: the bare question; with ``seed`` it determines every draw.
         solution: the worked solution; slips in its calculations are favoured as distractors.
         answer: a plain number such as ``72``, ``-4``, ``1,200``, ``$3.50`` or ``25%``.
         seed: another seed gives other choices.
-        law: how often a number is the answer to a problem like this one, up to a factor.
+        law: how often a number is the answer to such a problem, up to a constant factor.
 
     Raises:
         UnusableRowError: the answer is empty, 0, a fraction, or not a plain number. (Zero is
@@ -152,25 +153,25 @@ def make_choices(
     ]
     sums = list(accumulate(weights))
     leads: set[int] = set()
-    while len(leads) < 4:  # all four anew: drawing one by one would favour the small odds
+    while len(leads) < 4:  # all four again: drawing one by one would favour the small odds
         leads = set(rng.choices(group, cum_weights=sums, k=4))
     texts = [_write(lead * 10**zeros, form) for lead in sorted(leads)] + [answer]
     rng.shuffle(texts)
     return texts, texts.index(answer)
 
 
-# The generated problems' answers are other numbers than GSM8K's; every other source has the
-# default, which is honest only as far as its answers are like GSM8K's.
+# The generated problems have other answers than GSM8K. Every other source gets the default law,
+# which is free of shortcuts only as far as the answers are like GSM8K's.
 _LAWS: dict[str, Law] = {"tiny-gsm": tiny_law}
 
 
 def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
-    """``problems`` with five choices for each that has none; prints one line with the counts.
+    """Add five choices to each problem that has none; prints one line with the counts.
 
-    Problems that have choices stay as they are. Problems for which none can be made are
+    Problems that have choices stay as they are. Problems for which no choices can be made are
     dropped and counted: no answer, 0, a fraction, not a plain number. A row's choices depend
-    on the row and ``seed`` alone, not on its place or on the other rows; the global random
-    state is neither read nor changed.
+    only on the row and ``seed``, not on its place or on other rows; the global random state is
+    neither read nor changed.
 
     Args:
         problems: in the schema of ``load_problems``.
@@ -193,8 +194,8 @@ def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
     for place, row in enumerate(problems, start=1):
         if row["question"] is None:
             raise ValueError(
-                f"add_choices: row {place} is a conversation or a prompt, and has no choices: make "
-                "them before mix_datasets"
+                f"add_choices: row {place} is a conversation or a prompt, and has no choices: call "
+                "add_choices before mix_datasets"
             )
         if row["choices"]:
             tally.notes["had choices"] += 1

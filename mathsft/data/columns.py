@@ -1,8 +1,8 @@
-"""What a reader does with columns and keys that are not its own: nothing is ignored in silence.
+"""Columns and keys that a reader does not use: none is ignored silently.
 
-A name that is known to be harmless (an id, a source) passes. One that would change what a row
-means, or of which the question is a part, is an error, unless it is understood: ``weight``,
-``train`` and a true or false ``label``. Everything else is counted, and the summary shows it.
+A name that is known to be harmless (an id, a source) passes. A name that would change what a row
+means, or that holds a part of the question, is an error. Exceptions are ``weight``, ``train`` and
+a true or false ``label``, which are understood. All others are counted and shown in the summary.
 """
 
 import re
@@ -28,8 +28,8 @@ _HARMLESS = _words("""
 PROBLEM_COLUMNS = _words("question solution answer choices label source")
 _HARMLESS_ENDS = ("_id", "_ids", "_idx", "_index", "_uuid", "_url")
 
-# A row is not whole without them. Chats often keep the columns that they were made of, so there
-# only those count that no message can hold, or that belong in front of all messages.
+# A row is not complete without these. Chats often keep the columns from which they were made, so
+# for chats only those count that no message can hold, or that belong before all messages.
 _BEFORE_CHAT = _words("""
     system system_prompt system_message documents image images audio audios video videos figure
     figures diagram
@@ -64,10 +64,10 @@ def holds(value: Any) -> bool:
 
 
 def trained(given: Mapping[str, Any], *, where: str) -> bool | None:
-    """What ``train`` or ``training`` (true or false) or ``weight`` (0 or 1) say; None if nothing.
+    """Return what ``train``, ``training`` (true or false) or ``weight`` (0 or 1) say, or None.
 
-    ``weight`` is OpenAI's key, ``train`` and ``training`` are Axolotl's. Null says nothing.
-    Raises ValueError for another value, and if two of them contradict each other.
+    ``weight`` is OpenAI's key, ``train`` and ``training`` are Axolotl's. Null counts as absent.
+    Raises ValueError for any other value, and if two of them contradict each other.
     """
     said: dict[str, bool] = {}
     for key in ("train", "training", "weight"):
@@ -86,11 +86,11 @@ def trained(given: Mapping[str, Any], *, where: str) -> bool | None:
 
 
 def refuse_untrained(row: Mapping[str, Any], *, where: str, read: Collection[str]) -> None:
-    """Raise UnusableRowError for a row that says not to train it.
+    """Raise UnusableRowError for a row that says that it should not be trained.
 
-    That is ``weight: 0``, ``train: false``, or ``label: false``, with which TRL's KTO data marks a
-    bad answer. Raises ValueError for another value of theirs, unless ``label`` is among the
-    columns that are ``read``.
+    Such a row has ``weight: 0``, ``train: false``, or ``label: false``, which marks a bad answer
+    in TRL's KTO data. Raises ValueError if one of these keys has an unknown value; ``label`` may
+    have any other value if it is among the columns that are ``read``.
     """
     if trained(row, where=where) is False:
         raise UnusableRowError("with weight 0 or train false")
@@ -109,7 +109,7 @@ def refuse_half(
 ) -> None:
     """Raise ValueError if a column that is not ``read`` holds a part of what the row asks.
 
-    ``talk`` says whether the row is a conversation; default: if ``messages`` are read.
+    ``talk`` says whether the row is a conversation; by default it is if ``messages`` are read.
     """
     talk = "messages" in read if talk is None else talk
     for name in _others(row, read):
@@ -117,7 +117,7 @@ def refuse_half(
             whole = "messages" if talk else "question or prompt"
             raise ValueError(
                 f"{where}: column {name!r} holds {row[name]!r:.60}, which belongs to the {whole} "
-                f"and is not read. Put it into the {whole}, or remove the column if it adds nothing"
+                f"but is not read. Put it into the {whole}, or remove the column if it adds nothing"
             )
 
 
@@ -129,10 +129,10 @@ def unread(
     what: str = "column",
     paired: bool = False,
 ) -> Iterator[str]:
-    """The names in a row or a message that hold something and are neither read nor harmless.
+    """Yield the names in a row or a message that hold something, unless read or harmless.
 
-    Raises ValueError for a name that may change what is trained. In a row of two answers that are
-    ``paired``, a score of theirs says only why one was chosen.
+    Raises ValueError for a name that may change what is trained. If the row is a pair of answers
+    (``paired``), a score is no error: it only says why one of them was chosen.
     """
     meaning = _MEANING - _WHY_CHOSEN if paired else _MEANING
     understood = {"weight", "train", "training"} | ({"label"} if what == "column" else set())
@@ -145,16 +145,16 @@ def unread(
             raise ValueError(f"{where}: {what} {name!r}: {PREFERENCES}")
         if words & meaning or plain in _MEANING_NAMES:
             raise ValueError(
-                f"{where}: {what} {name!r} holds {given[name]!r:.40}, which may say what is to be "
-                "trained, and it is not read. Remove it if all is to be trained alike. To leave a "
-                "row or an assistant turn out, give it train: false or weight: 0"
+                f"{where}: {what} {name!r} holds {given[name]!r:.40}, which may say what should be "
+                "trained, but it is not read. Remove it if everything should be trained equally. "
+                "To leave out a row or an assistant turn, give it train: false or weight: 0"
             )
         yield name
 
 
 PREFERENCES = (
-    "half of a pair of a better and a worse answer. A pair has the columns prompt, chosen and "
-    "rejected; give the better answer alone as prompt, completion or as messages"
+    "half of a pair of a better and a worse answer. A pair needs the columns prompt, chosen and "
+    "rejected. To train only the better answer, give prompt and completion, or messages"
 )
 
 

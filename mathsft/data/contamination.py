@@ -1,9 +1,9 @@
-"""Which test questions a training set has already asked.
+"""Which test questions are also in a training set.
 
-Three measures, from strict to loose: the same question; the same question once its numbers
-are masked (a *template*); and how many of a test question's runs of n words (numbers and signs
-count as words) occur somewhere in the training set. All cost one pass over the training
-rows, which need not fit into memory, and memory for the test rows only.
+Three measures, from strict to loose: the same question; the same question when its numbers are
+masked (a *template*); and the share of a test question's runs of n words (numbers and signs
+count as words) that occur anywhere in the training set. All three need only one pass over the
+training rows. Only the test rows must fit into memory.
 """
 
 import re
@@ -22,17 +22,17 @@ from mathsft.processes import say
 Problems: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
 Kind = Literal["exact", "template", "n-grams"]
 
-# The columns that say what a row asks and of which kind it is; those that may hold more than that.
+# The columns that show what a row asks and its kind; those that may hold more than a question.
 _ASKING = sorted({name for kind in KINDS.values() for name in (kind.asks_in, *kind.told_by)})
 _WRAPPED = {kind.asks_in for kind in KINDS.values() if kind is not PROBLEM}
-_SIGN = "+-*/^=%:\u00b7"  # beside a number these change it
+_SIGN = "+-*/^=%:\u00b7"  # next to a number, these signs change it
 
 
 def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
-    """What each row asks: its question, its prompt, or the user's turns of its conversation.
+    """Yield what each row asks: its question, its prompt, or its conversation's user turns.
 
-    A data set on disk is read in slices, these columns only. Raises ValueError, which calls the
-    problems ``name``, where they are not rows that ask something.
+    A data set on disk is read in slices, these columns only. Raises ValueError if the problems
+    are not rows that ask something; the message calls them ``name``.
     """
     if isinstance(problems, Dataset):
         columns = [column for column in _ASKING if column in problems.column_names]
@@ -52,10 +52,10 @@ def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
 
 
 def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int]:
-    """The rows of ``train`` that ask a question of ``apart``, by index.
+    """Return the indices of the rows of ``train`` that ask a question of ``apart``.
 
-    A problem asks it if the two are equal (`question_key`). A user's turn or a prompt may say more:
-    in a data set that has such rows it is enough that a row holds the question.
+    A problem asks it if the two are equal (`question_key`). A user's turn or a prompt may hold
+    more text, so in a data set with such rows it is enough if a row contains the question.
     """
     asks = _asker(apart, train)
     rows = enumerate(questions_in(train, name=name))
@@ -78,7 +78,7 @@ def _asker(apart: Iterable[str], train: Problems) -> Callable[[str], bool]:
 
 
 def _holds(text: str, question: str) -> bool:
-    """Whether one key stands in another: ``what is 3 + 2`` not in ``what is 3 + 2 - 1``."""
+    """Whether ``question`` is a part of ``text``: 3 + 2 is not a part of 3 + 2 - 1."""
     beside = re.escape(_SIGN)
     before = rf"(?<![{beside}] )" if question[:1].isdigit() else ""
     after = rf"(?! [{beside}\d])" if question[-1:].isdigit() else ""
@@ -87,19 +87,19 @@ def _holds(text: str, question: str) -> bool:
 
 def _no_problems(name: str, found: str) -> ValueError:
     return ValueError(
-        f"{name}: wanted rows with a question, found {found}. load_problems gives such a data set; "
-        "of a DatasetDict give one split"
+        f"{name}: expected rows with a question, found {found}. Read them with load_problems; "
+        "give one split of a DatasetDict"
     )
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What `overlap` found; ``print`` it for counts and shares.
+    """What `overlap` found; ``print`` it to see counts and shares.
 
-    ``exact``, ``template`` and ``nearest`` have an entry for each test row: the index of the
-    first training row with the same question, with the same template, and of the one with
-    most of its runs of words; -1 where there is none. ``containment`` is the share of its runs
-    of ``n`` words that occur in training, 0 to 1.
+    ``exact``, ``template`` and ``nearest`` hold for each test row the index of a training row:
+    the first with the same question, the first with the same template, and the one with most of
+    its runs of words; -1 if there is none. ``containment`` is the share of its runs of ``n``
+    words that occur in training, 0 to 1.
     """
 
     train_rows: int
@@ -111,33 +111,36 @@ class Overlap:
     containment: list[float]
 
     def touched(self, kind: Kind) -> list[bool]:
-        """For each test row whether training touches it, by this measure."""
+        """Return for each test row whether this measure finds it in training."""
         if kind == "n-grams":
             return [share >= self.threshold for share in self.containment]
         return [row >= 0 for row in {"exact": self.exact, "template": self.template}[kind]]
 
     @property
     def counts(self) -> dict[Kind, int]:
-        """The number of test rows that training touches, by measure."""
+        """The number of test rows that each measure finds in training."""
         kinds: tuple[Kind, ...] = ("exact", "template", "n-grams")
         return {kind: sum(self.touched(kind)) for kind in kinds}
 
     def examples(
         self, train: Dataset, test: Dataset, *, kind: Kind = "template", limit: int = 3
     ) -> list[tuple[str, str]]:
-        """Pairs of questions, training's and the test's, for the first rows touched."""
+        """Return pairs of questions (from training, from the test) for the first rows found."""
         check_numbers({"limit": limit})
         rows = {"exact": self.exact, "template": self.template, "n-grams": self.nearest}[kind]
         touched = [i for i, yes in enumerate(self.touched(kind)) if yes][:limit]
         return [("\n".join(asked(train[rows[i]])), "\n".join(asked(test[i]))) for i in touched]
 
     def split(self, test: Dataset) -> tuple[Dataset, Dataset]:
-        """``test`` in two: rows whose template training has, and rows whose it has not.
+        """Split ``test`` into the rows whose template is in training, and the other rows.
 
-        Raises ValueError where ``test`` is not the one that was compared (by its length).
+        Raises ValueError if ``test`` does not have the length of the test that was compared.
         """
         if len(test) != len(self.template):
-            raise ValueError(f"{len(test)} test rows; the overlap is of {len(self.template)}")
+            raise ValueError(
+                f"{len(test)} test rows, but the overlap has {len(self.template)}: give the same "
+                "test to both"
+            )
         seen = [i for i, row in enumerate(self.template) if row >= 0]
         unseen = [i for i, row in enumerate(self.template) if row < 0]
         return test.select(seen), test.select(unseen)
@@ -146,35 +149,35 @@ class Overlap:
         tests = len(self.exact)
         meaning = {
             "exact": "the same question",
-            "template": "the same but for its numbers",
+            "template": "the same question except for its numbers",
             "n-grams": f"{self.threshold:.0%} or more of its runs of {self.n} words",
         }
-        lines = [f"of {tests:,} test questions, {self.train_rows:,} training rows hold"]
+        lines = [f"of {tests:,} test questions, found in {self.train_rows:,} training rows:"]
         for kind, count in self.counts.items():
             lines.append(f"{count:>7,}  ({count / tests:>6.1%})  {meaning[kind]}")
         return "\n".join(lines)
 
 
 def overlap(train: Problems, test: Problems, *, n: int = 8, threshold: float = 0.7) -> Overlap:
-    """How much of ``test`` is in ``train``, by question, by template and by runs of words.
+    """Measure how much of ``test`` is in ``train``: by question, template and runs of words.
 
     Args:
-        train: rows of `load_problems`; read once, in order. Of a conversation each of the
-            user's turns counts as a question.
-        test: likewise; here a conversation's turns are one question together.
-        n: words in a run. With ``threshold`` it is the measure of PaLM (Chowdhery et al. 2022,
+        train: rows of `load_problems`; read once, in order. Each user turn of a conversation
+            counts as a question.
+        test: likewise, but all user turns of a conversation together count as one question.
+        n: words in a run. With ``threshold`` this is the measure of PaLM (Chowdhery et al. 2022,
             https://arxiv.org/abs/2204.02311, section 8): 8 words, and a question counts as
-            touched where 70 % of its runs occur in training. A question of fewer words is
-            contained if it is there exactly.
+            found if 70 % of its runs occur in training. A question of fewer words counts as
+            contained if training has exactly this question.
         threshold: see ``n``.
 
     Raises:
-        ValueError: no test row, n < 1, or a threshold that is no share.
+        ValueError: no test row, n < 1, or a threshold that is not a share.
     """
     check_numbers({"n": n, "threshold": threshold})
     questions = ["\n".join(texts) for texts in questions_in(test, name="overlap's test")]
     if not questions:
-        raise ValueError("overlap: no test row to look for")
+        raise ValueError("overlap: there are no test rows")
     keys, templates = list(map(question_key, questions)), list(map(question_template, questions))
     runs = [set(_runs(key.split(), n)) for key in keys]
     by_key, by_template = dict.fromkeys(keys, -1), dict.fromkeys(templates, -1)
@@ -215,12 +218,11 @@ def _runs(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
 def without_test_rows(
     train: Dataset | IterableDataset, test: Problems, *, templates: bool = False
 ) -> Dataset | IterableDataset:
-    """``train`` without the rows that ask a question of ``test``; prints how many went.
+    """Leave out the rows of ``train`` that ask a question of ``test``; prints their number.
 
-    With ``templates`` also without those that equal one of ``test`` but for their numbers:
-    what is then measured on ``test`` is measured on templates that no training row had.
-    Any rows that are to be kept apart can take the place of ``test``. A stream is read once for
-    the count, and again as its rows are taken.
+    With ``templates``, rows that equal a test question except for its numbers are left out too.
+    Then no training row has a template of ``test``. Instead of ``test``, give any rows that
+    should be kept apart. A stream is read once for the count, and again as its rows are taken.
     """
     apart = [question for texts in questions_in(test, name="test") for question in texts]
     what, key = ("template", question_template) if templates else ("question", question_key)
@@ -233,7 +235,7 @@ def without_test_rows(
 
     there = list(map(kept, questions_in(train, name="train")))
     say(
-        f"{there.count(False):,} of {len(there):,} rows left out, whose {what} is among the "
+        f"{there.count(False):,} of {len(there):,} rows left out: their {what} is among the "
         f"{len(set(map(key, apart))):,} kept apart"
     )
     if isinstance(train, IterableDataset):

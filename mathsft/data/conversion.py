@@ -1,4 +1,4 @@
-"""From the rows of a source to the columns of their kinds, one at a time."""
+"""Convert the rows of a source to the columns of their kinds, one row at a time."""
 
 import hashlib
 import json
@@ -22,19 +22,19 @@ from mathsft.data.sources import Origin, file_stamp, open_source
 from mathsft.data.word_problems import from_asdiv, from_svamp
 from mathsft.processes import say
 
-# Bytes. What is smaller is read again in a second or two, and is not worth a place in the cache.
+# Bytes. A smaller source is read again in a second or two, so it is not cached.
 _SMALL = 8 * 2**20
-# Rows among which a stream is shuffled, held in memory.
+# Rows of a stream that are held in memory and shuffled.
 _BUFFER = 10_000
 
 
 @dataclass
 class Conversion:
-    """How one source is read. ``tally`` counts what became of the rows at the last `rows`."""
+    """How one source is read. ``tally`` counts rows read and dropped by the last call of `rows`."""
 
     origin: Origin
     format: Format
-    mixed: bool  # rows of several kinds, whose format is told row by row
+    mixed: bool  # rows of several kinds: the format is found for each row
     how: Mapping[str, Any]
     tally: RowCounts = field(default_factory=RowCounts)
 
@@ -53,16 +53,16 @@ class Conversion:
         train_questions: Questions | None,
         streaming: bool = False,
     ) -> "Conversion":
-        """For the arguments of `load_problems` and `open_source`; reads the first row only."""
+        """Make one from arguments of `load_problems` and `open_source`; reads one row only."""
         if reading not in get_args(Reading):
             known = " or ".join(map(repr, get_args(Reading)))
             raise ValueError(f"reading={reading!r}: give {known}")
         a_test = split != "train" or Path(source).stem.lower().startswith("test")
         if drop_disputed and (reading == "official" or a_test):
             raise ValueError(
-                f"{source}: drop_disputed is for training: it wants reading='clean' (here "
-                f"{reading!r}) and the split 'train' (here {split!r}), or a file that is not named "
-                "test. A test with rows left out is another test"
+                f"{source}: drop_disputed is for training: it needs reading='clean' (here "
+                f"{reading!r}), the split 'train' (here {split!r}), and a file name that does not "
+                "begin with 'test'. A test with rows left out is another test"
             )
         origin = open_source(source, split=split, limit=limit, whole=whole, streaming=streaming)
         columns = dict(columns or {})
@@ -72,13 +72,13 @@ class Conversion:
         place, row = first
         where = f"{origin.where}, row {place}"
         row = renamed(row, columns, where=where)
-        # A mixture that was written to a file has all columns of several kinds, some of them empty.
+        # A mixture written to a file has the columns of several kinds; some of them are empty.
         mixed = len(kinds_in(row)) > 1
         found = format_of(row, where=where, mixed=mixed)
         if reading == "clean" and found.reader is not from_mathqa:
             raise ValueError(
                 f"{origin.where}: reading='clean' is for MathQA's options, and these rows have "
-                "none in that form. Leave reading out"
+                "none in that form. Leave out the argument reading"
             )
         how = {
             "reading": reading,
@@ -90,9 +90,9 @@ class Conversion:
         return cls(origin, found, mixed, how)
 
     def rows(self) -> Iterator[tuple[dict[str, Any], RowKind, str]]:
-        """Each usable row, its kind, and what names it in errors.
+        """Yield each usable row, its kind, and the text that names it in errors.
 
-        Raises ValueError for a row that is not in the format, and at the end if none is usable.
+        Raises ValueError for a row that is not in the format, and at the end if no row is usable.
         """
         tally = self.tally = RowCounts()
         pairs = self._converted(tally)
@@ -133,9 +133,9 @@ class Conversion:
             yield place, made
 
     def key(self) -> str | None:
-        """What tells this conversion's result from any other; None if it is not worth keeping.
+        """Return a hash that identifies the result; None if it should not be cached.
 
-        That is of a small source, and of one that is compared with questions of the hub.
+        Not cached: a stream, a small source, and one that is compared with questions of the hub.
         """
         questions = [self.how[name] for name in ("test_questions", "train_questions")]
         open_end = self.format.reader is from_instruction and None in questions
@@ -157,7 +157,7 @@ def _listed(questions: Questions | None) -> list[str] | Path | None:
 def streamed(
     source: str | Path, *, limit: int | None, seed: int | None, **how: Any
 ) -> IterableDataset:
-    """The rows as they are read, again at each pass. What is dropped is printed after it."""
+    """Return a stream that reads the rows again at each pass, then prints what was dropped."""
     arguments = {"source": source, "limit": limit, "whole": False, "streaming": True, **how}
     conversion = Conversion.of(**arguments)
     if str(conversion.origin.name).lower().removesuffix(".gz").endswith(".json"):
@@ -175,9 +175,9 @@ def streamed(
 
 
 def _widest(kinds: list[RowKind], row: Mapping[str, Any]) -> Features:
-    """All columns that rows of the kinds may have: which of them they need shows only at the end.
+    """All columns that rows of the kinds may have: only the last row shows which they need.
 
-    Columns that may hold text or messages hold what they hold in ``row``.
+    A column that may hold text or messages gets the type that it has in ``row``.
     """
     found = {name: held for kind in kinds for name, held in {**kind.features, **kind.more}.items()}
     for name, held in found.items():
@@ -198,8 +198,8 @@ def _stream(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             )
             if not fits or not row.keys() <= features.keys():
                 raise ValueError(
-                    f"{where}: another kind of row, or text in place of messages: a stream has one "
-                    f"form, that of its first row ({', '.join(features)})"
+                    f"{where}: another kind of row, or text in place of messages. All rows of a "
+                    f"stream must have the form of its first row ({', '.join(features)})"
                 )
             yield {column: row.get(column) for column in features}
         end = ""

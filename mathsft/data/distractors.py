@@ -1,10 +1,10 @@
 """Wrong choices that look right: slips of arithmetic, and how often numbers are answers.
 
-Calculator marks are gone from the kit's ``solution`` column, so the steps are read from the
-text: "7 shirts * $7 = $49". A step counts only if its left side really has the value of its
-right side. That check makes a simple reader safe: brackets are ignored, words are skipped, and
-what was misread hardly ever comes out right by accident. On GSM8K's train rows the answer is the
-result of such a step in 94 % of the solutions.
+The kit's ``solution`` column has no calculator marks, so the steps are read from the text:
+"7 shirts * $7 = $49". A step counts only if its two sides really have the same value. This
+check makes a simple reader safe: brackets are ignored, words are skipped, and a misread step is
+hardly ever right by accident. In 94 % of GSM8K's train solutions the answer is the result of
+such a step.
 """
 
 import math
@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-Law = Callable[[int, int], float]  # of ``lead`` and ``zeros``, for the number lead * 10**zeros
+Law = Callable[[int, int], float]  # takes ``lead`` and ``zeros`` of the number lead * 10**zeros
 
 
 def kind_of(lead: int) -> int:
-    """Which small numbers divide ``lead``: 5, or the common divisor with 12."""
+    """Return 5 if it divides ``lead``, else the greatest common divisor with 12."""
     return 5 if lead % 5 == 0 else math.gcd(lead, 12)
 
 
 def grade_school_law(lead: int, zeros: int) -> float:
-    """How often ``lead * 10**zeros`` answers a GSM8K problem, up to a constant factor.
+    """How often ``lead * 10**zeros`` is the answer in GSM8K, up to a constant factor.
 
-    A power law in size. Numbers with small factors are more frequent, and the more so the
-    larger they are (24 hardly more than 23, but 240 far more than 239). The constants are one
+    A power law in size. Numbers with small factors are more frequent, and this effect grows with
+    size (24 is hardly more frequent than 23, but 240 far more than 239). The constants are one
     maximum-likelihood fit to the 7,473 train answers.
     """
     middle, power = ((16.8, 2.25), (5.4, 2.09), (3.8, 1.97), (2.15, 1.69))[min(zeros, 3)]
@@ -35,14 +35,14 @@ def grade_school_law(lead: int, zeros: int) -> float:
             rest //= prime
     liked = 0.72 * (lead % 5 == 0) + 0.27 * (lead % 3 == 0) + 0.32 * (rest in (1, 7))
     liked += 0.32 * (lead % 2 == 0) + 0.25 * (lead % 4 == 0)
-    liked *= min(4.0, max(0.0, 1 + 0.47 * math.log(lead / 20)))  # 4: beyond, no rows to fit
+    liked *= min(4.0, max(0.0, 1 + 0.47 * math.log(lead / 20)))  # no rows to fit above 4
     if lead == 1 and not zeros:
         liked -= 1.34
     return math.exp(liked) * (1 + lead / middle) ** -power
 
 
 def tiny_law(lead: int, zeros: int) -> float:
-    """The same for ``tiny-gsm``, whose results reach up to 150; a fit to 60,000 of its rows."""
+    """The same for ``tiny-gsm``, whose results go up to 150; a fit to 60,000 of its rows."""
     size = lead * 10**zeros / 100
     if size > 1.5:
         return 0.0
@@ -60,12 +60,12 @@ _TOKEN = re.compile(
     r"(?P<number>\d[\d,]*(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/×÷–−]|[xX](?![A-Za-z]))|(?P<equals>=)"
     r"|(?P<word>[A-Za-z]+)|(?P<stop>[.;:?!\n])"
 )
-_UNIT_WORDS = 3  # "20 pounds of rice * 3": so many words may stand between number and sign
-_LONGEST = 5000  # characters read; far beyond GSM8K's longest solution
+_UNIT_WORDS = 3  # "20 pounds of rice * 3": at most so many words between number and sign
+_LONGEST = 5000  # characters read; GSM8K's longest solution is far shorter
 
 
 class Step(NamedTuple):
-    """``numbers[0] signs[0] numbers[1] … = result``, the signs among ``+ - * /``."""
+    """``numbers[0] signs[0] numbers[1] … = result``; each sign is one of ``+ - * /``."""
 
     numbers: tuple[Fraction, ...]
     signs: tuple[str, ...]
@@ -88,7 +88,7 @@ def calculate(numbers: tuple[Fraction, ...], signs: tuple[str, ...]) -> Fraction
 
 
 def read_steps(solution: str) -> list[Step]:
-    """The calculations ``a + b = c`` that ``solution`` spells out and that are right, in order."""
+    """Return the correct calculations ``a + b = c`` in ``solution``, in order."""
     steps: list[Step] = []
     numbers: list[Fraction] = []
     signs: list[str] = []
@@ -109,7 +109,7 @@ def read_steps(solution: str) -> list[Step]:
                     steps.append(step)
             if last == "sign":
                 numbers.append(number)
-            else:  # a result may go on: 2 + 3 = 5 * 4 = 20
+            else:  # a result may begin the next step: 2 + 3 = 5 * 4 = 20
                 numbers, signs = [number], []
         elif kind == "sign" and last == "number":
             signs.append(_SIGNS.get(token[0], token[0]))
@@ -120,14 +120,14 @@ def read_steps(solution: str) -> list[Step]:
 
 
 def _wrong_results(step: Step) -> Iterator[Fraction | None]:
-    """What ``step`` gives with one slip: another operation, a part left out, a near miss."""
+    """Yield what ``step`` gives with one slip: another operation, a part left out, a near miss."""
     numbers, signs = step.numbers, step.signs
     for i, sign in enumerate(signs):
         for other in "+-*/".replace(sign, ""):
             yield calculate(numbers, (*signs[:i], other, *signs[i + 1 :]))
         yield calculate((*numbers[: i + 1], *numbers[i + 2 :]), (*signs[:i], *signs[i + 1 :]))
-        # The next row of the times table. (Not a carry forgotten: two choices that are 10 apart
-        # show, and the one with such neighbours on both sides would be the right one.)
+        # The next row of the times table. (No forgotten carry: choices that are 10 apart are easy
+        # to see, and the one with such neighbours on both sides would be the right one.)
         places = {"*": (i, i + 1), "/": (i + 1,)}.get(sign, ())
         for place in places:
             for near in (numbers[place] - 1, numbers[place] + 1):
@@ -135,10 +135,10 @@ def _wrong_results(step: Step) -> Iterator[Fraction | None]:
 
 
 def slips(steps: list[Step], answer: Fraction) -> set[Fraction]:
-    """The answers that one slip in one step leads to when the rest is calculated rightly from it.
+    """Return the wrong answers after one slip in one step, if all later steps are right.
 
-    A number in a step that equals an earlier result is taken to be that result. Empty where
-    no step has the answer as its result.
+    If a number in a step equals an earlier result, it is taken to be that result. The set is
+    empty if no step has the answer as its result.
     """
     ends = [i for i, step in enumerate(steps) if step.result == answer]
     if not ends:

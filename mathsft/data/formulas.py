@@ -1,8 +1,8 @@
-"""MathQA's ``annotated_formula``, executed and held against the labelled choice.
+"""MathQA's ``annotated_formula``, executed and compared with the labelled choice.
 
 A formula such as ``divide(multiply(n, const_100), m)`` says how the annotators think the
-answer comes about. Formulas and labels are both noisy; where they disagree, at least one
-of them is wrong.
+answer is calculated. Formulas and labels are both noisy; if they disagree, at least one of
+them is wrong.
 """
 
 import ast
@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 
 from mathsft.data.mathqa import choice_answer
 
-Number: TypeAlias = Any  # a Fraction as long as it is exact, then a float
+Number: TypeAlias = Any  # a Fraction while it is exact, else a float
 AGREES, DISAGREES = "formula agrees with the label", "formula disagrees with the label"
 UNKNOWN, INCOMPARABLE = "formula cannot be executed", "label is not one number"
 
-_MOST_BITS = 1000  # beyond, a number is no answer to a school problem
+_MOST_BITS = 1000  # a larger number is not the answer to a school problem
 
 
 class FormulaError(ValueError):
@@ -34,7 +34,7 @@ def _power(base: Number, exponent: Number) -> Number:
 
 
 def _whole(operation: Callable[..., int]) -> Callable[..., Any]:
-    """``operation`` over whole numbers, of which none is so large that it takes long."""
+    """``operation`` for whole numbers only; numbers so large that it takes long are refused."""
 
     def over_fractions(*numbers: Number) -> Number:
         if any(number != int(number) or abs(number) > 1e15 for number in numbers):
@@ -51,8 +51,8 @@ def _heron(a: Number, b: Number, c: Number) -> Number:
     return math.sqrt(half * (half - a) * (half - b) * (half - c))
 
 
-# Each operation by MathQA's name ("reminder" and "circumface" are spelt so): how many numbers
-# it takes, and what it does. Where a name does not tell, the rows of the data do.
+# Each operation by MathQA's name ("reminder" and "circumface" are MathQA's spelling): how many
+# numbers it takes, and what it does. If a name is unclear, its meaning is taken from the rows.
 _OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "add": (2, lambda a, b: a + b),
     "subtract": (2, lambda a, b: a - b),
@@ -110,17 +110,17 @@ _OPERATIONS: dict[str, tuple[int, Callable[..., Any]]] = {
 
 
 def formula_value(formula: str) -> Number:
-    """The value of an ``annotated_formula``, exact as long as only fractions are in it.
+    """Return the value of an ``annotated_formula``; exact if every step gives a fraction.
 
     Args:
         formula: such as ``divide(const_100, 60)``. It is parsed, never run as code. Constants are
             written ``const_100``, ``const_3_6`` (3.6) and ``const_pi``.
 
     Raises:
-        FormulaError: not of that form, an unknown operation, another number of
+        FormulaError: not of that form, an unknown operation, a wrong number of
             arguments, or no value (a division by 0, the root of a negative number).
     """
-    # Arguments are set apart by comma and blank; a comma without one is a thousands comma.
+    # Arguments are separated by comma and space; a comma without a space is a thousands comma.
     plain = re.sub(r"(?<=\d),(?=\d)", "", formula)
     plain = re.sub(r"(?<![\w.])0+(?=\d)", "", plain)  # 06
     plain = re.sub(r"(const_\d+)\.0\b", r"\1", plain)  # const_4.0
@@ -151,7 +151,7 @@ def _value(node: ast.expr) -> Number:
 
 
 def _bounded(value: Number) -> Number:
-    """``value``; an error where it has thousands of digits, or is not finite."""
+    """Return ``value``; an error if it has more than ``_MOST_BITS`` bits, or is not finite."""
     if isinstance(value, Fraction):
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MOST_BITS:
             raise FormulaError("too large")
@@ -162,15 +162,15 @@ def _bounded(value: Number) -> Number:
 
 _CURRENCY = re.compile(r"^(?:rs|re|s|inr|usd) ?\.? (?=[\d$-])")
 _UNIT = re.compile(r"(?<=[\d%]) ([a-z][a-z .]*?)( [23])?[ .]*$")
-_LENGTHS = {"mm", "cm", "m", "km", "ft", "feet", "inch", "inches"}  # alone they have squares
-# Behind a number these make another number of it, or none; so do the names of unknowns.
+_LENGTHS = {"mm", "cm", "m", "km", "ft", "feet", "inch", "inches"}  # only these have squares
+# After a number, these words change its value or make it no number; so do names of unknowns.
 _NO_UNITS = {"and", "or", "to", "pi", "sqrt", "root", "log", "am", "pm", "dozen", "hundred",
              "thousand", "lakh", "lakhs", "million", "crore", "crores", "billion",
              *"abdeijknopqrtuvwxyz"}  # fmt: skip
 
 
 def _without_unit(choice: str) -> str:
-    """``choice`` without currency and unit, "" where what follows the number is none."""
+    """``choice`` without currency and unit; "" if the words after the number are no unit."""
     plain = _CURRENCY.sub("", choice)
     unit = _UNIT.search(plain)
     if unit is None:
@@ -182,13 +182,13 @@ def _without_unit(choice: str) -> str:
 
 
 def label_number(choice: str) -> tuple[Fraction, float] | None:
-    """The number in a choice and how far another may be off and still be the same.
+    """Return the number in a choice, and how far a value may be from it and still count as equal.
 
-    A currency, a percent sign and a unit are passed over (``rs . 40``, ``21 %``, ``12 cm 2``).
-    It may be off by half of one where a whole number is written, by one unit of the last
-    decimal otherwise (some labels are rounded, some cut off), by nothing for a fraction; and
-    by one part in a thousand in any case, since formulas hold constants such as 0.2778 (for
-    5 / 18), and labels 22 / 7. None for ratios, powers, several numbers, and words.
+    A currency, a percent sign and a unit are ignored (``rs . 40``, ``21 %``, ``12 cm 2``). The
+    tolerance is 0.5 for a whole number, one unit of the last decimal for a decimal number (some
+    labels are rounded, some cut off), and 0 for a fraction. It is at least one part in a
+    thousand, because formulas have constants such as 0.2778 (for 5 / 18), and labels have
+    22 / 7. None for ratios, powers, several numbers, and words.
     """
     answer = choice_answer(_without_unit(choice))
     if not answer:
@@ -200,7 +200,7 @@ def label_number(choice: str) -> tuple[Fraction, float] | None:
 
 
 def formula_verdict(formula: str, choice: str) -> str:
-    """Whether the value of ``formula`` is the number in ``choice``, the labelled one.
+    """Say whether the value of ``formula`` is the number in ``choice``, the labelled choice.
 
     Returns ``AGREES``, ``DISAGREES``, ``UNKNOWN`` or ``INCOMPARABLE``.
     """

@@ -1,7 +1,7 @@
 """Rows of a local file, or one clear error that says where the file is broken.
 
-A broken file is an error, never a shorter data set: a line that is no JSON, or bytes
-that are no UTF-8, mean that the file is not what its owner believes.
+A broken file is an error, never a shorter data set: a line that is not JSON, or bytes
+that are not UTF-8, mean that the file is not what its owner believes.
 """
 
 import csv
@@ -17,13 +17,13 @@ from mathsft.data.cells import from_arrow, scalar
 from mathsft.data.text import opened, text_lines, whole_text
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
-_BATCH = 1000  # rows of a table that are held at a time
+_BATCH = 1000  # rows of a table that are in memory at a time
 
 Row = tuple[int, dict[str, Any]]
 
 
 def suffix_of(path: Path) -> str:
-    """What tells a file's format: its suffix in lower case, without ``.gz``."""
+    """Return the suffix that shows a file's format: in lower case, without ``.gz``."""
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     return name.suffix.lower()
 
@@ -36,18 +36,18 @@ def read_rows(path: Path) -> list[Row]:
 def iterate_rows(path: Path) -> Iterator[Row]:
     """The rows of a ``.json`` (one array of objects), ``.jsonl``, ``.parquet`` or ``.csv`` file.
 
-    Each may be compressed (``.jsonl.gz``). The file is read as the rows are taken; of ``.json``
-    the text is held as a whole.
+    Each may be compressed (``.jsonl.gz``). The file is read as the rows are taken, but the text
+    of a ``.json`` file is held in memory as a whole.
 
     Yields:
-        ``(place, row)`` pairs; ``place`` is the line number in JSON lines and the row's
-        number elsewhere, both counted from 1. Blank lines of JSON lines are no rows. In CSV an
-        empty cell is None, and all others are text but for those of ``label``, ``weight`` and the
-        like, which are numbers or true and false.
+        ``(place, row)`` pairs; ``place`` is the line number in JSON lines and the row's number in
+        other files, both counted from 1. Blank lines of JSON lines are not rows. In CSV an empty
+        cell is None. All other cells are text, except that ``label``, ``weight`` and similar
+        columns hold numbers or true and false.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: there is no such file.
-        ValueError: another suffix, not UTF-8, not JSON, cut off, no array, a row that is no
+        FileNotFoundError, IsADirectoryError: the file does not exist, or is a folder.
+        ValueError: another suffix, not UTF-8, not JSON, cut off, no array, a row that is not an
             object, an object with a key twice (or a table with a column twice), or no row at all;
             the message names the file and, if there is one, the row.
     """
@@ -66,7 +66,7 @@ def iterate_rows(path: Path) -> Iterator[Row]:
 
 
 def check_file(path: Path) -> None:
-    """Raise what `iterate_rows` raises for a path that leads to no file it can read."""
+    """Raise the error of `iterate_rows` if ``path`` is not a file that it can read."""
     known = f"{', '.join(SUFFIXES)}, also with .gz"
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give one file ({known})")
@@ -78,26 +78,26 @@ def check_file(path: Path) -> None:
 
 
 def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
-    """Write a data set to ``file`` (``.jsonl`` or ``.parquet``), where `read_rows` finds it again.
+    """Write a data set to ``file`` (``.jsonl`` or ``.parquet``), so that `read_rows` can read it.
 
     Args:
-        file: a path that is not there yet; folders on the way to it are made.
+        file: a path that does not exist yet; missing folders are created.
 
-    Raises ValueError for another suffix, and FileExistsError where the file is there already.
+    Raises ValueError for another suffix, and FileExistsError if the file exists already.
     """
     path = Path(file)
     writers = {".jsonl": partial(_write_lines, rows), ".parquet": rows.to_parquet}
     if path.suffix.lower() not in writers:
         raise ValueError(f"{path}: give a name that ends with {' or '.join(writers)}")
     if path.exists():
-        raise FileExistsError(f"{path} is there already: give another file, or remove it")
+        raise FileExistsError(f"{path} exists already: give another file, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     writers[path.suffix.lower()](path)
     return path
 
 
 def _write_lines(rows: Any, path: Path) -> None:
-    """Not ``to_json``: by way of pandas it makes -1.0 of -1 in a column that has empty places."""
+    """``to_json`` is not used: pandas turns -1 into -1.0 in a column that has empty cells."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -153,7 +153,7 @@ def _json_array(path: Path) -> Iterator[Row]:
 
 
 def _items(text: str, path: Path) -> Iterator[Any]:
-    """The items of a JSON array, one at a time: all of them need several times the text."""
+    """Yield a JSON array's items one at a time: all of them need several times its text."""
 
     def after(at: int) -> int:
         while text[at : at + 1] in (" ", "\t", "\r", "\n"):
@@ -188,7 +188,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     place, compressed = 0, path.suffix.lower() == ".gz"
     try:
         with opened(path) as file, tempfile.TemporaryFile() as copy:
-            if compressed:  # a table is read from its end
+            if compressed:  # a table is read from its end, so it is unpacked first
                 copyfileobj(file, copy)
             table = pyarrow.parquet.ParquetFile(copy if compressed else file)
             names = table.schema_arrow.names
@@ -216,13 +216,13 @@ def _csv(path: Path) -> Iterator[Row]:
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{path}: there are two columns {twice[0]!r}: remove one")
         if len(names) == 1 and (found := [mark for mark in ";\t" if mark in names[0]]):
-            raise ValueError(f"{path}: the columns are set apart by {found[0]!r}, not by commas")
+            raise ValueError(f"{path}: the columns are separated by {found[0]!r}, not by commas")
         for cells in filter(None, lines):
             place += 1
             if len(cells) != len(names):
                 raise ValueError(
                     f"{path}, row {place}: {len(cells)} cells for {len(names)} columns; a text "
-                    "with commas or line ends has to stand in double quotes"
+                    "with commas or line ends must be in double quotes"
                 )
             yield (
                 place,

@@ -1,4 +1,4 @@
-"""Numbers in markup: a line without LaTeX and Markdown, and what an expression is worth."""
+"""Numbers in markup: a line without LaTeX and Markdown, and the value of an expression."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ _WRAPPED = re.compile(
     r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|bm|boldsymbol"
     r"|operatorname|underline)\s*\{([^{}]*)\}"
 )
-_DEEPEST_BOX = 3  # boxes in boxes; what is deeper stays as it is, and has no value
+_DEEPEST_BOX = 3  # boxes in boxes; a deeper one stays as it is, and has no value
 _SPELLINGS = [
     (re.compile(pattern), plain)
     for pattern, plain in (
@@ -46,7 +46,7 @@ _FULL_HOUR = re.compile(r"\b(\d{1,2}):00(?=\s?[ap]\.?m\b)", re.IGNORECASE)
 CURRENCY_SIGNS = "$\u20ac\u00a3\u00a5\u20b9\u20a8\u20a9\u20bd\u20aa\u20ab\u20ba\u20a6\u20b1\u00a2"
 _CURRENCY = re.compile(
     rf"[{CURRENCY_SIGNS}](?!(?<=\d .)\s?\d)"
-)  # "2 $10 bills": else these were one number
+)  # "2 $10 bills": without the sign these would be one number
 _DOLLAR = re.compile(r"\b(?:US|CA|AU|NZ|HK|[AC])\$")
 _CODE = re.compile(
     r"\b(?:rs|re|inr|usd|eur|gbp|cad|aud)\b(?:\s?\.\s|\.|\s)?\s*(?=-?\.?\d)", re.IGNORECASE
@@ -54,11 +54,11 @@ _CODE = re.compile(
 
 
 def without_markup(text: str) -> str:
-    """A line in plain spelling, its numbers and operators as they are read.
+    """Return a line in plain spelling, with its numbers and operators as a reader sees them.
 
-    TeX's ``$…$``, ``\\(…\\)``, spaces and ``\\text{…}``, Markdown's stars, HTML's tags and currency
-    signs go; ``\\times`` is ``×``, ``^{6}`` is ``^(6)``. ``\\frac`` and ``\\sqrt`` stay, and so do
-    commands that are not known here.
+    TeX's ``$…$``, ``\\(…\\)``, ``\\text{…}`` (not what is inside) and spaces, Markdown's stars,
+    HTML's tags and currency signs are removed; ``\\times`` becomes ``×``, ``^{6}`` becomes
+    ``^(6)``. ``\\frac``, ``\\sqrt`` and unknown commands stay.
     """
     text = plain_text(text)
     if "\\" in text or "{" in text:
@@ -76,12 +76,12 @@ def without_markup(text: str) -> str:
 
 
 _MOST_CHARACTERS = 120
-_DEEPEST_BRACKET = 6  # brackets in brackets; the time that the parser takes doubles with each
-_MOST_POWER = 1000  # of all exponents together: 9^9^9 has more digits than fit into memory
+_DEEPEST_BRACKET = 6  # brackets in brackets; each doubles the time that the parser takes
+_MOST_POWER = 1000  # the product of all exponents: 9^9^9 has more digits than fit into memory
 
-# After the operators are LaTeX's and each number is whole, this is all that may be left.
+# When all operators are in LaTeX and all numbers are whole, nothing else may be left.
 _ALPHABET = re.compile(r"(?:\d+|\\(?:frac|sqrt|times|cdot|div)(?![a-zA-Z])|[-+/^(){} ])+")
-# Two factors side by side: people do not agree on 6/2(1+2), nor does math-verify on (2)(3).
+# Two factors side by side: people disagree about 6/2(1+2), and math-verify reads (2)(3) as 5.
 _SIDE_BY_SIDE = re.compile(
     r"\d +\d|[\d)}] *\(|\) *[\d\\](?!times|cdot|div)|\} +\d|\} *\\(?:frac|sqrt)"
 )
@@ -89,15 +89,15 @@ _POWER = re.compile(r"\^ *(?:\{ *(-? *\d{1,4}) *\}|(\d)(?!\d))")
 
 
 def expression_value(latex: str) -> Fraction | None:
-    """The value of ``latex``: whole numbers, + - * /, powers, fractions and roots of such.
+    """Return the value of ``latex``: whole numbers, + - * /, powers, fractions and their roots.
 
-    None if that is no rational number, or the expression is not understood: two factors side by
-    side (``2(3)``), a power that is no whole number, more than a line of text. ``2\\frac{1}{2}``
-    is the mixed number 5/2.
+    None if the value is not a rational number, or if the expression is not understood: two
+    factors side by side (``2(3)``), a power that is not a whole number, more than a line of
+    text. ``2\\frac{1}{2}`` is the mixed number 5/2.
 
-    Importing math-verify takes half a second; hence the import in the function. Its own time
-    limit is off, because that works by a signal, which only the main thread can have; what
-    would take long is refused before.
+    Importing math-verify takes half a second, so it is imported in the function. Its own time
+    limit is off, because it uses a signal, which works only in the main thread. Expressions
+    that would take long are refused first.
     """
     if len(latex) > _MOST_CHARACTERS or not _ALPHABET.fullmatch(latex):
         return None
@@ -112,7 +112,7 @@ def expression_value(latex: str) -> Fraction | None:
     import sympy
     from math_verify import LatexExtractionConfig, parse
 
-    # It warns, once, that there is no time limit.
+    # Otherwise it warns once that there is no time limit.
     logging.getLogger("math_verify.parser").setLevel(logging.ERROR)
     found = parse(
         f"${latex}$",

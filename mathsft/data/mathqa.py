@@ -2,8 +2,8 @@
 
 MathQA (Amini et al. 2019, https://arxiv.org/abs/1905.13319) publishes its choices as one
 string, ``a ) 24 , b ) 120 , c ) 625 , d ) 720 , e ) 1024``. The *official* reading goes
-through lm-evaluation-harness' own parser, so that our questions are its questions. That
-parser garbles about one row in twenty-five; the *clean* reading reads those as well.
+through lm-evaluation-harness' own parser, so that our questions are the same as its questions.
+That parser garbles about one row in twenty-five; the *clean* reading reads those correctly too.
 """
 
 import ast
@@ -23,8 +23,8 @@ Reading = Literal["official", "clean"]
 def official_choices(options: str) -> list[str]:
     """The choices of MathQA's ``options`` string, exactly as the harness's ``mathqa`` reads them.
 
-    Importing the harness's parser takes about a second more than ``datasets`` does, and no
-    torch; hence the import in the function.
+    The harness's parser is imported in the function, because that takes about a second more than
+    importing ``datasets``. It does not import torch.
     """
     from lm_eval.tasks.mathqa.utils import doc_to_choice
 
@@ -34,18 +34,18 @@ def official_choices(options: str) -> list[str]:
 def clean_choices(options: str) -> list[str]:
     """The choices of MathQA's ``options`` string, as a person reads them.
 
-    A choice begins behind its letter, ``a ) ``, and ends before the next letter of the
+    A choice begins after its letter, ``a ) ``, and ends before the next letter of the
     alphabet: commas inside a choice (``1 , 000``) stay, and any number of choices is read. Two
-    quirks of the published files are undone: a list written as text
+    errors of the published files are corrected: a list written as text
     (``"['a ) 4', 'b ) 5']"``) and a letter written twice (``a ) a ) 4``).
 
     Returns:
-        The choices; [] where ``options`` does not begin with ``a ) ``, or is a broken list.
+        The choices; [] if ``options`` does not begin with ``a ) ``, or is a broken list.
 
     Raises:
-        ValueError: a choice holds another one's letter, because it bears two (``e ) d ) 36``)
-            or because letters are missing or out of order: nobody can tell which choice
-            the label means.
+        ValueError: a choice holds another one's letter, because it has two letters
+            (``e ) d ) 36``) or because letters are missing or out of order. Then it is not clear
+            which choice the label means.
     """
     text = options.strip()
     if text.startswith("["):
@@ -70,7 +70,7 @@ def clean_choices(options: str) -> list[str]:
 
 
 def repaired(options: str, choices: list[str]) -> str:
-    """Why ``choices``, the clean reading of ``options``, differ from the official reading."""
+    """Say why ``choices``, the clean reading of ``options``, differ from the official one."""
     if options.lstrip().startswith("["):
         return "list written as text"
     if re.search(r"\b([a-z]) \) \1 \)", options):
@@ -79,12 +79,12 @@ def repaired(options: str, choices: list[str]) -> str:
 
 
 def choice_answer(choice: str) -> str:
-    """A choice as a final answer in normal form, ``""`` where it is not one plain number.
+    """A choice as a final answer in normal form, ``""`` if it is not one plain number.
 
-    MathQA sets its tokens apart: ``1 / 2`` is read as ``1/2``, ``$ 45`` as ``45``, ``- 25`` as
-    ``-25`` (also with the longer dashes). Choices with a unit (``12 hours``), ratios (``4 : 5``),
-    factorials, sums, and what may be a thousand or a pair (``1 , 000``) have none: the choices
-    are compared as they are written, not worked out.
+    MathQA puts spaces between its tokens: ``1 / 2`` is read as ``1/2``, ``$ 45`` as ``45``,
+    ``- 25`` as ``-25`` (also with the longer dashes). The answer is ``""`` for a unit
+    (``12 hours``), a ratio (``4 : 5``), a factorial, a sum, and for ``1 , 000``, which may be a
+    thousand or a pair: choices are compared as they are written, not calculated.
     """
     if _SUM.search(choice):
         return ""

@@ -1,9 +1,9 @@
-"""One message of a chat: what it says, in the form in which rows of `mathsft.data.chat` keep it.
+"""One message of a chat, in the form in which the rows of `mathsft.data.chat` store it.
 
 | key | type | meaning |
 |---|---|---|
 | role | string | system, user, assistant, or a tool's: tool, function, ipython |
-| content | string | the text, word for word; null only beside ``tool_calls`` |
+| content | string | the text, word for word; null only together with ``tool_calls`` |
 | train | bool | assistant turns: false is context and is not trained (from ``train``, ``weight``) |
 | reasoning_content, reasoning, thinking | string | what an assistant thinks before it answers |
 | tool_calls | string | a JSON list of calls, as text: arguments of any form fit in one column |
@@ -56,7 +56,7 @@ PLAIN_MESSAGES = List(_PLAIN)
 
 
 def keys_in(cell: Any) -> set[str] | None:
-    """The keys of the messages in a cell, or in the lists of messages in it; None for texts."""
+    """The keys of the messages in a cell, or of its lists of messages; None if it holds texts."""
     if not isinstance(cell, list | tuple) or any(isinstance(item, str) for item in cell):
         return None
     keys: set[str] = set()
@@ -74,10 +74,10 @@ def keys_of(kind: Any) -> set[str] | None:
 
 
 def type_with(kind: Any, keys: Collection[str]) -> List:
-    """The type of a column whose messages have these keys, besides role and content.
+    """The type of a column whose messages have these keys, in addition to role and content.
 
-    ``kind`` is its type with any keys, or with text: a column of lists of texts becomes one of
-    lists of conversations.
+    ``kind`` is the column's type with any keys, or with text: a column of lists of texts becomes
+    a column of lists of conversations.
     """
     found = List({key: held for key, held in MESSAGE_FEATURES.items() if key in {*_PLAIN, *keys}})
     lists = isinstance(kind, List) and not isinstance(kind.feature, Mapping)
@@ -95,14 +95,14 @@ def read_messages(
     """The turns in ``column`` of ``row``, each ``{role, content}`` or ShareGPT's ``{from, value}``.
 
     Args:
-        counted: gets the keys that are not read and not known to be harmless.
-        any_role: let a chat template decide about roles that are not known here.
+        counted: a set; keys that are not read and not known to be harmless are added to it.
+        any_role: accept unknown roles; a chat template decides about them later.
 
     Raises:
         ValueError: no list of messages, an unknown role, a value of another type than the table
-            above says, or a key that may change what is trained and is not known.
-        UnusableRowError: content that is no text, such as an image; a turn that is to be trained
-            and is not the assistant's.
+            above says, or an unknown key that may change what is trained.
+        UnusableRowError: content that is not text, such as an image; a turn that should be
+            trained but is not the assistant's.
     """
     if column not in row:
         raise ValueError(
@@ -163,7 +163,7 @@ def _message(turn: Any, *, where: str, counted: set[str], any_role: bool) -> Mes
 
 
 def _content(turn: dict[str, Any], *, where: str, counted: set[str]) -> str | None:
-    """The text as it is; the texts of a list of parts, joined; None if there is none."""
+    """The text as it is, or the joined texts of a list of parts; None if there is none."""
     content = turn.get("content")
     if "content" not in turn and holds(turn.get("tool_calls")):
         return None
@@ -172,7 +172,7 @@ def _content(turn: dict[str, Any], *, where: str, counted: set[str]) -> str | No
             kind = part.get("type", "text")
             others = [key for key in part if key not in ("type", "text") and holds(part[key])]
             if kind not in _TEXT_PARTS or any(key.startswith(("image", "audio")) for key in others):
-                raise UnusableRowError(f"with content that is no text ({kind})")
+                raise UnusableRowError(f"with content that is not text ({kind})")
             text_of(dict(part), "text", where=f"{where}, content[{place}]", empty_ok=True)
             counted |= {f"key {name!r} of content parts" for name in others}
         turn = {**turn, "content": content_text(content)}

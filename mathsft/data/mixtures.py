@@ -1,8 +1,8 @@
 """Mixing data sets so that two mixtures can be compared.
 
-A mixture says how many rows come from where; what a model gains from it depends as much on
-how long it is trained. So the rows are drawn exactly as asked, and `training_plan` lays the
-optimiser steps, the batch and the passes over the data of several mixtures side by side.
+A mixture says how many rows come from each data set. What a model gains from it depends just as
+much on how long it is trained. So `mix_datasets` draws exactly the requested numbers of rows, and
+`training_plan` compares the steps, the batch and the passes over the data of several mixtures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,36 +31,36 @@ def mix_datasets(
     total: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """A shuffled mixture, such as ``mix_datasets({"mathqa": 90, "gsm8k": 10}, test=…)``.
+    """Mix and shuffle data sets: ``mix_datasets({"mathqa": 90, "gsm8k": 10}, test=…)``.
 
-    Rows are drawn without repetition. The same seed draws the same rows: of one data set, 400
-    rows are among its 1,500, whatever else is in the mixture. Nothing is copied: the
-    mixture is an index into the data sets, so these may be larger than memory (the trainers
-    then hold the tokens of what they train on). Every row keeps its ``source``. Problems, chats
-    and prompts may be mixed for `sft_trainer`; the columns that a row has not are None.
+    Rows are drawn without repetition. The same seed draws the same rows from a data set, whatever
+    else is in the mixture: a draw of 400 rows is part of a draw of 1,500. Nothing is copied: the
+    mixture is an index into the data sets, so they may be larger than memory. Every row keeps its
+    ``source``. Problems, chats and prompts may be mixed for `sft_trainer`; a column that a row
+    does not have is None.
 
     Args:
-        parts: rows of each data set, as counts (whole numbers) or as weights (fractions).
-        test: what will be tested on, one data set or several. A mixture that asks one of their
-            questions is refused; in a chat the user's turns count, in other rows the prompt.
-            None, where there is no test, has to be said.
-        datasets: data sets by the names in ``parts``; a name that is not among them goes to
-            ``load_problems``, with its defaults. So give here what is read in another way
-            (MathQA's clean reading), or was worked on (``add_choices``).
-        total: rows in all, with weights; each part gets its share to within a row, the
-            largest remainders first. Default: as many as the scarcest data set allows.
-        seed: of the drawing and of the order, a whole number from 0 up. The global random
-            state is not touched.
+        parts: number of rows of each data set, as counts (whole numbers) or weights (fractions).
+        test: the data set or data sets for the test. A mixture that asks one of their questions
+            is refused. The comparison uses a problem's question, a prompt, or the user's turns
+            of a chat. If there is no test, pass None explicitly.
+        datasets: data sets by the names in ``parts``. A name that is missing here is loaded by
+            ``load_problems`` with its defaults. So pass a data set here if it is read in another
+            way (MathQA's clean reading) or was changed after loading (``add_choices``).
+        total: number of rows in all, only with weights. Each part gets its share, rounded to a
+            whole row, largest remainders first. Default: as many as the data sets allow.
+        seed: for the draw and the order, a whole number from 0 up. The global random state is
+            not touched.
 
     Raises:
-        ValueError: no part, or one of no rows; counts and weights mixed; too few rows; a data set
-            in another schema; a question of the test in the mixture.
+        ValueError: no part, or a part without rows; counts mixed with weights; too few rows; a
+            data set in another schema; a test question in the mixture.
     """
     check_number("mix: seed", seed, Rule(at_least(0).holds, "a whole number from 0 up"))
     check_numbers({"total": total}, where="mix: ")
     given = dict(datasets or {})
     if unknown := sorted(given.keys() - parts.keys()):
-        raise ValueError(f"mix: no part asks for {unknown[0]!r} of datasets; parts are {parts}")
+        raise ValueError(f"mix: datasets has {unknown[0]!r}, which is not among parts: {parts}")
     sources = {name: given[name] if name in given else load_problems(name) for name in parts}
     for name, rows in sources.items():
         refuse_stream(rows, name=f"mix: {name}")
@@ -68,7 +68,7 @@ def mix_datasets(
             found = getattr(rows, "features", None) or type(rows).__name__
             raise ValueError(
                 f"mix: {name!r} is not in the schema of load_problems: {found}. Read it with "
-                "load_problems, also from a file; of a DatasetDict give one split"
+                "load_problems, also from a file; from a DatasetDict, give one split"
             )
     counts = _counts(parts, {name: len(rows) for name, rows in sources.items()}, total)
     alike = _with_one_type(sources)
@@ -82,7 +82,7 @@ def mix_datasets(
 
 
 def _with_one_type(sources: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The data sets with one type a column: a key of messages that only others have is null.
+    """Give each column one type in all data sets; a message key that one lacks becomes null.
 
     Raises ValueError for a column that holds texts in one data set and messages in another.
     """
@@ -92,8 +92,8 @@ def _with_one_type(sources: Mapping[str, Dataset]) -> dict[str, Dataset]:
             keys, known = keys_of(kind), keys_of(found.get(column, kind))
             if (keys is None) != (known is None):
                 raise ValueError(
-                    f"mix: {column!r} holds texts in some data sets and messages in others, which "
-                    "no column can hold: give all of them in one form"
+                    f"mix: {column!r} holds texts in some data sets and messages in others; a "
+                    "column can hold only one of the two: give all data sets in one form"
                 )
             found[column] = kind if keys is None else type_with(kind, keys | (known or set()))
     return {name: _cast(rows, found) for name, rows in sources.items()}
@@ -107,14 +107,14 @@ def _cast(rows: Dataset, types: Mapping[str, Any]) -> Dataset:
 
 
 def _draw(rows: Dataset, count: int, *, seed: int) -> Dataset:
-    """``count`` of ``rows`` in random order: an index in memory, nothing on disk."""
+    """Draw ``count`` of ``rows`` in random order: an index in memory, nothing on disk."""
     return rows.select(np.random.default_rng(seed).permutation(len(rows))[:count])
 
 
 def _counts(
     parts: Mapping[str, int] | Mapping[str, float], there: Mapping[str, int], total: int | None
 ) -> dict[str, int]:
-    """How many rows of each part, from counts or from weights."""
+    """Return the number of rows of each part, from counts or from weights."""
     counted = [isinstance(share, Integral) for share in parts.values()]
     if not parts or any(counted) != all(counted) or not all(map(_is_number, parts.values())):
         raise ValueError(
@@ -122,13 +122,13 @@ def _counts(
             "every part (fractions, such as 0.5)"
         )
     if not all(0 < share < float("inf") for share in parts.values()):
-        raise ValueError(f"mix: {dict(parts)}: every part wants a count or a weight above 0")
+        raise ValueError(f"mix: {dict(parts)}: every part needs a count or a weight above 0")
     if all(counted):
         if total is not None:
-            raise ValueError(f"mix: total={total} goes with weights; {dict(parts)} are counts")
+            raise ValueError(f"mix: total={total} needs weights; {dict(parts)} are counts")
         counts = {name: int(count) for name, count in parts.items()}
     else:
-        # Fractions as they are written: 0.1 is one tenth, and 0.7 + 0.2 + 0.1 are one.
+        # Exact decimals as written: 0.1 is one tenth, and 0.7 + 0.2 + 0.1 is exactly 1.
         exact = {name: Fraction(str(weight)) for name, weight in parts.items()}
         whole = sum(exact.values())
         if total is not None and (not isinstance(total, Integral) or total < 1):
@@ -143,13 +143,13 @@ def _counts(
     for name, count in counts.items():
         if count > there[name]:
             raise ValueError(
-                f"mix: {count:,} rows of {name!r} wanted, {there[name]:,} there. Ask for fewer; "
-                "more passes over the same rows are more optimiser steps, not more rows"
+                f"mix: {count:,} rows of {name!r} requested, but it has {there[name]:,}. Request "
+                "fewer; for more passes over the same rows, train more optimiser steps"
             )
         if count < 1:
             raise ValueError(
                 f"mix: no row of {name!r} in a total of {total}: give it a larger weight, or more "
-                f"rows in all ({', '.join(f'{n}: {k:,} there' for n, k in there.items())})"
+                f"rows in all ({', '.join(f'{n} has {k:,}' for n, k in there.items())})"
             )
     return counts
 
@@ -159,15 +159,15 @@ def _is_number(share: object) -> bool:
 
 
 def _refuse_test_rows(mixture: Dataset, test: Dataset | Sequence[Dataset] | None) -> str:
-    """Raises if a question of ``test`` is in ``mixture``; else says what was compared."""
+    """Raise if a question of ``test`` is in ``mixture``; else return what was compared."""
     if test is None:
         return "not compared with any test"
     refuse_stream(test, name="mix: test")
     tests = [test] if isinstance(test, Dataset) else list(test)
     if not all(isinstance(part, Dataset) for part in tests):
         raise ValueError(
-            "mix: test wants a data set of load_problems, or a list of them, or None; found "
-            f"{tests[0]!r:.60}. Of a DatasetDict give one split"
+            "mix: test must be a data set of load_problems, a list of them, or None; found "
+            f"{tests[0]!r:.60}. From a DatasetDict, give one split"
         )
     rows = sum(map(len, tests))
     apart = {
@@ -182,10 +182,10 @@ def _refuse_test_rows(mixture: Dataset, test: Dataset | Sequence[Dataset] | None
         first = mixture[found[0]]
         raise ValueError(
             f"mix: {len(found):,} of {len(mixture):,} rows ask a question of the test, the first "
-            f"from {first['source']!r}: {asked(first)[0]!r:.100}. Leave them out of the data "
-            "set before: without_test_rows(data_set, test)"
+            f"from {first['source']!r}: {asked(first)[0]!r:.100}. Remove them from the data "
+            "set first: without_test_rows(data_set, test)"
         )
-    return f"none asks one of the {rows:,} test questions"
+    return f"no row asks one of the {rows:,} test questions"
 
 
 def training_plan(
@@ -196,16 +196,16 @@ def training_plan(
     gradient_accumulation_steps: int = 1,
     world_size: int = 1,
 ) -> Any:
-    """What training each of ``mixtures`` for ``max_steps`` optimiser steps means, as a table.
+    """Return a table of what ``max_steps`` optimiser steps mean for each of ``mixtures``.
 
-    One line a mixture (pandas): ``rows``, ``steps``, ``batch`` (rows a step: of
+    One line per mixture (pandas): ``rows``, ``steps``, ``batch`` (rows per step: the product of
     ``per_device_train_batch_size``, ``gradient_accumulation_steps`` and ``world_size``
-    processes the product), ``rows seen``, ``passes`` over the mixture, and how many of the rows
-    seen come from each source, on average over the order. Train with these numbers and
-    ``dataloader_drop_last=True``: then a pass leaves out what fills no batch, and no step is
-    shorter than another. The exception is gradient accumulation: transformers ends each pass
-    with a step of the batches that are left. ``short steps`` counts those; choose rows that are
-    a multiple of ``batch`` to have none.
+    processes), ``rows seen``, ``passes`` over the mixture, and how many of the rows seen come
+    from each source, on average over the order. Train with these numbers and
+    ``dataloader_drop_last=True``: then a pass leaves out the rows that do not fill a batch, and
+    all steps have the same size. The exception is gradient accumulation: transformers ends each
+    pass with a shorter step of the batches that are left. ``short steps`` counts these steps. To
+    have none, choose a number of rows that is a multiple of ``batch``.
 
     Raises ValueError for no mixture, no steps, or a mixture smaller than a batch.
     """
@@ -229,7 +229,7 @@ def training_plan(
             raise ValueError(
                 f"training_plan: {name!r} has {len(mixture)} rows, fewer than a batch of {batch}"
             )
-        parts = len(mixture) // together  # of a pass; each step takes as many as it accumulates
+        parts = len(mixture) // together  # batches per pass; a step accumulates several
         steps_a_pass = -(-parts // gradient_accumulation_steps)
         passes, steps_left = divmod(max_steps, steps_a_pass)
         seen = together * (passes * parts + steps_left * gradient_accumulation_steps)

@@ -1,7 +1,7 @@
-"""Numbers as people write them, read whole or not at all.
+"""Numbers as people write them: a number is read whole or not at all.
 
 ``1,23,456``, ``118 000``, ``1e5``, ``2 1/2``, ``10^6`` and ``\\frac{3}{4}`` are one number each.
-Half a number is worse than none: what is not understood to its end (``3:4``, ``1,5``, ``5-7``,
+Half a number is worse than none: text that is not fully understood (``3:4``, ``1,5``, ``5-7``,
 ``2x``) has no value here.
 """
 
@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from mathsft.data.markup import CURRENCY_SIGNS, expression_value
 
-# A number with more digits than this is run-away generated text, not an answer.
+# A number with more digits than this is runaway generated text, not an answer.
 MAX_DIGITS = 40
 
 _SCALES = {
@@ -27,11 +27,11 @@ _DIGITS = (
 _BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _LATEX = rf"\\(?:frac\s*(?:{_BRACED}|\d)\s*(?:{_BRACED}|\d)|sqrt\s*(?:{_BRACED}|\d))"
 _ATOM = rf"(?:{_DIGITS}(?:\s?%|{_SCALE})?|{_LATEX})"
-# No number begins inside a word, an exponent or an index: "cm2", "m^2", "x_1".
+# A number does not begin inside a word, an exponent or an index: "cm2", "m^2", "x_1".
 _START = r"(?<![A-Za-z_\d^\\])(?<!\^[-+({])(?<!_[({])(?<!\d[.,'_])"
-# A minus belongs to the number unless something to subtract from stands before it.
+# A minus belongs to the number, unless there is something before it to subtract from.
 _SIGN = r"(?:(?<![\w)%}])(?<![\d)%}] )[-+](?=[\d.(\\]))?"
-# What makes two numbers one expression, a ratio, a list, a range. Not all of these have a value.
+# What joins two numbers into an expression, a ratio, a list or a range. Not all have a value.
 _LINK = (
     r"(?:[\s)]*(?:\*\*|[-+*/^:\u00d7\u00b7\u00f7])\s*(?:[-+(]\s*)*"
     r"|\)*(?<=\S)\((?=[-\d\\])|\s*[,;|&~@]\s*-?|\.\.+(?=\d)"
@@ -53,7 +53,7 @@ _PLAIN = re.compile(
 )
 
 
-# Behind a number; "m" and "A" are units.
+# Letters that are variables after a number. Units such as "m" and "A" are left out.
 _VARIABLE = "[abdeijknopqruvwxyzBDEGHIJKMNOPQRTUXYZ\u0370-\u03ff]"
 _PARTS = (
     r"(?:hours?|hrs?|h|minutes?|mins?|feet|foot|ft|pounds?|lbs?|dollars|years?|months?|weeks?"
@@ -64,7 +64,7 @@ _SMALLER = (
     r"|hours?|hrs?|grams?|g|centimet(?:er|re)s?|cm|quarts?|pints?|feet|foot|ft|yards?)\b"
 )
 _AND = r"(?:,?\s+and\s+|,?\s+)"
-_BEFORE = 80  # characters that are looked at before a number
+_BEFORE = 80  # characters before a number that are checked
 _CUT_BEFORE = re.compile(
     r"[\u2260\u00b1\u221a\u221b]\s*$|[|\u2308\u230a]$"
     r"|[\w)}\]]\s*[+*/^\u00d7\u00b7\u00f7]\s*$|[\w)}\]]-$|-\($|\S - $"
@@ -73,7 +73,7 @@ _CUT_BEFORE = re.compile(
     rf"|\d\s?{_PARTS}{_AND}$",
     re.IGNORECASE,
 )
-_ADJECTIVE = re.compile(rf"\d [{CURRENCY_SIGNS}]\s?$")  # 2 $10 bills are 2: `without_markup`
+_ADJECTIVE = re.compile(rf"\d [{CURRENCY_SIGNS}]\s?$")  # "2 $10 bills" is 2; see `without_markup`
 _CUT_AFTER = re.compile(
     r"!(?!=)|\(|'\s?\d|\||[\s)}\]]*\^|\s*(?:[\u2260\u00b1\\+*\u00d7\u00b7\u00f7]|_\w)"
     r"|(?!cc\b)[abcxyz]{2,3}\b|(?!(?:[cdkm]?m|ft|in|yd)[23]\b)[A-Za-z]+\d"
@@ -88,7 +88,7 @@ _CUT_AFTER = re.compile(
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers that stand side by side in ``text``, from ``start`` to ``end``."""
+    """Adjacent numbers in ``text``, from ``start`` to ``end``."""
 
     text: str
     start: int
@@ -96,9 +96,9 @@ class Numbers:
 
     @property
     def value(self) -> str:
-        """The normal form of all together; ``3 + 4`` is 7, ``3:4`` and ``5 or 6`` are ``""``.
+        """The normal form of them together; ``3 + 4`` is 7, ``3:4`` and ``5 or 6`` are ``""``.
 
-        ``""`` also if what stands around them makes another number of them: ``2x``, ``x + 5``.
+        Also ``""`` if the text around them changes the number: ``2x``, ``x + 5``.
         """
         before = self.text[max(0, self.start - _BEFORE) : self.start]
         repeating = "." in str(self) and self.text.startswith("..", self.end)  # 3.33...
@@ -111,7 +111,7 @@ class Numbers:
 
 
 def numbers_in(text: str) -> Iterator[Numbers]:
-    """The numbers in ``text``, a line without markup (`without_markup`), in their order."""
+    """Yield the numbers in ``text``, a line without markup (`without_markup`), in order."""
     for match in _NUMBERS.finditer(text):
         start, end = match.span()
         while (more := text.count("(", start, end) - text.count(")", start, end)) > 0 and (
@@ -125,7 +125,7 @@ def numbers_in(text: str) -> Iterator[Numbers]:
 
 
 def number_value(text: str) -> str:
-    """The normal form of one number, or of an expression that has a value; ``""`` for others."""
+    """The normal form of one number, or of an expression that has a value; otherwise ``""``."""
     text = text.strip()
     while text.startswith("(") and text.endswith(")") and not re.search("[()]", text[1:-1]):
         text = text[1:-1].strip()
@@ -147,7 +147,7 @@ def number_value(text: str) -> str:
 
 
 def plain_number(digits: str, *, scale: str = "") -> str:
-    """Digits, grouped or not, with decimals and a power of ten or not, in normal form."""
+    """The normal form of digits, which may have groups, decimals and a power of ten."""
     parts = _PLAIN.fullmatch(digits)
     if parts is None or digits == "" or len(re.findall(r"\d", digits)) > MAX_DIGITS:
         return ""
@@ -196,10 +196,10 @@ _OPERATORS = str.maketrans({"\u00d7": r" \times ", "\u00b7": r" \cdot ", "\u00f7
 
 
 def _calculated(text: str) -> str:
-    """The value of an expression that is no single number, in normal form, or ``""``."""
+    """The value of an expression that is not a single number, in normal form, or ``""``."""
     signs = re.sub(r"[^-/:]", "", text.lstrip("+-"))
     if not re.search(r"\d[ )]*(?:[+*^\u00d7\u00b7\u00f7]| x )|\\", text) and signs != "/":
-        return ""  # 5-7 is a range or a sum, 3:4 a ratio, 3/4/2024 a date, 555-1234 a telephone
+        return ""  # 5-7 may be a range, 3:4 a ratio, 3/4/2024 a date, 555-1234 a phone number
     unread: list[str] = []
 
     def spelled(match: re.Match[str]) -> str:

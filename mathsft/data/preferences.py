@@ -1,14 +1,14 @@
-"""Pairs of a better and a worse answer, and groups of answers with their rewards.
+"""Pairs of a better and a worse answer, and groups of answers with rewards.
 
 | column | type | meaning |
 |---|---|---|
-| prompt | text or messages | what both answers, or all of a group, are given to |
-| chosen, rejected | as the prompt | the better and the worse answer |
+| prompt | text or messages | what both answers, or all answers of a group, reply to |
+| chosen, rejected | same as the prompt | the better and the worse answer |
 | completions | list of the prompt's type | the answers of a group |
-| rewards | list of float64 | a number for each of them |
-| source | string | the row's own ``source`` where it has one, else that of the data set |
+| rewards | list of float64 | one number for each answer |
+| source | string | the row's own ``source`` if it has one, else that of the data set |
 
-All columns of a row are text, or all are messages (`mathsft.data.messages`): where one is given as
+All columns of a row are text, or all are messages (`mathsft.data.messages`): if one is given as
 messages, the others become messages too. The names are TRL's.
 """
 
@@ -52,17 +52,17 @@ def read_preference(
     counted: set[str] | None = None,
     any_role: bool = False,
 ) -> dict[str, Any]:
-    """``prompt`` (or ``conversations``), ``chosen`` and ``rejected``: texts, messages, or both.
+    """Read ``prompt`` (or ``conversations``), ``chosen`` and ``rejected``: texts or messages.
 
-    Without a prompt, it is what chosen and rejected share at their beginning: turns of
-    conversations, or characters of texts (without a space at the end), as TRL splits them. A
-    prompt as text beside whole conversations has to be one of the turns that they share.
+    If there is no prompt, the common beginning of chosen and rejected becomes the prompt, as in
+    TRL: turns of conversations, or characters of texts (without a space at the end). If the
+    prompt is text and the answers are whole conversations, it must be one of their common turns.
 
     Raises:
-        ValueError: another type than the table above says; an answer as text whose prompt stands
-            in a column that is not read.
-        UnusableRowError: an empty text; two equal answers; no common beginning, if there is no
-            prompt; an answer that is not the assistant's.
+        ValueError: another type than the table above says; answers as text without a prompt, when
+            a column that is not read may hold it.
+        UnusableRowError: an empty text; two equal answers; neither a prompt nor a common
+            beginning; an answer that is not the assistant's.
     """
     asked = row.get("conversations") if row.get("prompt") is None else row["prompt"]
     cells = {"prompt": asked, **{name: row.get(name) for name in _SIDES}}
@@ -83,12 +83,12 @@ def read_preference(
 def _texts(cells: Mapping[str, Any], row: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     if cells["prompt"] is not None:
         return dict(cells)
-    # A text or a list beside the answers may be what they are given to.
+    # A text or a list in another column may be the prompt.
     for name in unread(row, where=where, read={"prompt", "source", *_SIDES}, paired=True):
         if isinstance(row[name], str | list) and not name.lower().startswith(_SIDES):
             raise ValueError(
                 f"{where}: column 'prompt' is missing, and {name!r} holds {row[name]!r:.40}. If "
-                f"that is what both answers are given to, say columns={{'prompt': {name!r}}}; "
+                f"that is the prompt of both answers, pass columns={{'prompt': {name!r}}}; "
                 "if not, remove the column"
             )
     chosen, rejected = (cells[name] for name in _SIDES)
@@ -98,7 +98,7 @@ def _texts(cells: Mapping[str, Any], row: Mapping[str, Any], *, where: str) -> d
     if not made["prompt"].strip():
         raise UnusableRowError("whose chosen and rejected texts share no beginning")
     if chosen != rejected and not (made["chosen"].strip() and made["rejected"].strip()):
-        raise UnusableRowError("of which one answer is the beginning of the other")
+        raise UnusableRowError("with one answer that is the beginning of the other")
     return made
 
 
@@ -129,7 +129,7 @@ def _conversations(
 
 
 def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many items two sequences have in common at their beginning."""
+    """Return how many items two sequences have in common at their beginning."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
@@ -137,7 +137,7 @@ def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
 def _messages(
     name: str, text: Any, turns: list[Any] | None, role: str, **reading: Any
 ) -> list[Message]:
-    """A cell's turns; a text is one turn of ``role``."""
+    """Read a cell's turns; a text becomes one turn of ``role``."""
     given = [{"role": role, "content": text}] if turns is None else turns
     return read_messages({name: given}, name, **reading)
 
@@ -161,15 +161,17 @@ def read_group(
     counted: set[str] | None = None,
     any_role: bool = False,
 ) -> dict[str, Any]:
-    """``prompt``, ``completions`` and as many ``rewards``; texts, messages, or both.
+    """Read ``prompt``, ``completions`` and as many ``rewards``; texts, messages, or both.
 
-    Raises ValueError for another type, for rewards that are no finite numbers, and if there are
+    Raises ValueError for another type, for rewards that are not finite numbers, and if there are
     more or fewer of them than completions; UnusableRowError for an empty prompt, no completion, or
     an answer that is not the assistant's.
     """
     completions, rewards = (_list(row, name, where=where) for name in ("completions", "rewards"))
     if len(completions) != len(rewards):
-        raise ValueError(f"{where}: {len(completions)} completions and {len(rewards)} rewards")
+        raise ValueError(
+            f"{where}: {len(completions)} completions and {len(rewards)} rewards; expected one each"
+        )
     if not completions:
         raise UnusableRowError("without completions")
     for place, reward in enumerate(rewards):

@@ -1,21 +1,21 @@
 """The course's prompt formats, in one place.
 
-Training and evaluation must agree on every character, so nobody else builds a
-prompt. The pre-training text of the tiny model holds none of these formats.
+Training and evaluation must agree on every character, so all prompts are built here.
+The pre-training text of the tiny model contains none of these formats.
 """
 
 
 def sft_prompt(question: str) -> str:
-    """What precedes a worked solution: the format of the public grade-school notebooks."""
+    """The prompt before a worked solution, as in the public grade-school notebooks."""
     return f"### Question:\n{question}\n\n### Answer:\n"
 
 
 def sft_completion(solution: str, answer: str) -> str:
-    """What the model learns to write: the worked solution and GSM8K's final line.
+    """The text that the model learns to write: the worked solution and GSM8K's final line.
 
     The line ``#### answer`` makes the final answer unambiguous for every grader
-    (lm-evaluation-harness' ``gsm8k`` reads the same line); it is left out where
-    the answer is unknown (``""``).
+    (lm-evaluation-harness' ``gsm8k`` reads the same line). It is left out if the
+    answer is unknown (``""``).
     """
     return f"{solution}\n#### {answer}" if answer else solution
 

@@ -1,7 +1,7 @@
-"""What a row asks, made comparable: its key, its template, and a question inside an instruction.
+"""Make questions comparable: their keys, their templates, and questions inside instructions.
 
 ``qwedsacf/grade-school-math-instructions`` says "This math problem has got me stumped: …
-Can you show me the way?". Its 8,792 rows are GSM8K's 7,473 train and 1,319 test questions, so
+Can you show me the way?". Its 8,792 rows are GSM8K's 7,473 train and 1,319 test questions. So
 the reliable way is to look for GSM8K's own questions in the instruction; a rule on the wording
 is the second choice. Rows that ask a test question are left out.
 """
@@ -19,7 +19,7 @@ from mathsft.data.text import reader_text
 _WORD = re.compile(r"[^\W_]+")
 _THOUSANDS = re.compile(r"(?<=\d)\s?,\s?(?=\d{3}(?!\d))")
 _RUN = 5  # words; two different questions of GSM8K share few runs of this length
-# A lead-in or closer names the task and speaks to someone about it.
+# Chat before or after a question names the task and speaks to someone.
 _TASK = re.compile(
     r"\b(maths?|question|problem|puzzle|exercise|homework|solv(e|ing)|solution|answer|help|assist|"
     r"explain|(show|walk|guide|tell) me|figure|stuck|stumped|struggl(e|ing)|confused|lost|loss|"
@@ -31,8 +31,8 @@ _SPEAKER = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _LONGEST_CHAT = 25  # words
-# Of GSM8K's train questions 2 of 6,154 hold this share of the word runs of one of 1,319
-# others: an instruction that does is a test question with a word changed.
+# Only 2 of 6,154 train questions of GSM8K hold this share of the word runs of one of 1,319
+# others. So an instruction that does is taken for a test question with a word changed.
 _NEARLY = 0.7
 Questions = str | Path | Iterable[str]
 
@@ -41,10 +41,10 @@ _TOKEN = re.compile(rf"{_NUMBER}|[^\W\d_]+|[^\w\s]|_")
 
 
 def question_key(question: str) -> str:
-    """``question`` without what does not change it for a reader: spelling of signs, case, spacing.
+    """``question`` without details that a reader ignores: spelling of signs, case, spacing.
 
-    See ``mathsft.data.text``. ``Rs. 1,200`` and ``rs . 1 , 200`` are one; ``3 + 2`` and
-    ``3 - 2``, or ``1.5`` and ``15``, are not.
+    See ``mathsft.data.text``. ``Rs. 1,200`` and ``rs . 1 , 200`` have the same key; ``3 + 2``
+    and ``3 - 2``, or ``1.5`` and ``15``, do not.
     """
     return " ".join(_TOKEN.findall(comparable(question)))
 
@@ -52,14 +52,14 @@ def question_key(question: str) -> str:
 def question_template(question: str) -> str:
     """``question`` in words with every number masked: ``3 pens at Rs. 40`` → ``# pens at rs . #``.
 
-    A comma set apart stays: ``1 , 200 and 300`` is taken for a list, as most are.
+    A comma between spaces stays: ``1 , 200 and 300`` is read as a list, since most of them are.
     """
     tokens = _TOKEN.findall(reader_text(question))
     return " ".join("#" if token[-1].isdecimal() else token for token in tokens)
 
 
 def comparable(text: str) -> str:
-    """``text`` as a reader sees it (`reader_text`), and without thousands commas."""
+    """``text`` as a reader sees it (`reader_text`), without thousands commas."""
     return _THOUSANDS.sub("", reader_text(text))
 
 
@@ -71,9 +71,9 @@ def words_of(text: str) -> tuple[str, ...]:
 class QuestionFinder:
     """Finds known questions inside longer texts.
 
-    Each question is filed under its runs of ``_RUN`` words, so a text costs as many look-ups
-    as it has words, however many questions are known: 8,792 texts against 8,792 questions
-    take a few seconds.
+    Each question is indexed by its runs of ``_RUN`` words. So a text costs as many look-ups as
+    it has words, however many questions are known: 8,792 texts against 8,792 questions take a
+    few seconds.
     """
 
     def __init__(self, questions: Iterable[str]) -> None:
@@ -84,16 +84,16 @@ class QuestionFinder:
                 self._filed.setdefault(run, set()).add(number)
 
     def find(self, text: str, *, share: float = 1.0) -> str | None:
-        """The longest known question of which ``text`` holds ``share`` of the runs of words.
+        """Find the longest known question with ``share`` of its runs of words in ``text``.
 
-        With ``share=1.0`` the question must stand in ``text`` word for word. Returns the
-        question as it is known (its own spelling and punctuation), or None.
+        With ``share=1.0``, ``text`` must contain the question word for word. Returns the known
+        question (with its own spelling and punctuation), or None.
         """
         found = max(self._held(text, share), key=lambda known: len(known[0]), default=None)
         return found[1] if found else None
 
     def find_all(self, text: str) -> list[str]:
-        """All known questions that stand in ``text`` word for word, as they are known."""
+        """All known questions that ``text`` contains word for word, in their own spelling."""
         return [question for _, question in self._held(text, 1.0)]
 
     def _held(self, text: str, share: float) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -113,12 +113,12 @@ def _runs(words: tuple[str, ...]) -> set[tuple[str, ...]]:
 
 
 def strip_chat(instruction: str) -> str:
-    """``instruction`` without chat before and after the question, told by its wording alone.
+    """``instruction`` without the chat around the question, recognised by its wording alone.
 
-    Chat before the question ends with a colon or a full stop, chat after it is whole
+    Chat before the question ends with a colon or a full stop; chat after it is whole
     sentences. Either is removed only if it is short, holds no digit, names the task and
-    speaks to someone. What looks otherwise stays: a word too many is better than half a
-    question. Of GSM8K's 7,473 bare train questions it leaves all but a handful alone.
+    speaks to someone. Anything else stays: an extra word is better than half a question.
+    Of GSM8K's 7,473 bare train questions, it changes only a handful.
     """
     text = instruction.strip()
     lead, _, rest = text.partition(":")
@@ -144,20 +144,20 @@ def unwrap(
     test_questions: Questions | None,
     train_questions: Questions | None,
 ) -> Iterator[tuple[int, Problem]]:
-    """``problems`` with the bare question, without those that hold a GSM8K test question.
+    """Yield ``problems`` with the bare question; drop those with a GSM8K test question.
 
-    An instruction that holds one of ``train_questions`` word for word becomes that
-    question, exactly. For others the wording decides (``strip_chat``); how many went which
-    way is noted in ``tally``, so that a look at the summary tells whether to trust it.
+    An instruction that contains one of ``train_questions`` word for word becomes exactly that
+    question. For others the wording decides (``strip_chat``). ``tally`` notes how many were
+    handled in each way, so the summary shows whether to trust the result.
 
     Args:
-        test_questions: default GSM8K's test questions from the hub; ``[]`` where the rows
-            are known to hold none.
-        train_questions: default GSM8K's train questions from the hub, none where the hub
+        test_questions: default: GSM8K's test questions from the hub. Pass ``[]`` if the rows
+            are known to contain none.
+        train_questions: default: GSM8K's train questions from the hub, or none if the hub
             does not answer.
 
     Raises:
-        ConnectionError: ``test_questions`` is not given and the hub does not have them.
+        ConnectionError: ``test_questions`` is not given and the hub does not deliver them.
     """
     hidden = QuestionFinder(_test(test_questions))
     known = QuestionFinder(_train(train_questions))
@@ -186,9 +186,9 @@ def _test(given: Questions | None) -> list[str]:
         return _from_hub("test")
     except ConnectionError as error:
         raise ConnectionError(
-            f"these instructions may hold GSM8K test questions, and the list to tell them by "
-            f"is not to be had: {error}. Give test_questions= (a list of questions, or the "
-            f"path of a local file with GSM8K's test rows; [] if there are surely none)"
+            f"these instructions may contain GSM8K test questions, and the list that identifies "
+            f"them is not available: {error}. Give test_questions= (a list of questions, or the "
+            f"path of a local file with GSM8K's test rows; [] if there are certainly none)"
         ) from error
 
 

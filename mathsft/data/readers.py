@@ -1,4 +1,4 @@
-"""The formats in which rows are published: how each is recognised, and what it becomes."""
+"""The published formats of rows: how each is recognised, and what kind it becomes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from mathsft.data.word_problems import from_asdiv, from_svamp
 class Format:
     """One way to write rows of a kind.
 
-    ``columns`` are those that ``reader`` reads or is known to leave to others (MathQA's linear
+    ``columns`` are those that ``reader`` reads, and those that it may ignore (MathQA's linear
     formula, SVAMP's joined text).
     """
 
@@ -37,7 +37,7 @@ class Format:
     columns: frozenset[str]
 
     def read(self, row: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-        """What ``reader`` makes of a row; see `RowKind.read`, whose arguments it takes."""
+        """Read a row with ``reader``. The arguments are those of `RowKind.read`."""
         return self.kind.read_by(self.reader, row, columns=self.columns, **how)
 
 
@@ -64,8 +64,8 @@ _MATHQA = _problem(
 )
 _GSM8K = _problem("GSM8K", reader=from_gsm8k, columns="question answer")
 
-# The columns that tell one format from the others, in the order they are asked. Pairs of answers
-# may keep the chat, and chats the columns, that they were made of: so they come first.
+# The columns that distinguish the formats, in the order of the checks. Pairs of answers may still
+# have the chat that they were made from, and chats may have such columns too: so they come first.
 _TELLTALES: tuple[tuple[str, Format], ...] = (
     ("chosen rejected", _own(PREFERENCE)),
     ("completions rewards", _own(GROUP)),
@@ -129,10 +129,10 @@ _COLUMNS = sorted({column for fmt in _FORMATS.values() for column in fmt.columns
 
 
 def format_of(row: Mapping[str, Any], *, where: str, mixed: bool = False) -> Format:
-    """The format of a row, told by its column names.
+    """Return the format of a row, recognised by its column names.
 
-    ``mixed`` is for a mixture that was written to a file, which has the columns of several kinds:
-    there one that holds nothing says nothing, unless all do.
+    ``mixed`` is for a mixture that was written to a file. Its rows have the columns of several
+    kinds, so an empty column does not count, unless all of them are empty.
 
     Raises:
         ValueError: the columns belong to none of the known formats.
@@ -149,12 +149,12 @@ def format_of(row: Mapping[str, Any], *, where: str, mixed: bool = False) -> For
     hint = f"; did you mean columns={names}?" if names else ""
     raise ValueError(
         f"{where}: columns {', '.join(map(repr, row)) or '(none)'} belong to no known schema; "
-        f"wanted {wanted}. With columns={{…}} they may have names of your own{hint}"
+        f"expected {wanted}. For columns with other names, pass columns={{…}}{hint}"
     )
 
 
 def _tells(row: Mapping[str, Any], columns: list[str]) -> bool:
-    """Whether the row has the columns; if they are several, one of them has to hold something."""
+    """Whether the row has the columns; if there are several, one of them must hold something."""
     there = all(column in row for column in columns)
     return there and (len(columns) == 1 or any(holds(row[column]) for column in columns))
 
@@ -165,20 +165,20 @@ def columns_of(reader: Callable[..., Any]) -> frozenset[str]:
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -> dict[str, Any]:
-    """The row with the names of the formats: ``columns`` says what the row calls them.
+    """Return the row with the column names of the formats; ``columns`` maps them to its own names.
 
-    Raises ValueError for a name that no format has, for one that the row has not, and for one that
-    the row has besides.
+    Raises ValueError for a name that no format has, for an own name that the row does not have,
+    and if the row has a format's name as well.
     """
     for name, own in columns.items():
         if name not in _COLUMNS:
             raise ValueError(f"columns: {unknown_name('name', name, _COLUMNS)}")
         if own not in row:
-            raise ValueError(f"{where}: {name} is to be read: {unknown_name('column', own, row)}")
+            raise ValueError(f"{where}: cannot read {name}: {unknown_name('column', own, row)}")
         if name != own and name in row and name not in columns.values():
             raise ValueError(
-                f"{where}: columns {name!r} and {own!r} are both there, and {name} is to be read "
-                f"from {own!r}: remove {name!r}, or give it another name too"
+                f"{where}: the row has both columns {name!r} and {own!r}, but {name} is read "
+                f"from {own!r}: remove {name!r}, or name it in columns too"
             )
     names = {own: name for name, own in columns.items() if own != name}
     made = {column: value for column, value in row.items() if column not in names}

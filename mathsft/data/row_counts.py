@@ -1,4 +1,4 @@
-"""What became of a source's rows: read, dropped and why, and what else is worth a word."""
+"""Count what happens to a source's rows: read, dropped and why, and other remarks."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,33 +11,33 @@ _ROWS_SHOWN = 5
 
 
 def refuse_stream(rows: Any, *, name: str) -> None:
-    """Raise ValueError for rows that are streamed: they cannot be counted, drawn or ordered."""
+    """Raise ValueError for a stream of rows: they cannot be counted, drawn or ordered."""
     if isinstance(rows, IterableDataset):
         raise ValueError(
             f"{name}: a stream cannot be counted or drawn from. Read it without streaming: its "
-            "rows then lie on disk, not in memory"
+            "rows are then stored on disk, not in memory"
         )
 
 
 @dataclass
 class RowCounts:
-    """Counts while a source is read; ``line`` shows them to the user in one line."""
+    """Counts made while a source is read; ``line`` shows them to the user in one line."""
 
     read: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    places: dict[str, list[int]] = field(default_factory=dict)  # of the first rows dropped
+    places: dict[str, list[int]] = field(default_factory=dict)  # the first rows dropped
     notes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> "RowCounts":
-        """A tally that was kept as JSON of its fields (`vars`)."""
+        """Restore a tally from its fields (`vars`), which were stored as JSON."""
         counters = {name: Counter(kept[name]) for name in ("dropped", "notes", "unread")}
         return cls(**{**kept, **counters})
 
     def drop(self, reason: str, row: int) -> None:
-        """Row ``row`` (from 1; in JSON lines the line number) is left out for ``reason``."""
+        """Count row ``row`` (from 1; in JSON lines the line number) as dropped for ``reason``."""
         self.dropped[reason] += 1
         if len(places := self.places.setdefault(reason, [])) <= _ROWS_SHOWN:
             places.append(row)
@@ -55,7 +55,7 @@ class RowCounts:
                 f"{n:,} {reason} ({_places(self.places[reason])})"
                 for reason, n in self.dropped.items()
             ]
-            if len(reasons) == 1:  # the total says it already
+            if len(reasons) == 1:  # the total already shows the count
                 reasons = [reasons[0].partition(" ")[2]]
             text += f"; dropped {lost:,}: " + ", ".join(reasons)
         if self.notes:
@@ -64,7 +64,7 @@ class RowCounts:
 
 
 def not_read(unread: Counter[str]) -> list[str]:
-    """``not read: column 'hint' (7,473 rows)``, or nothing; the counts are of rows by name."""
+    """``not read: column 'hint' (7,473 rows)`` in a list, or []; ``unread`` counts rows by name."""
     names = [f"{name} ({n:,} row{'s' * (n > 1)})" for name, n in unread.most_common()]
     return ["not read: " + ", ".join(names)] if names else []
 

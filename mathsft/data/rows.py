@@ -1,4 +1,4 @@
-"""The kinds of rows, and all that differs between them. Whoever handles rows asks their kind.
+"""The kinds of rows, and how they differ. Code that handles rows looks up their kind here.
 
 | kind | columns | what it asks |
 |---|---|---|
@@ -53,12 +53,12 @@ FEATURES = Features(
 class RowKind:
     """One kind of row.
 
-    ``features`` are its columns, with text where text or messages may stand. ``told_by`` are the
-    columns that hold something in its rows and not in others' (`kind_of` asks the kinds in order).
-    ``asks_in`` is the column with what a row asks. ``reader`` reads a row with these columns;
-    ``example`` makes a worked example of a row. ``more`` are columns that only some data sets
-    have, ``talk`` those that hold messages or may do so, ``also`` those that the reader reads
-    besides.
+    ``features`` are its columns; a column for text or messages has the type text. ``told_by`` are
+    the columns that identify the kind, because only its rows fill them (`kind_of` checks the kinds
+    in order). ``asks_in`` is the column with what a row asks. ``reader`` reads a row with these
+    columns; ``example`` makes a worked example from a row. ``more`` are columns that only some
+    data sets have, ``talk`` those that hold or may hold messages, ``also`` those that the reader
+    reads in addition.
     """
 
     name: str
@@ -77,24 +77,24 @@ class RowKind:
         return frozenset([*self.features, *self.more, *self.also])
 
     def tells(self, row: Row) -> bool:
-        """Whether a row is of this kind, if it is of no kind before it."""
+        """Whether a row is of this kind, provided that no earlier kind matches."""
         return all(row.get(column) is not None for column in self.told_by)
 
     def read(
         self, row: Row, *, where: str, source: str = "", counted: set[str] | None = None, **how: Any
     ) -> dict[str, Any]:
-        """A row that has this kind's columns, checked, as `load_problems` gives it.
+        """Check a row that has this kind's columns; return it as `load_problems` does.
 
         Args:
             where: names file and row in errors.
-            source: what ``source`` says if the row does not.
-            counted: gets the columns and keys that hold something and are not read.
+            source: the value of ``source`` if the row has none.
+            counted: collects the columns and keys that hold something and are not read.
             how: arguments of the kind's own reader, such as ``any_role`` for messages.
 
         Raises:
-            UnusableRowError: the row cannot be used, or says not to train it.
-            ValueError: a missing column, another type, or a column that may change what the row
-                means and is not read (`mathsft.data.columns`).
+            UnusableRowError: the row cannot be used, or says that it should not be trained.
+            ValueError: a missing column, another type, or a column that is not read but may
+                change what the row means (`mathsft.data.columns`).
         """
         counted = set() if counted is None else counted
         names: dict[str, Any] = {"where": where, "source": source, "counted": counted}
@@ -111,7 +111,7 @@ class RowKind:
         counted: set[str],
         **how: Any,
     ) -> dict[str, Any]:
-        """As `read`, for rows in another format with a reader and ``columns`` of its own."""
+        """Like `read`, for rows in another format, which has its own reader and ``columns``."""
         check_columns(row, where=where, read=columns, counted=counted, kind=self)
         if self.talk:
             how["counted"] = counted
@@ -129,7 +129,7 @@ class RowKind:
 
 
 def answered(row: Row, answer: Any) -> Row:
-    """A prompt with one of its answers as a row to train on: a conversation, or texts."""
+    """Join a prompt and one of its answers into a row to train on: a conversation, or texts."""
     prompt = row["prompt"]
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": answer}
@@ -179,7 +179,7 @@ PREFERENCE = RowKind(
     example=lambda row: answered(row, row["chosen"]),
     more=CHAT_COLUMNS,
     talk=frozenset({"prompt", "chosen", "rejected"}),
-    also=frozenset({"conversations"}),  # the prompt, beside an object each for chosen and rejected
+    also=frozenset({"conversations"}),  # the prompt, if chosen and rejected are one object each
 )
 GROUP = RowKind(
     name="group",
@@ -191,15 +191,15 @@ GROUP = RowKind(
     more=CHAT_COLUMNS,
     talk=frozenset({"prompt", "completions"}),
 )
-# In the order in which `kind_of` asks them: a prompt may have any of the answers.
+# In the order in which `kind_of` checks them: pairs and groups have a prompt column too.
 KINDS = {kind.name: kind for kind in (PREFERENCE, GROUP, CHAT, PROMPT, PROBLEM)}
 
 
 def kind_of(rows: Row | Dataset, *, where: str = "rows") -> RowKind:
     """The kind of a row, or of all ``rows`` of a data set.
 
-    Raises ValueError, which begins with ``where``, if it is of none, and for a data set that
-    holds several kinds.
+    Raises ValueError (the message begins with ``where``) for a row of no known kind, and for a
+    data set that holds several kinds.
     """
     if isinstance(rows, Dataset):
         kinds = kinds_in(rows.features) or ([kind_of(rows[0])] if len(rows) else [])
@@ -211,11 +211,11 @@ def kind_of(rows: Row | Dataset, *, where: str = "rows") -> RowKind:
         if kind.tells(rows):
             return kind
     told = ", or ".join(" and ".join(kind.told_by) for kind in KINDS.values())
-    raise ValueError(f"{where}: a row of no known kind. It has to have {told}; found {rows!r:.60}")
+    raise ValueError(f"{where}: a row of no known kind. It must have {told}; found {rows!r:.60}")
 
 
 def kinds_in(columns: Iterable[str]) -> list[RowKind]:
-    """The kinds of which all columns are there."""
+    """The kinds whose columns are all present."""
     names = set(columns)
     return [kind for kind in KINDS.values() if kind.features.keys() <= names]
 
@@ -228,11 +228,11 @@ def asked(row: Row) -> list[str]:
 def check_columns(
     row: Row, *, where: str, read: frozenset[str], counted: set[str], kind: RowKind
 ) -> None:
-    """What becomes of the columns of a row that are not ``read`` (`mathsft.data.columns`).
+    """Count or refuse the columns of a row that are not ``read`` (`mathsft.data.columns`).
 
     Raises what `RowKind.read` raises.
     """
-    made_of_turns = "messages" in kind.features and "instruction" not in read  # Alpaca is not
+    made_of_turns = "messages" in kind.features and "instruction" not in read  # not Alpaca's
     refuse_half(row, where=where, read=read, talk=made_of_turns)
     paired = kind is PREFERENCE
     counted |= {f"column {name!r}" for name in unread(row, where=where, read=read, paired=paired)}

@@ -1,8 +1,8 @@
-"""The published schemas, each turned into the one schema of the kit.
+"""The published schemas, each converted to the kit's one schema.
 
-A row's fault is either its own or its file's. A row that is well formed but unusable (an
-empty question) raises ``UnusableRowError`` and is counted; a row that lacks a column or holds
-another type than the schema says means that the file is not in that schema, and is an error.
+A faulty row has one of two causes: the row or its file. A row that is well formed but unusable
+(an empty question) raises ``UnusableRowError`` and is counted. A row without a column, or with
+another type than the schema says, shows that the file is not in that schema; this is an error.
 """
 
 from collections import Counter
@@ -35,15 +35,15 @@ class Problem(TypedDict):
 
 
 class UnusableRowError(Exception):
-    """This row cannot be used; the message is the reason it is counted under."""
+    """This row cannot be used; the message is the reason under which it is counted."""
 
 
 def text_of(row: Mapping[str, Any], column: str, *, where: str, empty_ok: bool = False) -> str:
-    """The text in ``column`` of ``row``, stripped; ``where`` names file and row in errors.
+    """Return the text in ``column`` of ``row``, stripped; ``where`` names the row in errors.
 
     Raises:
-        ValueError: the row has no such column, or it holds something else than text.
-        UnusableRowError: it is empty or null, unless ``empty_ok``.
+        ValueError: the row has no such column, or the column does not hold text.
+        UnusableRowError: the text is empty or null, unless ``empty_ok``.
     """
     if column not in row:
         raise ValueError(
@@ -61,8 +61,8 @@ def text_of(row: Mapping[str, Any], column: str, *, where: str, empty_ok: bool =
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of an emoji: "\\ud83d"
         raise ValueError(
-            f"{where}, column {column!r}: half a character at position {error.start}, which no "
-            "text can hold; was the text cut in the middle of an emoji?"
+            f"{where}, column {column!r}: half a character at position {error.start}, which "
+            "is not valid text; was the text cut in the middle of an emoji?"
         ) from error
     return value.strip()
 
@@ -109,12 +109,12 @@ def from_mathqa(
     drop_disputed: bool = False,
     notes: Counter[str] | None = None,
 ) -> Problem:
-    """MathQA's published schema; ``reading`` says how its options are understood.
+    """MathQA's published schema; ``reading`` says how its options are read.
 
     ``solution`` is the rationale as published (it may name another letter than ``correct``;
-    MathQA is noisy), ``answer`` the right choice's number, "" where it is not one plain number.
-    The clean reading counts in ``notes`` what it repaired and what the formula says of the
-    label, and leaves out what ``drop_disputed`` names: rows in which the two disagree.
+    MathQA is noisy). ``answer`` is the number in the right choice, or "" if it is not one plain
+    number. The clean reading counts in ``notes`` what it repaired and whether the formula agrees
+    with the label. With ``drop_disputed`` it leaves out rows in which the two disagree.
     """
     question = text_of(row, "Problem", where=where)
     solution = text_of(row, "Rationale", where=where, empty_ok=True)
@@ -162,10 +162,10 @@ def _check(
     notes: Counter[str],
     where: str,
 ) -> None:
-    """What the clean reading has to say of a row, or the reason why it cannot be used."""
+    """Note what the clean reading finds in a row, or raise why the row cannot be used."""
     values = [choice_answer(choice) or choice for choice in choices]
     if values.count(values[label]) > 1:
-        raise UnusableRowError("the right choice stands there twice")
+        raise UnusableRowError("the right choice appears twice")
     formula = ""
     if "annotated_formula" in row:  # AQuA's rows, in the same schema, have none
         formula = text_of(row, "annotated_formula", where=where, empty_ok=True)
@@ -187,8 +187,8 @@ def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
         if column not in row:
             raise ValueError(
                 f"{where}: column {column!r} is missing; the row has {', '.join(map(repr, row))} "
-                "and was taken for mathsft's own schema. Rows of question and worked answer are "
-                "read too: name the columns question, answer"
+                "and is read in mathsft's own schema. If the rows have only a question and a "
+                "worked answer, name the columns question, answer"
             )
     row = {**row, "choices": parsed(row["choices"])}
     for column, kind in (("choices", list), ("label", int)):

@@ -14,7 +14,7 @@ from mathsft.data.local_files import SUFFIXES, Row, check_file, iterate_rows, su
 from mathsft.data.readers import format_of
 from mathsft.data.schemas import UnusableRowError
 
-_COMPRESSED = 5  # about how many times smaller text is in .gz
+_COMPRESSED = 5  # text is about this many times smaller in .gz
 
 # Each source by name: its splits, and its repository and configuration on the hub
 # (none for the sources that are generated).
@@ -30,10 +30,10 @@ SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, str | None] | None]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """The rows of one source and how to speak of them.
+    """The rows of one source, and its names in output and in errors.
 
-    ``rows()`` begins with the first row at each call. ``stamp`` changes if the rows do; it is
-    None for rows that are generated. ``size`` is about how many bytes they are.
+    ``rows()`` begins with the first row at each call. ``stamp`` changes if the rows change; it is
+    None for rows that are generated or streamed from the hub. ``size`` is roughly in bytes.
     """
 
     rows: Callable[[], Iterator[Row]]
@@ -47,16 +47,16 @@ class Origin:
 def open_source(
     source: str | Path, *, split: str, limit: int | None, whole: bool, streaming: bool = False
 ) -> Origin:
-    """All rows of ``source`` as they are published.
+    """Return all rows of ``source`` as they are published.
 
-    A generated source writes ``limit`` rows and no more, unless ``whole`` asks for all of
-    its usual number first (because they are to be shuffled). With ``streaming`` the hub's rows
-    are not downloaded as a whole first.
+    A generated source writes only ``limit`` rows, unless ``whole`` asks for its full usual
+    number first (because the rows will be shuffled). With ``streaming``, rows from the hub are
+    not downloaded completely first.
 
     Raises:
         ValueError: unknown source or split (the message names those that exist), or a file
             that is broken (see ``read_rows``).
-        FileNotFoundError, IsADirectoryError: a path that leads to no file.
+        FileNotFoundError, IsADirectoryError: the path does not lead to a file.
         ConnectionError: the hub does not answer, or does not have the rows.
     """
     path = local_path(source)
@@ -94,7 +94,7 @@ def open_source(
 
 
 def file_stamp(path: Path) -> tuple[str, int, int]:
-    """What tells a file from what it was before: its path, size and time of writing."""
+    """What shows that a file has changed: its path, size and modification time."""
     found = path.stat()
     return str(path.resolve()), found.st_size, found.st_mtime_ns
 
@@ -114,13 +114,13 @@ def _hub_table(repository: str, config: str | None, *, split: str, streaming: bo
     """One split of a hub data set, on disk or as a stream.
 
     Raises:
-        ConnectionError: for whatever reason the hub did not deliver; the cause is chained.
+        ConnectionError: the hub did not deliver, for any reason; the cause is chained.
     """
     from datasets import load_dataset
 
     try:
         rows = load_dataset(repository, config, split=split, streaming=streaming)
-    except Exception as error:  # hub, HTTP and cache layers have some ten unrelated classes
+    except Exception as error:  # hub, HTTP and cache raise some ten unrelated classes
         raise ConnectionError(
             f"{repository} (split {split}) could not be loaded from the hub "
             f"({type(error).__name__}: {error}). Without a network use 'tiny-gsm' or "
@@ -130,12 +130,12 @@ def _hub_table(repository: str, config: str | None, *, split: str, streaming: bo
 
 
 def questions_of(given: str | Path | Iterable[str]) -> list[str]:
-    """Questions given as a list, or as the path of a local file in any known schema.
+    """Return questions given as a list, or as the path of a local file in any known schema.
 
     Raises:
         ValueError: a file that is broken, has an unusable row, or has a part of its questions in a
-            column that is not read. None is skipped here: a list that rows are held against must
-            be whole.
+            column that is not read. No row is skipped here: a list that other rows are compared
+            with must be complete.
     """
     if not isinstance(given, (str, Path)):
         return list(given)
@@ -154,11 +154,11 @@ def questions_of(given: str | Path | Iterable[str]) -> list[str]:
 
 
 def local_path(source: str | Path) -> Path | None:
-    """``source`` as a path, None where it names one of ``SOURCES`` or a hub data set."""
+    """``source`` as a path; None if it names one of ``SOURCES`` or a hub data set."""
     if source in SOURCES:
         return None
     path = Path(source).expanduser()
-    # The ".5" of owner/name-2.5 is no suffix.
+    # The ".5" of owner/name-2.5 is not a suffix.
     if isinstance(source, Path) or re.fullmatch(r"\.[A-Za-z]+", suffix_of(path)) or path.exists():
         return path
     known = {name: name for name in SOURCES}

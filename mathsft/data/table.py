@@ -1,4 +1,4 @@
-"""Rows as an Arrow table on disk, so that a data set takes no memory and is converted once."""
+"""Rows as an Arrow table on disk: a data set takes no memory and is converted only once."""
 
 import json
 import shutil
@@ -16,14 +16,14 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from mathsft.data.messages import keys_in, keys_of, type_with
 from mathsft.data.rows import KINDS, RowKind, kinds_in
 
-_BATCH = 1000  # rows that are held at a time
+_BATCH = 1000  # rows held in memory at a time
 _ROWS, _NOTES = "rows.arrow", "notes.json"
 
 
 class Columns:
-    """The columns that rows need, found as they come: those of their kinds, and of what they hold.
+    """The columns that rows need, found row by row from their kinds and their content.
 
-    A column that may hold messages has the keys that some message has.
+    A column that may hold messages has every key that at least one message has.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Columns:
         self._texts: set[str] = set()
 
     def add(self, row: dict[str, Any], kind: RowKind, *, where: str) -> None:
-        """Raises ValueError if a column holds text in one row and messages in another."""
+        """Add a row; ValueError if a column holds text in one row and messages in another."""
         self._kinds.add(kind.name)
         self._more |= kind.more.keys() & row.keys()
         for column in kind.talk:
@@ -51,13 +51,13 @@ class Columns:
     def _refuse_both(self, column: str, where: str) -> None:
         if column in self._texts and column in self._keys:
             raise ValueError(
-                f"{where}, column {column!r}: text in some rows and messages in others, which no "
-                "column can hold: give all rows in one form"
+                f"{where}, column {column!r}: text in some rows and messages in others; a column "
+                "can hold only one of the two: give all rows in one form"
             )
 
     @property
     def features(self) -> Features:
-        """What the rows so far need."""
+        """The columns and types that the rows so far need."""
         found: dict[str, Any] = {}
         for kind in reversed(KINDS.values()):
             if kind.name in self._kinds:
@@ -69,7 +69,7 @@ class Columns:
 
 
 def in_schema(features: Mapping[str, Any]) -> bool:
-    """Whether columns are those that rows of some kinds have in `load_problems`, and no others."""
+    """Whether `load_problems` makes these columns: those of one or more kinds, and no others."""
     kinds = kinds_in(features)
     known = {name: held for kind in kinds for name, held in {**kind.more, **kind.features}.items()}
     talk = frozenset().union(*(kind.talk for kind in kinds))
@@ -85,7 +85,7 @@ def in_schema(features: Mapping[str, Any]) -> bool:
 
 
 class RowWriter:
-    """Writes rows of any kinds to a file. If a later row needs more columns, all get them."""
+    """Writes rows of any kinds to a file. If a later row needs more columns, all rows get them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -140,11 +140,11 @@ class RowWriter:
 
 
 def stored(write: Callable[[Path], Any], key: str | None) -> tuple[Dataset, Any]:
-    """The table that ``write`` writes to the path it is given, and what it returns as notes.
+    """Return the table that ``write`` writes to its path, and the notes that it returns.
 
-    With a ``key``, both are kept in the cache of `datasets` (``HF_DATASETS_CACHE``), and what is
-    there under this key is read in place of being written again; the table stays on disk. Without
-    one, the table is in memory. The notes have to be JSON.
+    With a ``key``, both are kept in the cache of `datasets` (``HF_DATASETS_CACHE``); if the cache
+    has this key already, they are read and not written again. The table stays on disk. Without a
+    key, the table is in memory. The notes must be JSON.
     """
     if key is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +161,7 @@ def stored(write: Callable[[Path], Any], key: str | None) -> tuple[Dataset, Any]
             (made / _NOTES).write_text(json.dumps(notes), encoding="utf-8")
             made.rename(kept)
         except OSError:
-            if not (kept / _NOTES).exists():  # else another process was quicker
+            if not (kept / _NOTES).exists():  # else another process was faster
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)

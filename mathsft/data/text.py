@@ -1,8 +1,8 @@
-"""Text as it is read: files row by row, and one spelling for what looks the same to a reader.
+"""Read text files line by line, and give text that looks the same one plain spelling.
 
-Files may be compressed; they are UTF-8, or the error names the line. Unicode has several
-characters for one sign: ``’`` and ``'``, ``−`` and ``-``, ``½`` and ``1/2``, and some that are
-invisible. Answers are read, and questions compared, in the plain spelling.
+Files may be compressed. They must be UTF-8; if not, the error names the line. Unicode has several
+characters for one sign: ``’`` and ``'``, ``−`` and ``-``, ``½`` and ``1/2``. Some are invisible.
+Answers are read, and questions are compared, in the plain spelling.
 """
 
 import gzip
@@ -22,7 +22,7 @@ _APOSTROPHES = (
 _QUOTES = "\u201c\u201d\u201e\u201f\u2033\u2036\u02ba\u00ab\u00bb\u301d\u301e\u301f\uff02"
 # Hyphens, dashes and minus signs that Unicode does not call dashes (category Pd).
 _DASHES = "\u2212\u02d7\u2043\u2796"
-# Characters without a shape that Unicode does not call formatting (category Cf).
+# Invisible characters that Unicode does not call formatting (category Cf).
 _SHAPELESS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
 _OTHERS = {"\u2800": " ", "\u066b": ".", "\u066c": ",", "\u066a": "%"}  # Arabic . , %
 _RAISED = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
@@ -31,7 +31,7 @@ _LEVEL = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
 _SMALL_FRACTION = re.compile(f"([{_RAISED}]+)[/\u2044\u2215]([{_LOWERED}]+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 _SCRIPT = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
-# "2½" is 2 1/2 and not 21/2, "5①" is not 51: a non-character marks where a sign became digits.
+# "2½" is 2 1/2, not 21/2; "5①" is not 51. This non-character marks where a sign became digits.
 _EDGE = "\uffff"
 _BETWEEN_DIGITS = re.compile(rf"(?<=\d){_EDGE}+(?=\d)")
 _ESCAPED = re.compile(r"\\+([!-/:-@\[-`{-~])")
@@ -40,8 +40,8 @@ _FORMULA = re.compile(r"\$\$?(?=[^\s$])([^$]*?)(?<=[^\s$])\$\$?(?!\d)")
 _FORMULA_BRACKETS = re.compile(r"\\+[()\[\]]")
 _LONG_DASH = re.compile(r"--+(?![\d(.])")
 _SAME_SIGN = str.maketrans({"\u00d7": "x", "\u00f7": "/", "\u22c5": "\u00b7"})
-# At the end these go, but not what belongs to a number: 5! and n! are factorials, 5' and 5" feet
-# and inches.
+# These are removed at the end of a text, unless they belong to a number: 5! and n! are factorials,
+# 5' and 5" are feet and inches.
 _ENDING = ".?,;:!'\"\u3001\u3002\u037e\u061f"
 _FACTORIAL_OR_LENGTH = re.compile(r"(?<=\d)['\"]|(?:(?<=[\d)])|(?<=\b[a-z]))!")
 _BEGINNING = " '\"\u00a1\u00bf"
@@ -51,10 +51,10 @@ _MARK = b"\xef\xbb\xbf"  # some editors put a byte order mark first
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, of ``.gz`` those that are compressed in it.
+    """Open a file to read its bytes; a ``.gz`` file is decompressed.
 
-    Raises ValueError, also while it is read in the ``with`` block, for a compressed file that is
-    damaged or cut off.
+    Raises ValueError for a compressed file that is damaged or cut off, also later, while the file
+    is read in the ``with`` block.
     """
     compressed = path.suffix.lower() == ".gz"
     try:
@@ -65,9 +65,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file without their ends, one at a time.
+    """Yield the lines of a text file one at a time, without their line ends.
 
-    Lines end with ``\\n``: JSON allows U+2028 inside a string, and it is no line end there.
+    Only ``\\n`` ends a line: JSON allows U+2028 inside a string, where it does not end a line.
     Raises ValueError for bytes that are not UTF-8, with the line.
     """
     begin = 0
@@ -96,7 +96,7 @@ def _decoded(data: bytes, path: Path, *, line: int, begin: int) -> str:
 
 
 class _Spelling(dict[int, str]):
-    """For `str.translate`: each character's plain spelling, worked out once."""
+    """For `str.translate`: each character's plain spelling, computed once."""
 
     def __missing__(self, code: int) -> str:
         self[code] = spelled = _spelled(chr(code))
@@ -132,12 +132,12 @@ _SPELLING = _Spelling()
 
 
 def plain_text(text: str) -> str:
-    """``text`` in Unicode's NFKC, and more of what looks alike in one spelling.
+    """``text`` in Unicode's NFKC, with one spelling for more characters that look alike.
 
-    Quotes, apostrophes, dashes, minus signs, spaces and decimal digits become ASCII; invisible
-    characters go (zero-width, soft hyphen, byte order mark, direction marks, variation
-    selectors, control characters). NFKC alone would change numbers: here ``2½`` is ``2 1/2``
-    (not ``21/2``) and ``x²`` is ``x^2`` (not ``x2``). Letters keep their case; lines stay.
+    Quotes, apostrophes, dashes, minus signs, spaces and decimal digits become ASCII. Invisible
+    characters are removed (zero-width, soft hyphen, byte order mark, direction marks, variation
+    selectors, control characters). NFKC alone would change numbers; here ``2½`` is ``2 1/2``
+    (not ``21/2``) and ``x²`` is ``x^2`` (not ``x2``). Case and line breaks stay.
     """
     if text.isascii() and not _CONTROL.search(text):
         return text
@@ -156,7 +156,7 @@ def _script(raised: str) -> str:
 def reader_text(text: str) -> str:
     """``text`` without what a reader does not see, for comparing questions.
 
-    On top of `plain_text`: lower case, single spaces, HTML's and backslash's escapes undone
+    In addition to `plain_text`: lower case, single spaces, no HTML or backslash escapes
     (``&amp;``, ``\\$``), formulas without their ``$…$`` or ``\\(…\\)``, ``--`` and ``—`` as one
     dash, TeX's quotes as quotes, × as x and ÷ as /, and no punctuation at the end. Signs inside
     stay: ``3 + 2`` and ``3 - 2``, ``1.5`` and ``15``, ``-5`` and ``5``, ``5!`` and ``5`` differ.
@@ -165,7 +165,7 @@ def reader_text(text: str) -> str:
         text = html.unescape(text)
     plain = plain_text(text).translate(_SAME_SIGN) if not text.isascii() else plain_text(text)
     plain = plain.casefold()
-    if not plain.isascii():  # casefold can leave characters that compose
+    if not plain.isascii():  # casefold can leave characters that NFKC combines
         plain = unicodedata.normalize("NFKC", plain)
     if "\\" in plain:
         plain = _ESCAPED.sub(r"\1", _FORMULA_BRACKETS.sub(" ", plain))

@@ -1,9 +1,9 @@
-"""ASDiv and SVAMP: a story, a question about it, and an equation in place of a worked solution.
+"""ASDiv and SVAMP: a story, a question about it, and an equation instead of a worked solution.
 
 ASDiv (Miao et al. 2020, https://aclanthology.org/2020.acl-main.92) and SVAMP (Patel et al. 2021,
 https://aclanthology.org/2021.naacl-main.168). The question alone cannot be answered, so story and
-question are joined. The equation becomes the solution where it can be computed and gives the
-answer; the two disagree in a few rows, and nobody can tell which is right.
+question are joined. The equation becomes the solution if it can be computed and gives the answer.
+In a few rows the two disagree; these rows are dropped, since either could be wrong.
 """
 
 import ast
@@ -26,7 +26,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 _SIGNS = str.maketrans("×÷−–", "*/--")
 _UNIT = re.compile(r"\s*\(\s*[A-Za-z][^()]*\)")  # "18 (kg) * 1000 (g/kg)"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_LONGEST = 300  # characters; beyond, it is no equation of a school problem
+_LONGEST = 300  # characters; a longer text is not the equation of a school problem
 
 
 def from_asdiv(
@@ -64,7 +64,7 @@ def _problem(
         raise UnusableRowError("whose answer is not one number")
     try:
         solution, agrees = worked_equation(equation, found)
-    except ValueError:  # the question and its answer are good without it
+    except ValueError:  # the question and its answer can be used without it
         solution, agrees = "", True
         if notes is not None:
             notes[f"without a solution ({columns[2]} cannot be computed)"] += 1
@@ -81,10 +81,10 @@ def _problem(
 
 
 def worked_equation(equation: str, answer: str) -> tuple[str, bool]:
-    """An equation as a person writes it, and whether its steps are right and give ``answer``.
+    """Return an equation as a person writes it, and whether it is right and gives ``answer``.
 
-    ``7+2=9`` gives ``7 + 2 = 9``, ``( 8.0 - 3.0 )`` gives ``8 - 3 = 5``, and steps that ``;`` sets
-    apart are a line each. A result may be rounded to its decimals. Units in brackets are left out.
+    ``7+2=9`` gives ``7 + 2 = 9``, ``( 8.0 - 3.0 )`` gives ``8 - 3 = 5``, and steps separated by
+    ``;`` get a line each. A result may be rounded to its decimals. Units in brackets are left out.
     Raises ValueError for what is not plain arithmetic, such as a ratio or a remainder.
     """
     if len(equation) > _LONGEST:
@@ -126,7 +126,7 @@ def _value(node: ast.expr) -> Fraction:
 
 
 def _tidy(tree: ast.expr) -> ast.expr:
-    """``8.0`` as ``8``; the brackets that change nothing are not in the tree."""
+    """Write ``8.0`` as ``8``. Redundant brackets are not in the tree anyway."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, float):
             node.value = int(node.value) if node.value.is_integer() else node.value
@@ -134,7 +134,7 @@ def _tidy(tree: ast.expr) -> ast.expr:
 
 
 def _equal(number: Fraction, written: str, other: Fraction) -> bool:
-    """Whether a number is another one, or is rounded to the decimals that are written."""
+    """Whether two numbers are equal, up to rounding to the decimals of ``written``."""
     decimals = re.fullmatch(r"-?\d*\.(\d+)", written)
     most = Fraction(1, 2 * 10 ** len(decimals[1])) if decimals else 0
     return abs(number - other) <= most

@@ -1,4 +1,4 @@
-"""What is known about the difference of two models that answered the same questions."""
+"""Compare models that answered the same questions."""
 
 import math
 from collections.abc import Sequence
@@ -17,12 +17,13 @@ RESAMPLES = 10_000  # the interval's ends are then known to about 0.02 standard 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``b`` against ``a``, question by question; shares are 0 to 1.
+    """``b`` compared with ``a``, question by question; shares are 0 to 1.
 
-    ``difference`` is accuracy of b minus that of a, with its 95 % interval ``low`` to ``high``;
-    ``gained`` questions only b answers, ``lost`` only a. ``p`` is McNemar's exact p, and
-    ``p_holm`` that corrected for all comparisons of the table it is in. ``detectable`` is the
-    smallest true difference that would show (p < 0.05) four times out of five.
+    ``difference`` is the accuracy of b minus that of a, with its 95 % interval ``low`` to
+    ``high``. Only b answers the ``gained`` questions correctly, only a the ``lost`` ones. ``p`` is
+    McNemar's exact p; ``p_holm`` is p corrected for all comparisons in the same table.
+    ``detectable`` is the smallest true difference that would show (p < 0.05) four times out of
+    five.
     """
 
     a: str
@@ -40,7 +41,7 @@ class Comparison:
     def __str__(self) -> str:
         shows = f"a true difference of {100 * self.detectable:.1f} points would show"
         if self.detectable == 1:
-            shows = "too few questions tell the two apart for any difference to show"
+            shows = "too few questions are answered differently for any difference to show"
         return (
             f"{self.b} against {self.a}: {100 * self.difference:+.1f} points "
             f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}], {self.gained} gained and "
@@ -49,18 +50,19 @@ class Comparison:
 
 
 def compare(a: Result, b: Result, *, metric: str = "acc", seed: int = 0) -> Comparison:
-    """How ``b`` differs from ``a`` on the same questions by ``metric``, "acc" or "acc_norm".
+    """Compare ``b`` with ``a`` on the same questions by ``metric``, "acc" or "acc_norm".
 
-    The interval is the percentile bootstrap over questions (Efron 1979). A question adds +1, 0
-    or -1 to the difference, so that a resample of n questions is one multinomial draw of the
-    three counts: the same distribution, ten thousand resamples in a millisecond, drawn
-    by ``seed``.
+    The interval is a percentile bootstrap over questions (Efron 1979). A question adds +1, 0 or
+    -1 to the difference, so a resample of n questions is one multinomial draw of the three
+    counts. The distribution is the same, and ten thousand resamples take a millisecond. ``seed``
+    seeds the draw.
 
-    McNemar's exact test (1947): if both were equally good, a question that only one of them
-    answers would be a fair coin. Questions that both answer, or neither, tell nothing.
+    McNemar's exact test (1947): if both models were equally good, each question that only one of
+    them answers correctly would be the toss of a fair coin. Questions that both answer correctly,
+    or neither, say nothing.
 
     Raises:
-        ValueError: other questions, another task, a metric that is not right or wrong; or
+        ValueError: different questions or tasks; a metric that is not right or wrong; or
             log-likelihoods that are all equal: then one model was scored twice.
     """
     return compare_all([a, b], metric=metric, seed=seed)[0]
@@ -73,15 +75,15 @@ def compare_all(
     metric: str = "acc",
     seed: int = 0,
 ) -> list[Comparison]:
-    """All pairs of ``results``, or each against ``base``, with p corrected for their number.
+    """Compare all pairs of ``results``, or each with ``base``; p is corrected for their number.
 
-    ``p_holm`` is Holm's (1979): with m comparisons and no true difference, at most one in
-    twenty such tables shows any p_holm below 0.05, where one in twenty single p do.
+    ``p_holm`` is Holm's (1979). With m comparisons and no true difference, at most one in twenty
+    such tables shows any p_holm below 0.05; of single p values, one in twenty is below 0.05.
 
     Args:
-        base: one of ``results``, with which each other one is compared; default: all pairs.
+        base: one of ``results``, which each other one is compared with; default: all pairs.
         metric: what counts as right, "acc" or "acc_norm".
-        seed: of the resamples that the intervals come from.
+        seed: the seed of the resamples that the intervals come from.
 
     Raises what `compare` raises.
     """
@@ -124,13 +126,13 @@ def detectable_difference(n: int, unequal: float, *, power: float = 0.8) -> floa
 
     Args:
         n: the number of questions.
-        unequal: the share of questions that only one of the two answers correctly; it is the
-            source of a paired comparison's noise.
+        unequal: the share of questions that only one of the two answers correctly; these
+            questions are the noise of a paired comparison.
         power: the probability with which the difference shows; 0.8 is the usual choice.
 
-    Solves Connor's (1987, Biometrics 43:207) sample size of McNemar's test,
+    Solves Connor's sample size for McNemar's test (1987, Biometrics 43:207),
     ``n d² = (z₀.₉₇₅ √u + z_power √(u − d²))²``, for d. The result is 1 (no difference shows) if
-    even d = u would not show: too few questions are answered differently.
+    even d = u would not show, because too few questions are answered differently.
     """
     from scipy.optimize import brentq
     from scipy.stats import norm
@@ -144,5 +146,5 @@ def detectable_difference(n: int, unequal: float, *, power: float = 0.8) -> floa
     def short(d: float) -> float:
         return math.sqrt(n) * d - level * math.sqrt(unequal) - reach * math.sqrt(unequal - d * d)
 
-    # The two kinds of unequal answers make up u, so their difference cannot exceed it.
+    # u is the share gained plus the share lost, so their difference cannot exceed it.
     return float(brentq(short, 0, unequal)) if short(unequal) > 0 else 1.0

@@ -1,6 +1,6 @@
-"""Which model was evaluated, and whether a comparison compares what it says.
+"""Identify the model that was evaluated, and check that two compared models differ.
 
-A fingerprint of sixteen letters says which model: names do not.
+A fingerprint of sixteen letters identifies a model; a name does not.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from mathsft.models.computation import (
 )
 from mathsft.models.encoding import tokenizer_values
 
-# Of an adapter's configuration what is over when it has been made: where its layers are, and what
-# they began with (both are in the tensors), and what only training reads.
+# Settings of an adapter that no longer matter once it is made: where its layers are and how they
+# were initialised (the tensors show both), and what only training reads.
 _MADE = {
     "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform",
     "layers_pattern", "init_lora_weights", "loftq_config", "eva_config", "corda_config",
     "lora_ga_config", "lora_dropout", "task_type", "ensure_weight_tying",
 }  # fmt: skip
-# What the harness's model was told, beside the weights, that changes what it answers.
+# Settings of the harness's model that change its answers, besides the weights.
 _TOLD = (
     "max_length", "add_bos_token", "prefix_token_id", "softmax_dtype", "mixed_precision_dtype",
     "backend", "truncation", "enable_thinking", "chat_template_args", "think_end_token",
@@ -38,12 +38,12 @@ _CODE = ("mathsft", "lm_eval", "torch", "transformers", "peft", "bitsandbytes")
 
 
 def fingerprints(model: Any) -> tuple[str, str]:
-    """Of the base and of the adapter ("" without one): equal where both compute the same.
+    """The hashes of the base and of the adapter ("" without one); equal if both compute the same.
 
-    Every value of every weight and buffer counts, as it is in its dtype, with the configuration
-    (`mathsft.models.computation`). So a model in 4 bits, or in another dtype, is another one. Of
-    an adapter count also ``lora_alpha`` and the like, and whether it is merged or switched off.
-    In several processes call it in each.
+    Every value of every weight and buffer counts, in its dtype, and so does the configuration
+    (`mathsft.models.computation`). So a model in 4 bits, or in another dtype, is a different one.
+    For an adapter, ``lora_alpha`` and the like count too, and whether it is merged or switched
+    off. In several processes, call it in each.
     """
     base, adapter = base_and_adapter(model)
     inside = base_of(model) if isinstance(model, PeftModel) else model
@@ -60,11 +60,11 @@ def fingerprints(model: Any) -> tuple[str, str]:
 
 
 def cache_name(lm: Any, weights: str, adapter: str) -> str:
-    """What the harness's cache of answers is to be called, of a `ForestLM` with these fingerprints.
+    """The name of the harness's answer cache for a `ForestLM` with these fingerprints.
 
-    The harness knows an answer by its request alone. So the name also says the tokenizer, what
-    the model was told (`max_length`, ``add_bos_token``, …), how it generates, and which versions
-    of the libraries computed the answers. (The harness adds the process's number.)
+    The harness identifies an answer by its request alone. So the name also covers the tokenizer,
+    the model's settings (`max_length`, ``add_bos_token``, …), how it generates, and the versions
+    of the libraries that compute the answers. (The harness adds the process's number.)
     """
     generation = getattr(lm.model, "generation_config", None)
     about = {
@@ -84,8 +84,8 @@ def cache_name(lm: Any, weights: str, adapter: str) -> str:
 if TYPE_CHECKING:
     from mathsft.evaluation.results import Result
 
-# Nats by which scores of equal weights differ, at most, when they are batched in another way.
-# In half precision that is as much as a short training moves, so only equal ones count there.
+# Scores of equal weights differ by at most this many nats when the batches differ. In half
+# precision they differ as much as after a short training run, so there only equal scores count.
 ROUNDING = {"float32": 2e-4}
 
 
@@ -95,13 +95,13 @@ def check_tuned(
     """Raise unless the tuned model's scores differ somewhere from those of its base.
 
     ``base_scores`` and ``tuned_scores`` are what `choice_logprobs` gives for the same problems:
-    one list of log-probabilities in nats for each problem. Training moves every weight of an
-    adapter, so at least one score moves by more than nothing; scores that are all equal, to the
-    last bit, are the base's own.
+    one list of log-probabilities in nats for each problem. Training changes every weight of an
+    adapter, so at least one score changes. Scores that are all equal, to the last bit, are the
+    base's own.
 
     Raises:
-        ValueError: every score is equal, there is none, or the two do not hold the same number of
-            problems and of choices in each.
+        ValueError: all scores are equal, there is no score, or the two have different numbers of
+            problems, or of choices in a problem.
     """
     if len(base_scores) != len(tuned_scores):
         raise ValueError(
@@ -119,23 +119,22 @@ def check_tuned(
         raise ValueError("there is no score to compare")
     if all(list(b) == list(t) for b, t in zip(base_scores, tuned_scores, strict=True)):
         raise ValueError(
-            f"all {count:,} scores of the tuned model are exactly those of the base, so what was "
-            "scored is the base: the adapter was not in the model, or was never trained. It "
-            "happens where peft only warns that an adapter's keys fit nothing (the model was "
-            "wrapped twice: get_peft_model, or add_adapter's notebook cell, run again), or where "
-            "the base was given twice. Train with one add_adapter on a freshly loaded base, save "
-            "with save_adapter, and load with load_adapter, which checks the keys"
+            f"all {count:,} scores of the tuned model are exactly those of the base, so the base "
+            "was scored: the adapter was not in the model, or was never trained. This happens if "
+            "peft only warns that an adapter's keys fit nothing (the model was wrapped twice, by "
+            "running get_peft_model or add_adapter's notebook cell again), or if the base was "
+            "given twice. Train with one add_adapter on a freshly loaded base, save with "
+            "save_adapter, and load with load_adapter, which checks the keys"
         )
 
 
 def check_distinct(a: "Result", b: "Result") -> None:
     """Raise unless two evaluated models differ in some log-likelihood by more than rounding.
 
-    The failure of the public experiment this course grew from: a tuned model's accuracy
-    equalled its base's to the last digit, since the adapter's keys fitted nothing and the base
-    was scored in its place. With other batches the sums differ in their last digits, so "equal"
-    here allows for rounding, in float32. Results without log-likelihoods (generated
-    answers) are not judged.
+    In the public experiment that this course grew from, a tuned model's accuracy equalled its
+    base's to the last digit: the adapter's keys fitted nothing, and the base was scored instead.
+    Different batches change the last digits of the sums, so "equal" here allows for rounding, in
+    float32. Results without log-likelihoods (generated answers) are not checked.
 
     Raises:
         ValueError: all scores are equal; the message says what to do.
@@ -152,8 +151,8 @@ def check_distinct(a: "Result", b: "Result") -> None:
             "The same weights were scored twice: remove one of the two results, or evaluate the "
             "model that was meant"
             if same
-            else "One was scored in the other's place: the adapter was not in the model (peft only "
-            "warns where its keys fit nothing) or was never trained. Load the base with "
+            else "One was scored instead of the other: the adapter was not in the model (peft only "
+            "warns if its keys fit nothing) or was never trained. Load the base with "
             "load_model and the adapter with load_adapter, which checks its keys, and evaluate "
             "again"
         )

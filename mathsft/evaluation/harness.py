@@ -1,9 +1,9 @@
 """lm-evaluation-harness with log-likelihoods from the token forest.
 
 The harness's `HFLM` passes every choice through the model with its whole context. Here the
-requests of a call become forests (`mathsft.models.forest`): what they begin with, the
-question or the few-shot examples before it, passes once. Everything else, tasks, prompts,
-metrics, cache and logs, is the harness's own.
+requests of a call become forests (`mathsft.models.forest`): their common beginning, the
+question or the few-shot examples before it, passes once. Everything else (tasks, prompts,
+metrics, cache and logs) is the harness's own.
 """
 
 import copy
@@ -30,48 +30,49 @@ from mathsft.models.isolation import check_isolation
 from mathsft.models.likelihood import option_scores
 from mathsft.models.loading import adapter_tokenizer, load_model
 from mathsft.models.modes import evaluating, ties_untouched
-from mathsft.processes import check_not_sharded, processes, say
+from mathsft.models.sharding import check_not_sharded
+from mathsft.processes import processes, say
 
 Score = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would write it
 
 ROW_TOKENS = 2048  # in a longer row the mask costs more than a shared beginning saves
-# Arguments of HFLM that mean something for a model that is loaded.
+# Arguments of HFLM that have an effect on a model that is already loaded.
 _HFLM = {
     "max_length", "add_bos_token", "prefix_token_id", "truncation", "logits_cache", "backend",
     "softmax_dtype", "mixed_precision_dtype", "max_batch_size", "think_end_token",
     "enable_thinking", "chat_template_args",
 }  # fmt: skip
-PASS_TOKENS = {"cpu": 4096, "cuda": 32_768}  # with batch_size="auto"; halved where memory ends
+PASS_TOKENS = {"cpu": 4096, "cuda": 32_768}  # with batch_size="auto"; halved if memory runs out
 
 
 @register_model("mathsft")
 class ForestLM(TextLM):
-    """The harness's `HFLM` for causal models, scoring what shares a context as a forest.
+    """The harness's `HFLM` for causal models; requests that share a context become a forest.
 
     Args:
         pretrained: "tiny", a folder or a hub name (`load_model`), or a model that is loaded.
-        tokenizer: wanted with a loaded model; else the one that lies beside the weights.
-        peft: an adapter's folder or hub name (`load_adapter`, which raises where keys do not
+        tokenizer: required with a loaded model; default: the one stored beside the weights.
+        peft: an adapter's folder or hub name (`load_adapter`, which raises if keys do not
             match; the harness only warns and scores the base).
         quantize: load the base's projections in 4 bits.
         dtype, device, revision, attn_implementation: as in `load_model`.
         batch_size: a pass through the model holds as many tokens as this many of the longest
-            requests have, and at least 2,048 (or one question). "auto": 4,096 on a CPU, 32,768
-            on a GPU, and half of it whenever memory does not suffice.
+            requests, and at least 2,048 (or one question). "auto": 4,096 tokens on a CPU, 32,768
+            on a GPU, and half of it whenever memory runs out.
         progress_to: where the progress bar is written; default: standard error.
-        arguments: further ones of `HFLM`, such as ``max_length`` or ``add_bos_token``.
+        arguments: further arguments of `HFLM`, such as ``max_length`` or ``add_bos_token``.
 
-    The usual way of `HFLM` is gone by requests that share no context with another one (and
-    rolling log-likelihoods, generation), by those longer than the model's ``max_length``, and by
-    all where the model cannot keep the branches of a forest apart.
+    Some requests are scored in the usual way of `HFLM`: those that share no context with another
+    one (also rolling log-likelihoods and generation), those longer than the model's
+    ``max_length``, and all of them if the model cannot keep the branches of a forest apart.
     Log-softmax is in float32 (the usual way: ``softmax_dtype``).
 
-    In several processes (torchrun) each scores its share of the questions, on the device of its
-    own; process 0 gathers them (`mathsft.evaluation.requests`).
+    In several processes (torchrun), each scores its share of the questions on its own device;
+    process 0 gathers the scores (`mathsft.evaluation.requests`).
 
     Raises:
         ValueError: what `load_model` and `load_adapter` raise; ``peft`` and the like with a
-            loaded model; an argument that nobody would heed; a log-likelihood that is not finite.
+            loaded model; an argument that would be ignored; a log-likelihood that is not finite.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class ForestLM(TextLM):
         if isinstance(pretrained, str | Path):
             several = int(os.environ.get("WORLD_SIZE", "1")) > 1
             if str(device).startswith("cuda") and (several or not torch.cuda.is_available()):
-                device = None  # the harness's command line names a GPU when nobody named one
+                device = None  # the harness's command line names a GPU by default
             model, tokenizer = load_model(
                 pretrained,
                 quantize=quantize,
@@ -111,23 +112,23 @@ class ForestLM(TextLM):
         elif any((peft, quantize, dtype, device, revision, attn_implementation)):
             raise ValueError(
                 "peft, quantize, dtype, device, revision and attn_implementation go with a model's "
-                "name; a loaded model is what it is: give them to load_model, and put the adapter "
-                "on it with load_adapter"
+                "name; this model is already loaded: give them to load_model, and put the adapter "
+                "on the model with load_adapter"
             )
         elif tokenizer is None:
-            raise ValueError("a loaded model wants its tokenizer: give both")
+            raise ValueError("a loaded model needs its tokenizer: give both")
         for key in arguments:
-            if key not in _HFLM:  # HFLM takes any, and makes nothing of most
+            if key not in _HFLM:  # HFLM accepts any, and ignores most
                 raise ValueError(unknown_name("model argument", key, sorted(_HFLM)))
         batch_size = batch_size or "auto"
         self._pass_size = None if str(batch_size).startswith("auto") else int(batch_size)
         if self._pass_size is None and model.device.type == "cpu":
-            batch_size = 8  # for the usual way: to try sizes out takes longer here than to score
+            batch_size = 8  # for the usual way: trying sizes takes longer here than scoring
         limit, given = position_limit(model.config), arguments.get("max_length")
         if limit is not None and given is not None and int(given) > limit:
             raise ValueError(f"max_length={given}: the model has {limit:,} positions")
         if tokenizer is not None and tokenizer.pad_token is None:
-            tokenizer = copy.deepcopy(tokenizer)  # the harness gives it one, and it may be lent
+            tokenizer = copy.deepcopy(tokenizer)  # so the caller's is not changed
         with ties_untouched(model):
             super().__init__(
                 pretrained=model,
@@ -139,10 +140,10 @@ class ForestLM(TextLM):
             )
         state = processes(self.device.type)
         check_not_sharded(self.model)
-        if state.num_processes > 1:  # HFLM heeds them for models that it has loaded itself
+        if state.num_processes > 1:  # HFLM does this only for models that it loads
             self.accelerator = Accelerator(cpu=self.device.type == "cpu")
             self._rank, self._world_size = state.process_index, state.num_processes
-        # What the harness writes down about the model; an object would be looked up as a name.
+        # The harness records these. It would look an object up as if it were a name.
         self.pretrained = str(getattr(model, "name_or_path", ""))
         self.peft = None if peft is None else str(peft)
         self._apart: bool | None = None
@@ -174,14 +175,14 @@ class ForestLM(TextLM):
             total=len(requests) - len(alone),
             desc="log-likelihoods",
             leave=False,
-            delay=5,  # what takes no longer needs no bar
+            delay=5,  # shorter work needs no bar
             file=self._progress_to,
             disable=disable_tqdm or self.rank != 0 or not groups,
         )
         with evaluating(self.model), progress:
             for some in passes(requests, groups, pass_tokens=self._pass_tokens(requests)):
                 for index, score in self._forest(requests, some):
-                    check_finite([requests[index]], [score])  # before the cache has it
+                    check_finite([requests[index]], [score])  # before it gets into the cache
                     results[index] = score
                     if (key := requests[index][0]) is not None:
                         self.cache_hook.add_partial("loglikelihood", key, score)
@@ -189,14 +190,14 @@ class ForestLM(TextLM):
         return [results[index] for index in range(len(requests))]
 
     def _keeps_apart(self) -> bool:
-        """Whether the model can be told who sees whom; found out once."""
+        """Whether the model keeps the branches of a forest apart; checked only once."""
         if self._apart is None:
             self._apart = self.backend == "causal"
             try:
                 if self._apart:
                     check_isolation(self.model)
             except ValueError as reason:
-                say(f"each request goes through the model by itself: {reason}")
+                say(f"each request goes through the model on its own: {reason}")
                 self._apart = False
         return self._apart
 
@@ -209,7 +210,7 @@ class ForestLM(TextLM):
     def _forest(
         self, requests: Sequence[Request], groups: list[list[int]]
     ) -> Iterator[tuple[int, Score]]:
-        """Each request of the groups with its score, from one pass, or more if memory ends."""
+        """Each request of the groups with its score, from one pass, or more if memory runs out."""
         made = [sequences_of(requests, group) for group in groups]
         longest = max(TokenForest(group).tokens for group in made)
         row = min(max(ROW_TOKENS, longest), row_limit(self.model.config) or math.inf)

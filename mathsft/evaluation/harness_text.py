@@ -1,4 +1,4 @@
-"""The harness's `HFLM` as far as text goes: prompts as in training, and greedy answers."""
+"""How the harness's `HFLM` treats text: prompts as in training, and greedy answers."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,16 +14,16 @@ from mathsft.processes import say
 
 
 class TextLM(HFLM):
-    """Encodes and generates by the rules that training, samples and worked answers keep.
+    """Encodes and generates by the same rules as training, samples and worked answers.
 
     - A prompt never ends with the stop token (``add_eos_token=True``): nothing could follow it.
-    - Generation is by a configuration of ours (`mathsft.models.greedy.own_generation`): the
-      harness leaves repetition penalties and beams of the checkpoint's generation config in force
-      for tasks that ask for greedy answers. What the task itself asks for is done.
-    - It ends at `mathsft.models.encoding.stop_tokens`, besides the task's own ``until``.
-    - Prompts that are cut, as they leave no room for an answer, are counted in a printed line.
+    - Generation uses our own configuration (`mathsft.models.greedy.own_generation`). The harness
+      would keep the repetition penalties and beams of the checkpoint's generation config, even in
+      tasks that ask for greedy answers. What the task itself asks for still counts.
+    - It ends at `mathsft.models.encoding.stop_tokens`, and at the task's own ``until``.
+    - Prompts that leave no room for an answer are cut; a printed line says how many.
 
-    Raises ValueError where the logits that an answer is chosen by are not finite.
+    Raises ValueError if the logits of an answer are not finite.
     """
 
     _encoded: Mapping[str, list[int]] = {}  # what `loglikelihood` has encoded, while it runs
@@ -31,10 +31,10 @@ class TextLM(HFLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """As the harness's, with all texts tokenized in one call, each once."""
+        """As in the harness, but all texts are tokenized in one call, each once."""
         given = {text for r in requests for text in (r.args[0].rstrip(), r.args[0] + r.args[1])}
         bos = self.tokenizer.decode(self.prefix_token_id)
-        # A text that brings its own first token is the harness's to encode.
+        # The harness itself encodes a text that already begins with the first token.
         texts = [text for text in given if text and not text.startswith(bos)]
         special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
         if texts:
@@ -50,7 +50,7 @@ class TextLM(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **arguments: Any
     ) -> list[int]:
-        """As the harness's, without the stop token that some tokenizers put behind a text."""
+        """As in the harness, without the stop token that some tokenizers put after a text."""
         if add_special_tokens is None and not arguments and string in self._encoded:
             return self._encoded[string]
         ids: list[int] = super().tok_encode(string, add_special_tokens, **arguments)
@@ -63,7 +63,7 @@ class TextLM(HFLM):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """As the harness's; says how many prompts are cut from the left, which it does not."""
+        """As in the harness, but says how many prompts are cut from the left."""
         ids, seen = super().tok_batch_encode(strings, padding_side, None, truncation)
         kept = len(self.without_ending(ids[0].tolist()))
         if padding_side == "left":
@@ -79,16 +79,16 @@ class TextLM(HFLM):
 
     @cached_property
     def _ends_with(self) -> list[int]:
-        """What the tokenizer puts behind each text."""
+        """The tokens that the tokenizer puts after each text."""
         return [] if self.add_bos_token is False else special_ends(self.tokenizer)[1]
 
     def without_ending(self, ids: list[int]) -> list[int]:
-        """``ids`` without the tokens that the tokenizer, and not the text, ends with."""
+        """``ids`` without the tokens that the tokenizer added at the end."""
         last = self._ends_with
         return ids[: -len(last)] if last and ids[-len(last) :] == last else ids
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """As the harness's, by a generation configuration of ours."""
+        """As in the harness, with our own generation configuration."""
         say_ignored(self.model)
         with own_generation(self.model, self.tokenizer):
             answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)

@@ -1,4 +1,4 @@
-"""The pictures of the lessons. Each function draws one figure and returns it."""
+"""The plots of the lessons. Each function draws one figure and returns it."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -28,10 +28,10 @@ def plot_loss(
     ylabel: str = "loss per trained token",
     chance: float | None = None,
 ) -> Figure:
-    """Training loss in nats by optimiser step, from ``trainer.state.log_history``.
+    """Plot the training loss in nats by optimiser step, from ``trainer.state.log_history``.
 
-    Evaluation losses are drawn beside it where the log has them, and a dashed line at
-    ``chance``, the loss of who guesses (multiple choice: the logarithm of their number).
+    If the log has evaluation losses, they are drawn too. ``chance`` is a dashed line: the loss of
+    guessing (multiple choice: the logarithm of the number of choices).
     """
     figure, axes = _figure(6, 3)
     for key, label, colour in (("loss", "training", _INK), ("eval_loss", "held out", _WARM)):
@@ -46,9 +46,10 @@ def plot_loss(
 
 
 def plot_packing(rows: Sequence[Sequence[int]], *, max_length: int, title: str = "") -> Figure:
-    """Rows of documents as bars: ``rows[r]`` lists the lengths in tokens of row r's documents.
+    """Plot rows of documents as bars, one bar for each row.
 
-    Neighbouring documents differ in shade; what is left white, up to ``max_length``, is padding.
+    ``rows[r]`` lists the lengths in tokens of row r's documents. Neighbouring documents differ in
+    shade. The white rest, up to ``max_length``, is padding.
     """
     figure, axes = _figure(7, 0.6 + 0.14 * len(rows))
     for y, lengths in enumerate(rows):
@@ -63,9 +64,9 @@ def plot_packing(rows: Sequence[Sequence[int]], *, max_length: int, title: str =
 
 
 def plot_mask(mask: Any, tokens: Sequence[str]) -> Figure:
-    """Who sees whom: ``mask`` (L, L) of truths, row i the token that looks, column j the one seen.
+    """Plot ``mask``, (L, L): row i, column j is true if token i sees token j.
 
-    ``tokens`` are the L texts written at the rows, and at the columns by number only.
+    ``tokens`` are the L texts to write at the rows; the columns have numbers only.
     """
     size = 1.2 + 0.15 * len(tokens)
     figure, axes = _figure(size, size)
@@ -81,9 +82,9 @@ def plot_mask(mask: Any, tokens: Sequence[str]) -> Figure:
 def plot_accuracy(
     results: Mapping[str, Accuracy], *, chance: Mapping[str, float] | None = None, title: str = ""
 ) -> Figure:
-    """Accuracies as bars with their intervals; a dashed line where ``chance`` (0 to 1) has one.
+    """Plot accuracies as bars with intervals, and a dashed line for each bar in ``chance``.
 
-    ``chance`` is by the bars' names, since guessing gives each kind of question its own.
+    ``chance`` has shares (0 to 1) by bar name: guessing does not give the same for all questions.
     """
     figure, axes = _figure(1.6 + 1.1 * len(results), 3)
     for x, result in enumerate(results.values()):
@@ -110,9 +111,9 @@ def plot_intervals(
     title: str = "",
     colour: str = _INK,
 ) -> Figure:
-    """Accuracies as points on their intervals, a line for each, the first on top.
+    """Plot accuracies as points on their intervals, a line for each, the first on top.
 
-    For many runs, or long names. ``chance`` (0 to 1) is a dashed line.
+    Use it for many runs, or long names. ``chance`` (0 to 1) is a dashed line.
     """
     figure, axes = _figure(6.5, 0.9 + 0.32 * len(results))
     for y, result in enumerate(results.values()):
@@ -140,10 +141,10 @@ def plot_curves(
     ylabel: str = "accuracy",
     chance: float | None = None,
 ) -> Figure:
-    """Shares by size, one line for each of ``curves``: ``{"MathQA": {100: share, 1500: …}}``.
+    """Plot shares by size, one line for each of ``curves``: ``{"MathQA": {100: share, 1500: …}}``.
 
-    The sizes are on a logarithmic axis, as each doubling costs twice the rows. An `Accuracy`
-    is drawn with its interval, a number without; ``chance`` is a dashed line.
+    The axis of sizes is logarithmic, since each doubling costs twice the rows. An `Accuracy` is
+    drawn with its interval, a plain number without one; ``chance`` is a dashed line.
     """
     figure, axes = _figure(6, 3)
     sizes = sorted({size for curve in curves.values() for size in curve})

@@ -1,4 +1,4 @@
-"""All results on one page: a file that opens offline, on a phone as well."""
+"""Write all results on one page: an HTML file that opens offline and on a phone."""
 
 import math
 from collections.abc import Sequence
@@ -24,28 +24,28 @@ def write_report(
     base: str = "base",
     reference: bool = True,
 ) -> Path:
-    """Write one self-contained HTML page, and ``path`` with ``.csv`` beside it.
+    """Write one self-contained HTML page, and a CSV file of the same name beside it.
 
-    For each task, and each set of questions of it: the table of runs, a plot with intervals and
-    the chance level, the pairs of runs with McNemar's p corrected for their number, accuracy
-    by category; at the end how and where each run was made.
+    The page has a section for each task and each set of its questions: the table of runs, a plot
+    with intervals and the chance level, the pairs of runs with McNemar's p corrected for their
+    number, and accuracy by category. The end of the page says how and where each run was made.
 
     Args:
-        results: a folder of results (`load_results`), or results.
-        path: the page; it needs nothing beside it and no network.
-        base: the run that others are compared with; where a task has none of that name, the
-            one evaluated first.
-        reference: show the public experiment's numbers below, marked as not ours.
+        results: a folder of results (`load_results`), or a list of results.
+        path: the page to write; it needs no other file and no network.
+        base: the run that the others are compared with; if a task has no run of that name, the
+            first one evaluated.
+        reference: also show the public experiment's numbers, marked as not ours.
 
     Raises:
-        ValueError: no result at all, or what `results_table` raises.
+        ValueError: there is no result, or what `results_table` raises.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     if isinstance(results, str | Path):
         results = load_results(results)
     if not results:
-        raise ValueError("there is no result to report: evaluate(..., folder=...) makes some")
+        raise ValueError("there is no result to report: evaluate(..., folder=...) saves some")
     path = Path(path)
     environment = Environment(
         loader=PackageLoader("mathsft.evaluation"), autoescape=select_autoescape(["html", "j2"])
@@ -65,7 +65,7 @@ def write_report(
 
 
 def by_questions(results: Sequence[Result]) -> list[list[Result]]:
-    """Results to be compared, together: one task's same questions, with as many examples."""
+    """Group results that can be compared: same task, questions and number of examples."""
 
     def key(result: Result) -> tuple[str, int, int, list[str]]:
         return result.task, result.num_fewshot, -len(result.questions), result.ids
@@ -74,12 +74,12 @@ def by_questions(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def _judged(result: Result) -> bool:
-    """Whether each question is right or wrong; perplexities, for one, are not."""
+    """Whether each question is either right or wrong; a perplexity, for example, is neither."""
     return all(q["metrics"].get(result.metric) in (0, 1) for q in result.questions)
 
 
 def _section(results: list[Result], base: str) -> dict[str, Any]:
-    """What the page says of one task's runs, the oldest first and the base before all."""
+    """What the page says about one task's runs: the base first, then the others by date."""
     results = sorted(results, key=lambda r: (r.name != base, r.date))
     categories = sorted({q["category"] for q in results[0].questions} - {""})
     metric = results[0].metric
@@ -108,7 +108,7 @@ def _public() -> dict[str, Any]:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as a tag to put into a page; its width is the page's."""
+    """The figure as an ``<svg>`` tag; the page's style limits its width."""
     from matplotlib import pyplot
 
     drawn = StringIO()

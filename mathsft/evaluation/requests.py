@@ -1,4 +1,4 @@
-"""The harness's requests: sorted into what shares a forest, shared out, and run without noise."""
+"""Group the harness's requests for forests, divide them among processes, and run it quietly."""
 
 import logging
 import math
@@ -19,18 +19,18 @@ from lm_eval.api.task import Task
 from mathsft.compat import keep_requests, replaced
 from mathsft.models.forest import IGNORE, TokenSequence, common_start
 
-# (context, continuation) as text, None inside rolling requests; their token ids.
+# (context, continuation) as text, or None in rolling requests; then the token ids of each.
 Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 def split_shared(
     requests: Sequence[Request], *, longest: int, row: int | None = None
 ) -> tuple[list[list[int]], list[int]]:
-    """Groups of requests with one context, as indices, and the indices of all others.
+    """Group the requests that have the same context; return the groups and the others, as indices.
 
-    A request with more than ``longest`` tokens is among the others, and so is one without a
-    continuation, or with no text to be known by (a window of a rolling log-likelihood), or in a
-    group that has more tokens than a ``row`` may have.
+    The others are requests with a context of their own, with more than ``longest`` tokens, without
+    a continuation, without a text (the windows of a rolling log-likelihood), or in a group with
+    more tokens than a ``row`` may have.
     """
     by_context: dict[tuple[int, ...], list[int]] = {}
     for index, (text, context, continuation) in enumerate(requests):
@@ -47,7 +47,7 @@ def split_shared(
 
 
 def sequences_of(requests: Sequence[Request], group: Sequence[int]) -> list[TokenSequence]:
-    """The group's requests for a `TokenForest`: context and continuation, the latter scored."""
+    """The group's requests for a `TokenForest`; only the continuation is scored."""
     return [
         {
             "input_ids": requests[i][1] + requests[i][2],
@@ -60,12 +60,12 @@ def sequences_of(requests: Sequence[Request], group: Sequence[int]) -> list[Toke
 def passes(
     requests: Sequence[Request], groups: Sequence[list[int]], *, pass_tokens: int
 ) -> Iterator[list[list[int]]]:
-    """Groups for one pass through the model each: some ``pass_tokens`` tokens, or one group.
+    """Yield the groups of each pass through the model: about ``pass_tokens`` tokens, or one group.
 
-    Contexts that have half of themselves or more in common (the same few-shot examples, or
-    those of one subject) keep to themselves where that saves enough: their rows then hold the
-    common beginning once. All others go by length, as rows of one length need no padding.
-    Longest first: where memory does not suffice, that shows at once.
+    Contexts with at least the first half in common (the same few-shot examples, or those of one
+    subject) get passes of their own if that saves enough: their rows then hold the common
+    beginning once. All others are ordered by length, since rows of equal length need no padding.
+    The longest come first, so a lack of memory shows at once.
     """
     kin: list[list[list[int]]] = []
     before: list[int] = []
@@ -78,7 +78,7 @@ def passes(
         before = context
     apart, others = [], []
     for family in kin:
-        # In sorted order the first and the last have in common what all have.
+        # In sorted order, all contexts begin with what the first and the last have in common.
         trunk = common_start(requests[family[0][0]][1], requests[family[-1][0]][1])
         if trunk * (len(family) - 1) >= pass_tokens // 8:
             apart.append((trunk, family))
@@ -99,12 +99,12 @@ def passes(
 
 
 def _size(requests: Sequence[Request], group: Sequence[int]) -> int:
-    """Tokens of a group: its context once, its continuations as if they shared nothing."""
+    """Tokens of a group: its context once, and its continuations as if they shared no tokens."""
     return len(requests[group[0]][1]) + sum(len(requests[i][2]) - 1 for i in group)
 
 
 def check_finite(requests: Sequence[Request], scores: Sequence[tuple[float, bool]]) -> None:
-    """Raise ValueError, with the request's text, where a log-likelihood is not finite."""
+    """Raise ValueError, with the request's text, if a log-likelihood is not finite."""
     for (text, _, _), (score, _) in zip(requests, scores, strict=True):
         if not math.isfinite(score):
             asked = "" if text is None else f" of {text[1]!r} after {text[0][-80:]!r}"
@@ -117,14 +117,14 @@ def check_finite(requests: Sequence[Request], scores: Sequence[tuple[float, bool
 
 @contextmanager
 def shared_out() -> Iterator[None]:
-    """The harness gives each process every so-manyth question, with the prompt it always has.
+    """Make the harness give each of n processes every n-th question, with its usual prompt.
 
-    By itself the harness has each process draw few-shot examples for its own questions only,
-    so that the prompts depend on the number of processes. Here each process makes all prompts,
-    which takes little, and keeps its own.
+    On its own, the harness lets each process draw few-shot examples for its own questions only,
+    so the prompts depend on the number of processes. Here each process makes all prompts, which
+    takes little time, and keeps its own.
 
-    Raises ValueError where there are fewer questions than processes: one without a question
-    would leave the others waiting; for ``cache_requests``, whose file all would write at once.
+    Raises ValueError if there are fewer questions than processes, since the others would wait for
+    a process without a question; and for ``cache_requests``, whose file all would write at once.
     """
     build = Task.build_all_requests
 
@@ -132,14 +132,14 @@ def shared_out() -> Iterator[None]:
         if world_size > 1 and arguments.get("cache_requests"):
             raise ValueError(
                 f"cache_requests in {world_size} processes: all would write one file at once. "
-                "Leave it out: the requests take little to make"
+                "Leave it out: making the requests takes little time"
             )
         build(task, rank=0, world_size=1, **arguments)
         asked = {instance.doc_id for instance in task.instances}
         if len(asked) < world_size:
             raise ValueError(
                 f"{task.config.task}: {len(asked)} questions for {world_size} processes: start "
-                "fewer, or give a higher limit"
+                "fewer processes, or give a higher limit"
             )
         keep_requests(task, [i for i in task.instances if i.doc_id % world_size == rank])
 
@@ -149,13 +149,13 @@ def shared_out() -> Iterator[None]:
 
 @contextmanager
 def quiet_harness() -> Iterator[TextIO]:
-    """The harness without its notices and bars, which are many, and without needless work.
+    """Run the harness without its many notices and progress bars, and without needless work.
 
-    Its errors pass. Templates are compiled once instead of several times a question, which for
-    short questions takes longer than a GPU takes to score them; what they give is the same.
-    What it would find out about the machine (a second each time) and about git (an error
-    message where there is no repository) is not kept here. Gives the stream that standard
-    error was, for a progress bar that is to be seen.
+    Its errors still show. Templates are compiled once instead of several times per question,
+    which for short questions takes longer than scoring them on a GPU; their output is the same.
+    The harness does not look for details of the machine (a second each time) or of git (an error
+    message if there is no repository), since they are not kept here. Yields the original standard
+    error, so that a progress bar can still be shown.
     """
     templates, evaluator = lm_eval.utils.env, lm_eval.evaluator
     logger = logging.getLogger("lm_eval")
@@ -174,9 +174,9 @@ def quiet_harness() -> Iterator[TextIO]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """The harness seeds Python's, NumPy's and PyTorch's global generators: give them back after.
+    """Restore the global generators of Python, NumPy and PyTorch, which the harness seeds.
 
-    Otherwise what is trained after an evaluation would depend on whether there was one.
+    Otherwise a training run would depend on whether an evaluation came before it.
     """
     python, numpy = random.getstate(), np.random.get_state()
     try:

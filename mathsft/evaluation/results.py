@@ -1,4 +1,4 @@
-"""Results of evaluations: one JSON file each, read back, and split by groups of questions."""
+"""Results of evaluations: saved as JSON files, loaded again, and split by groups of questions."""
 
 import json
 import math
@@ -17,16 +17,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one task.
+    """The result of one model on one task.
 
     ``questions`` has an entry for each question: ``id`` (the harness's hash of the row),
-    ``question``, ``choices``, ``label``, ``category`` ("" where the task has none),
-    ``loglikelihoods`` (nats, one a choice; none where the task generates) and ``metrics``
+    ``question``, ``choices``, ``label``, ``category`` ("" if the task has none),
+    ``loglikelihoods`` (nats, one for each choice; none if the task generates text) and ``metrics``
     (the harness's own values for this question, such as ``{"acc": 1.0, "acc_norm": 0.0}``).
 
     ``harness`` holds the harness's figures for the whole task. ``weights`` and ``adapter_hash``
-    tell which weights were scored (`mathsft.evaluation.guards`), where names do not.
-    ``peak_memory_gb`` is that of the process so far, of tensors on a GPU.
+    say which weights were scored (`mathsft.evaluation.guards`); names do not.
+    ``peak_memory_gb`` is the peak of the process so far; on a GPU, of its tensors.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Result:
 
     @property
     def ids(self) -> list[str]:
-        """Which questions, in order."""
+        """The ids of the questions, in order."""
         return [question["id"] for question in self.questions]
 
     @property
     def metric(self) -> str:
-        """What is right or wrong here: ``acc`` where the task has it, else its first metric."""
+        """The metric of right and wrong: ``acc`` if the task has it, else its first metric."""
         metrics = self.questions[0]["metrics"]
         return "acc" if "acc" in metrics else next(iter(metrics), "acc")
 
     @property
     def chance(self) -> float:
-        """The accuracy of who guesses: the mean of 1 / choices; NaN where there are none."""
+        """The accuracy of guessing: the mean of 1 / number of choices; NaN without choices."""
         counts = [len(question["choices"]) for question in self.questions]
         return sum(1 / n for n in counts) / len(counts) if min(counts) > 1 else math.nan
 
@@ -69,9 +69,9 @@ class Result:
         return [question["loglikelihoods"] for question in self.questions]
 
     def correct(self, metric: str = "acc") -> list[bool]:
-        """For each question whether it was answered right.
+        """Whether each question was answered correctly.
 
-        Raises ValueError for a metric that the task does not have, or that is no yes or no.
+        Raises ValueError for a metric that the task does not have, or that is not right or wrong.
         """
         found = []
         for question in self.questions:
@@ -90,18 +90,20 @@ class Result:
         return found
 
     def accuracy(self, metric: str = "acc") -> Accuracy:
-        """The share answered right, with Wilson's 95 % interval."""
+        """The share answered correctly, with Wilson's 95 % interval."""
         return wilson_interval(self.correct(metric))
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``folder/NAME.TASK.json``; the file is there whole or not at all.
+        """Write ``folder/NAME.TASK.json``; the file is written whole or not at all.
 
-        The same run evaluated again takes the place of the old one. Raises ValueError where
-        another name would make the same file name (they differ in case, or in signs).
+        A run that is evaluated again replaces its old result. Raises ValueError if the file holds
+        a run of another name (names that differ only in case or signs make the same file name).
         """
         path = Path(folder) / result_file(self.name, self.task, self.num_fewshot)
         if path.exists() and (there := _read(path).name) != self.name:
-            raise ValueError(f"{path} holds the result of {there!r}: call {self.name!r} otherwise")
+            raise ValueError(
+                f"{path} holds the result of {there!r}: give {self.name!r} another name"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{os.getpid()}")
         new.write_text(json.dumps({"mathsft_result": FORMAT, **asdict(self)}), encoding="utf-8")
@@ -122,16 +124,16 @@ class Result:
 
 
 def result_file(name: str, task: str, num_fewshot: int = 0) -> str:
-    """The file name of a run, such as any folder takes; few-shot runs have their number in it."""
+    """The file name of a run, valid in any folder; few-shot runs have their number in it."""
     slug = re.sub(r"[^\w+.-]+", "-", name).strip("-.").lower() or "run"
     return f"{slug}.{task}{f'.{num_fewshot}-shot' if num_fewshot else ''}.json"
 
 
 def load_results(source: str | Path | Iterable[str | Path]) -> list[Result]:
-    """The results of ``source``: a folder (its files by name), a file, or several of these.
+    """Load the results in ``source``: a folder (files by name), a file, or several of these.
 
-    Other JSON files of a folder are passed over. Raises FileNotFoundError where nothing is,
-    and ValueError for a file that is named and is no result, or is damaged.
+    Other JSON files in a folder are ignored. Raises FileNotFoundError if ``source`` does not exist,
+    and ValueError for a file that is given but is not a result, or is damaged.
     """
     if not isinstance(source, str | Path):
         return [result for one in source for result in load_results(one)]
@@ -144,7 +146,7 @@ def load_results(source: str | Path | Iterable[str | Path]) -> list[Result]:
 
 
 def _is_result(file: Path) -> bool:
-    """Told by its beginning, since a damaged result must not pass for some other file."""
+    """Whether the file begins like a result: a damaged result must not pass for another file."""
     with open(file, encoding="utf-8", errors="replace") as text:
         return '"mathsft_result"' in text.read(40)
 
@@ -153,17 +155,17 @@ def _read(path: Path) -> Result:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}): evaluate once more") from error
+        raise ValueError(f"{path}: not valid JSON ({error}): evaluate again") from error
     known = {field.name for field in fields(Result)}
     if not isinstance(content, dict) or content.get("mathsft_result") != FORMAT:
-        raise ValueError(f"{path}: no result of an evaluation (format {FORMAT})")
+        raise ValueError(f"{path}: not a result of an evaluation (format {FORMAT})")
     if missing := sorted(known - content.keys()):
-        raise ValueError(f"{path}: {', '.join(missing)} missing: evaluate once more")
+        raise ValueError(f"{path}: {', '.join(missing)} missing: evaluate again")
     return Result(**{key: value for key, value in content.items() if key in known})
 
 
 def same_questions(results: Sequence[Result]) -> None:
-    """Raise ValueError unless all results are of the same task's same questions, in order."""
+    """Raise ValueError unless all results have the same task and the same questions, in order."""
     first = results[0]
     for other in results[1:]:
         if other.task != first.task:
@@ -195,11 +197,11 @@ def accuracy_by(
 ) -> dict[str, Accuracy]:
     """Accuracy with its interval for each label, in the order of first appearance.
 
-    ``metric`` is "acc" or "acc_norm". ``labels`` has one for each question; default: the
-    questions' category (MathQA's are general, physics, gain, geometry, probability, other).
-    What is left empty is "none".
+    ``metric`` is "acc" or "acc_norm". ``labels`` has one label for each question; default: the
+    question's category (MathQA's are general, physics, gain, geometry, probability, other).
+    An empty category becomes "none".
 
-    Raises ValueError where labels and questions differ in number.
+    Raises ValueError if there are not as many labels as questions.
     """
     if labels is None:
         labels = [question["category"] or "none" for question in result.questions]
@@ -213,7 +215,7 @@ def accuracy_by(
 
 
 def template_labels(result: Result, train: Problems) -> list[str]:
-    """For each question whether a training row equals it but for its numbers: `SEEN`, `UNSEEN`.
+    """Label each question `SEEN` if a training row equals it except for numbers, else `UNSEEN`.
 
     ``train`` is what the model was trained on: rows with a ``question`` (`load_problems`).
     """
@@ -223,10 +225,10 @@ def template_labels(result: Result, train: Problems) -> list[str]:
 
 
 def reading_labels(result: Result, clean: Result) -> list[str]:
-    """For each question of a ``mathqa`` result whether both readings gave the same choices.
+    """Label the questions of a ``mathqa`` result: do both readings give the same choices?
 
-    ``clean`` is a result of the clean task over the same rows (any model's). What it left out,
-    since nobody can read it, counts as garbled.
+    The labels are `READ_ALIKE` and `GARBLED`. ``clean`` is any model's result of the clean task on
+    the same rows. Questions that it left out as unreadable count as garbled.
     """
     choices = {question["id"]: question["choices"] for question in clean.questions}
     return [

@@ -26,7 +26,7 @@ from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
 from mathsft.processes import in_first
 
-# Arguments of the harness for a model that it loads itself; ours is loaded when it gets it.
+# Arguments of the harness for a model that it loads itself; ours is already loaded.
 UNHEEDED = {"model_args", "device", "max_batch_size", "evaluation_tracker", "hf_config"}
 _FOUND = ("samples", "results", "n-shot")  # what is kept of the harness's results
 _VERSIONS = ("mathsft", "lm_eval", "torch", "transformers", "peft", "bitsandbytes", "datasets")
@@ -57,39 +57,39 @@ def evaluate(
     Args:
         model: a loaded model (with its ``tokenizer``), with or without an adapter; or "tiny",
             a folder, or a hub name, which may be a merged model.
-        tasks: a task's name or several: the harness's own, such as ``mathqa``, or one of ours:
+        tasks: one task's name or several: the harness's own, such as ``mathqa``, or one of ours:
             ``mathqa_tiny`` (generated rows, offline), ``mathqa_file`` (the rows of ``file``),
             and ``mathqa_clean``, ``mathqa_file_clean`` (choices as a person reads them).
-        tokenizer: a loaded model's; that of a model given by name is loaded with it.
+        tokenizer: the tokenizer of a loaded model; a model given by name is loaded with its own.
         name: what tables call this run; default: the model's and the adapter's names.
         peft: an adapter to put on a model given by name, a folder or a hub name (`load_adapter`).
         quantize: load a model given by name in 4 bits.
         revision: branch, tag or commit of a model that comes from the hub.
         num_fewshot: worked examples before each question; default: the task's own, or none.
-        limit: only the first so many questions; results of other limits are not comparable.
-        batch_size: how many of the longest requests' tokens pass at a time; "auto": as many as
-            the device takes well (`ForestLM`).
-        seed: which few-shot examples are drawn (1234 is the harness's own default).
-        file: MathQA rows to ask, for ``mathqa_file``.
-        examples: MathQA rows that few-shot prompts are made of; default: ``file``.
-        base: the base model's result on the same questions: a tuned model that scores exactly
-            as its base is an error.
+        limit: ask only the first so many questions; results of other limits are not comparable.
+        batch_size: one pass holds the tokens of so many of the longest requests; "auto": as many
+            tokens as suit the device (`ForestLM`).
+        seed: chooses the few-shot examples (1234 is the harness's own default).
+        file: a file of MathQA rows to ask, for ``mathqa_file``.
+        examples: a file of MathQA rows for few-shot prompts; default: ``file``.
+        base: the base model's result on the same questions: a tuned model with exactly the
+            scores of its base is an error.
         folder: where to save each result (`Result.save`); default: nowhere.
-        use_cache: the harness's cache of answers: a path, to which hashes of all that computes
-            them (`mathsft.evaluation.guards`) and the harness's suffix are added.
-        arguments: further ones of the harness's `simple_evaluate`, such as
+        use_cache: a path for the harness's cache of answers. Hashes of all that computes them
+            (`mathsft.evaluation.guards`) and the harness's suffix are added to it.
+        arguments: further arguments of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 
-    In several processes (torchrun) call it in each: each scores its share of the questions, all
-    return the same, and process 0 saves. Figures are those of one process.
+    In several processes (torchrun), call it in each: each scores its share of the questions, all
+    return the same result, and process 0 saves it. The figures are the same as in one process.
 
     Returns:
         A `Result` for a task's name, a list of them for a sequence of names (also of groups,
         such as ``["mmlu"]``).
 
     Raises:
-        ValueError: an unknown task, or a group by its bare name; an argument for models that the
-            harness loads (``device``, ``model_args``, …); an adapter that changes
+        ValueError: an unknown task, or a group that is not given in a list; an argument for models
+            that the harness loads (``device``, ``model_args``, …); an adapter that changes
             nothing, or scores equal to ``base``'s; a score that is not finite; whatever
             `load_model` and `load_adapter` raise.
     """
@@ -98,23 +98,23 @@ def evaluate(
         | {"seed": seed}
     )
     for key in UNHEEDED.intersection(arguments):
-        raise ValueError(f"{key} would change nothing: the harness gets a model that is loaded")
+        raise ValueError(f"{key} would change nothing: the harness gets a loaded model")
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     manager = task_manager(names, file=file, examples=examples)
-    # HFLM switches to evaluation mode for good.
+    # HFLM switches the model to evaluation mode, and not back.
     mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
     with mode, shared_out(), random_state_kept(), quiet_harness() as stderr:
         try:
             loaded = manager.load(names)
         except ConnectionError as error:
             raise ConnectionError(
-                f"the rows of {', '.join(names)} could not be had: {error}. Without a network: "
+                f"the rows of {', '.join(names)} cannot be loaded: {error}. Without a network: "
                 "mathqa_tiny, or mathqa_file with a file of MathQA's rows"
             ) from error
         if isinstance(tasks, str) and len(loaded["tasks"]) != 1:
             raise ValueError(f"{tasks} is a group of tasks: give [{tasks!r}], for several results")
         if base is not None and base.task not in loaded["tasks"]:
-            raise ValueError(f"base is a result of {base.task}, and that is not evaluated here")
+            raise ValueError(f"base is a result of {base.task}, which is not evaluated here")
         lm = ForestLM(
             model,
             tokenizer=tokenizer,
@@ -129,7 +129,7 @@ def evaluate(
         weights, adapter_hash = fingerprints(lm.model)
         precision = str(lm.model.dtype).removeprefix("torch.")
         quantized = bool(getattr(lm.model, "is_quantized", False))
-        if use_cache is not None:  # it knows requests, not models
+        if use_cache is not None:  # the cache knows requests, not models
             use_cache = f"{use_cache}-{cache_name(lm, weights, adapter_hash)}"
         began = time.perf_counter()
         found = lm_eval.simple_evaluate(
@@ -161,7 +161,7 @@ def evaluate(
         "hardware": hardware(),
         "versions": {package: installed_version(package) for package in _VERSIONS},
     }
-    if lm.world_size > 1:  # the harness gives the first process everything, the others nothing
+    if lm.world_size > 1:  # the harness gives its results to the first process only
         together = [about, {key: (found or {}).get(key) for key in _FOUND}]
         about, found = broadcast_object_list(together)
     results = [
@@ -179,7 +179,7 @@ def evaluate(
             same_questions([base, result])
             if base.num_fewshot != result.num_fewshot:
                 raise ValueError(
-                    f"base has {base.num_fewshot} examples a question, this run "
+                    f"base has {base.num_fewshot} examples per question, this run "
                     f"{result.num_fewshot}: give both the same num_fewshot"
                 )
             check_distinct(base, result)
@@ -196,20 +196,20 @@ def _adapter_name(lm: ForestLM) -> str:
 
 
 def _short(name: str) -> str:
-    """The last part of a name, or the one before where that is just "adapter"."""
+    """The last part of a name, or the one before if that is just "adapter"."""
     path = Path(name)
     return path.parent.name if path.name == "adapter" and path.parent.name else path.name
 
 
 def _figures(found: dict[str, Any]) -> dict[str, float]:
-    """The harness's own figures of a task: accuracy and standard error by metric."""
+    """The harness's own figures for a task: accuracy and standard error by metric."""
     return {key: float(v) for key, v in found.items() if isinstance(v, int | float)}
 
 
 def _questions(samples: list[dict[str, Any]], output_type: str) -> list[dict[str, Any]]:
-    """The harness's samples, without what all of them repeat (`Result`).
+    """The harness's samples as `Result` has them, without what all of them repeat.
 
-    Where contexts differ and not the continuations (winogrande), the contexts are the choices.
+    If contexts differ and continuations do not (winogrande), the contexts are the choices.
     """
     first_filter = samples[0]["filter"]
     questions = []

@@ -1,4 +1,4 @@
-"""Results as tables, with what is known about each difference, and others' published numbers.
+"""Results as tables: accuracies, how sure their differences are, and others' published numbers.
 
 Published numbers are shown beside ours and marked as not ours.
 """
@@ -23,7 +23,7 @@ QUESTIONS = 2985
 
 
 class Reference(NamedTuple):
-    """A published accuracy, 0 to 1, to four places as it was published."""
+    """A published accuracy, 0 to 1, with its four published places."""
 
     name: str
     accuracy: float
@@ -54,21 +54,21 @@ def results_table(
     metric: str = "acc",
     reference: bool = False,
 ) -> pd.DataFrame:
-    """One row for each run of one task; shares are 0 to 1.
+    """A table with one row for each run of one task; shares are 0 to 1.
 
     Columns: ``run``, ``accuracy`` with its 95 % interval ``low`` and ``high`` (Wilson),
-    ``acc_norm``, ``chance``, ``n``; against the run named ``base`` (default: the first):
+    ``acc_norm``, ``chance``, ``n``; compared with the run named ``base`` (default: the first):
     ``difference`` with ``diff_low`` and ``diff_high`` (bootstrap), ``p`` (McNemar, exact),
     ``p_holm`` (corrected for the rows of this table), ``detectable`` (the smallest true
     difference that would show); and ``whose``.
 
-    ``metric`` is what accuracy and differences are of, "acc" or "acc_norm".
-    ``reference`` adds the public experiment's numbers, marked as not ours. They are of another
-    model and perhaps other questions; nothing can be paired with them.
+    ``metric`` is the metric of accuracy and differences, "acc" or "acc_norm".
+    ``reference`` adds the public experiment's numbers, marked as not ours. They come from another
+    model and perhaps other questions, so nothing can be paired with them.
 
     Raises:
-        ValueError: results of several tasks or of other questions, no result of that name, two
-            of one name, two with equal log-likelihoods.
+        ValueError: results of several tasks or of different questions, no result of that name,
+            two of the same name, two with equal log-likelihoods.
     """
     if not results:
         raise ValueError("there is no result to show")
@@ -125,24 +125,24 @@ def results_table(
 
 
 def _share(result: Result, metric: str) -> float:
-    """Its accuracy by another metric, NaN where the task does not have it."""
+    """The result's accuracy by another metric; NaN if the task does not have it."""
     has = all(metric in question["metrics"] for question in result.questions)
     return result.accuracy(metric).accuracy if has else math.nan
 
 
 def pairs_table(results: Sequence[Result], *, metric: str = "acc") -> pd.DataFrame:
-    """Every pair of runs: ``a``, ``b`` and the other fields of a `Comparison`.
+    """A table with every pair of runs: ``a``, ``b`` and the other fields of a `Comparison`.
 
-    ``p_holm`` is corrected for all pairs; ``metric`` is `compare`'s, as is what is raised.
+    ``p_holm`` is corrected for all pairs. ``metric``, and what is raised, are as in `compare`.
     """
     return pd.DataFrame(vars(c) for c in compare_all(results, metric=metric))
 
 
 def write_csv(results: Sequence[Result], path: str | Path) -> Path:
-    """All runs, of any tasks, one row for each model or checkpoint and task; sorted by name.
+    """Write runs of any tasks as CSV: one row for each model or checkpoint and task.
 
-    Numbers in names count as numbers: checkpoint-200 comes before checkpoint-1000. The
-    harness's own figures are columns of their own (``acc,none``).
+    Rows are sorted by task and name. Numbers in names count as numbers: checkpoint-200 comes
+    before checkpoint-1000. The harness's own figures have their own columns (``acc,none``).
     """
     rows = [
         {
@@ -162,6 +162,6 @@ def write_csv(results: Sequence[Result], path: str | Path) -> Path:
 
 
 def by_number(name: str) -> tuple[tuple[int, str], ...]:
-    """A key to sort names by, in which digits count as the number that they spell."""
+    """A key to sort names by; digits in a name count as a number."""
     parts = re.split(r"(\d+)", name)
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)

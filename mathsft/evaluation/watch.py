@@ -1,4 +1,4 @@
-"""Evaluate checkpoints as a training writes them."""
+"""Evaluate checkpoints while a training run writes them."""
 
 import os
 import time
@@ -28,32 +28,32 @@ def watch(
 ) -> list[Result]:
     """Evaluate each finished ``checkpoint-N`` of ``folder`` once, in the order of N.
 
-    A checkpoint counts as finished when its manifest says so, or where it has none when
-    its ``trainer_state.json``, which the trainer writes last, can be read and every file can
-    be opened (`mathsft.training.checkpoints`). One that is being written, or was cut
-    short, is looked at again later; what stays unfinished is named in the end.
+    A checkpoint counts as finished if its manifest says so. Without a manifest, it counts if its
+    ``trainer_state.json``, which the trainer writes last, can be read and every file can be
+    opened (`mathsft.training.checkpoints`). One that is being written, or was cut short, is
+    checked again later; those that stay unfinished are named at the end.
 
-    What was evaluated is known by its file in ``results`` alone: after a restart nothing is
-    evaluated twice, and nothing is skipped. For other arguments, or another training in the
-    same folder, give another ``results``. A checkpoint that the trainer removes in the
-    meantime (``save_total_limit``) is passed over with a line that says so. It is for one
-    process, beside the training.
+    Only a file in ``results`` says that a checkpoint was evaluated: after a restart, nothing is
+    evaluated twice, and nothing is skipped. For other arguments, or another training run in the
+    same folder, give another ``results``. A checkpoint that the trainer removes in the meantime
+    (``save_total_limit``) is skipped, and a line says so. Run it in one process, beside the
+    training run.
 
     Args:
         folder: the trainer's ``output_dir``; it need not exist yet.
-        model: the base that the checkpoints' adapters belong to; where a checkpoint is a full
-            model it is evaluated by itself.
+        model: the base that the checkpoints' adapters belong to; a checkpoint that is a full
+            model is evaluated on its own.
         tasks: one task (`evaluate`).
         results: where the results go; default: ``folder/results``.
-        timeout: seconds without a new finished checkpoint after which watching ends. 0: only
+        timeout: watching ends after so many seconds without a new finished checkpoint; 0: only
             what is there now.
-        poll: seconds between two looks.
-        arguments: further ones of `evaluate`, such as ``quantize`` or ``limit``.
+        poll: seconds between two checks of the folder.
+        arguments: further arguments of `evaluate`, such as ``quantize`` or ``limit``.
 
-    Returns the results of all checkpoints evaluated, now or before, by step. Raises what
-    `evaluate` raises: a checkpoint that cannot be evaluated is no reason to go on silently;
-    and ValueError in several processes, for a number that cannot be meant (`mathsft.checks`), for
-    a task by another name than its own, and for ``num_fewshot`` where the task does not heed it.
+    Returns the results of all checkpoints, evaluated now or before, by step. Raises what
+    `evaluate` raises, rather than skip a checkpoint that cannot be evaluated; and ValueError in
+    several processes, for an impossible number (`mathsft.checks`), for a task that is not given
+    by its own name, and for a ``num_fewshot`` that the task ignores.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("watch evaluates in one process: start it without torchrun")
@@ -79,7 +79,7 @@ def watch(
                 print(f"{checkpoint.name} was {how} while it was evaluated")
                 continue
             print(found)
-            if found.task != tasks:  # it would be looked for, and evaluated, for ever
+            if found.task != tasks:  # else it would be evaluated again and again
                 raise ValueError(f"tasks={tasks!r}: give the task's own name, {found.task!r}")
             if shots not in (None, found.num_fewshot):
                 raise ValueError(
@@ -111,7 +111,7 @@ def _unevaluated(folder: Path, results: Path, task: str, shots: int | None) -> l
 def _evaluated(results: Path, name: str, task: str, shots: int | None) -> bool:
     if shots is not None:
         return (results / result_file(name, task, shots)).exists()
-    # Nobody said how many examples, and the task may have a number of its own.
+    # No number of examples was given, and the task may have its own.
     plain = result_file(name, task)
     few = plain.removesuffix(".json") + ".*-shot.json"
     return (results / plain).exists() or any(results.glob(few))

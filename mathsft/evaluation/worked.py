@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.answers import extract_answer, reference_answer, same_answer
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
-from mathsft.data.problems import check_rows
+from mathsft.data.given import check_rows
 from mathsft.data.prompts import sft_prompt
 from mathsft.models.encoding import encode_prompts
 from mathsft.models.greedy import check_room, greedy_tokens, say_ignored
-from mathsft.processes import check_not_sharded, processes
+from mathsft.models.sharding import check_not_sharded
+from mathsft.processes import processes
 
 
 def worked_answers(
@@ -26,23 +27,23 @@ def worked_answers(
     batch_size: int = 64,
     prompt: Callable[[str], str] = sft_prompt,
 ) -> list[dict[str, Any]]:
-    """Greedy solutions of ``problems``, each with its final answer and whether that is right.
+    """Solve ``problems`` greedily; give each text, its final answer and whether that is right.
 
-    Returns one ``{"text", "answer", "correct"}`` per problem, in order. The final answer is
-    read by `extract_answer`, from the ``####`` line or, where there is none, from the
-    worked text: a base model that does not know the line is not punished for that.
+    Returns one ``{"text", "answer", "correct"}`` per problem, in order. `extract_answer` reads
+    the final answer from the ``####`` line or, if there is none, from the worked text, so a base
+    model that does not know the line is not punished for that.
 
-    Greedy decoding: no luck in the comparison. A checkpoint's own generation config, which may
-    hold a repetition penalty, is not used; a line says what is left out. Prompts are padded on
+    Greedy decoding keeps luck out of the comparison. A checkpoint's own generation config, which
+    may hold a repetition penalty, is not used; a line says what is ignored. Prompts are padded on
     the left and batched by length. An answer ends at the stop tokens of training
     (`mathsft.models.encoding.stop_tokens`).
 
     Args:
-        max_new_tokens: tokens after which a solution that does not stop is cut.
-        batch_size: prompts that are answered at a time.
+        max_new_tokens: a solution that has not stopped after so many tokens is cut.
+        batch_size: number of prompts that are answered at once.
         prompt: makes the prompt from the question; the default is the format that training uses.
 
-    In several processes (torchrun) call it in each: each solves its share of the problems, and
+    In several processes (torchrun), call it in each: each solves its share of the problems, and
     all return the whole list.
 
     Raises:
@@ -82,7 +83,7 @@ def worked_answers(
             answer = extract_answer(text)
             right = bool(answer) and same_answer(answer, references[i])
             found.append((i, {"text": text, "answer": answer, "correct": right}))
-    # Of every process; of one process its own.
+    # The results of all processes; a single process gets its own.
     return [result for _, result in sorted(gather_object(found), key=itemgetter(0))]
 
 

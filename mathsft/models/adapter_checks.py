@@ -1,4 +1,4 @@
-"""What an adapter in memory is and does: its tensors, its effect, and files compared with it."""
+"""An adapter in memory: its tensors, its effect on the logits, and comparison with its files."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,25 +21,25 @@ State = dict[str, torch.Tensor]
 
 
 def has_adapter(model: torch.nn.Module) -> bool:
-    """Whether the model carries adapter layers, wrapped by `peft` or injected."""
+    """Return whether the model has adapter layers, wrapped by `peft` or injected."""
     return isinstance(model, PeftModel) or any(
         isinstance(module, BaseTunerLayer) for module in model.modules()
     )
 
 
 def base_of(model: PeftModel) -> PreTrainedModel:
-    """The model inside the wrapper; its projections still carry the adapter's layers."""
+    """Return the model inside the wrapper; its projections still contain the adapter's layers."""
     return cast(PreTrainedModel, model.get_base_model())
 
 
 def adapter_state(model: PeftModel, *, embeddings: bool | None = None) -> State:
-    """The adapter's tensors under the keys of its file.
+    """Return the adapter's tensors under the keys of its file.
 
-    ``embeddings``: whether the base's embedding and output head belong to them. The default is
-    to look whether the vocabulary was resized: the base on disk then lacks rows. (peft looks as
-    well, but on the hub, and of a head apart from the embedding it may leave one out. It also
-    keeps an embedding that LoRA adapts and that is the base's own: 0.27 GB of Qwen2.5-0.5B in
-    half precision, in place of 5 MB.)
+    ``embeddings``: whether to include the base's embedding and output head. By default they are
+    included if the vocabulary was resized, because the base on disk then lacks rows. (peft checks
+    this too, but on the hub, and if the head is separate from the embedding it may leave one of
+    them out. It also saves a base embedding that LoRA adapts: 0.27 GB for Qwen2.5-0.5B in half
+    precision, instead of 5 MB.)
     """
     if not isinstance(model, PeftModel):
         raise ValueError("the model has no adapter; add one with add_adapter or load_adapter")
@@ -56,9 +56,9 @@ def adapter_state(model: PeftModel, *, embeddings: bool | None = None) -> State:
 
 
 def embedding_state(model: PeftModel) -> State:
-    """The base's embedding and output head, under the keys that peft would give them.
+    """Return the base's embedding and output head, under the keys that peft would use.
 
-    Not if the adapter has one of its own in their place (``modules_to_save``).
+    A layer is left out if the adapter has its own copy of it (``modules_to_save``).
     """
     return {
         name: parameter.detach()
@@ -68,7 +68,7 @@ def embedding_state(model: PeftModel) -> State:
 
 
 def brought_tensors(model: PeftModel) -> list[torch.Tensor]:
-    """What of the base in memory a loaded adapter puts in place: not asked of the base on disk."""
+    """Return the tensors that loading the adapter restores; the base on disk may differ in them."""
     state = adapter_state(model)
     resized = has_new_vocabulary(base_of(model))
     return [*state.values(), *(p for _, p in _embedding_parameters(model) if resized)]
@@ -82,10 +82,10 @@ def _embedding_parameters(model: PeftModel) -> list[tuple[str, torch.Tensor]]:
 
 
 def check_restored(model: PeftModel, state: State, what: str) -> None:
-    """Raise ValueError unless the adapter in memory is what the file ``what`` holds.
+    """Raise ValueError unless the adapter in memory equals the one in the file ``what``.
 
-    A file of peft's own may hold embeddings that did not have to be kept. What the adapter
-    brings of the base, such as a trained embedding, is rounded to the base's dtype.
+    A file that peft wrote may hold embeddings that need not be saved. Base tensors that the
+    adapter brings with it, such as a trained embedding, are rounded to the base's dtype.
     """
     needed = adapter_state(model, embeddings=False)
     known = get_peft_model_state_dict(model, save_embedding_layers=True) | embedding_state(model)
@@ -105,11 +105,11 @@ def check_equal(found: State, wanted: State, what: str) -> None:
         if not torch.equal(found[key].cpu().float(), tensor.cpu().float())
     ]
     if odd:
-        raise ValueError(f"{what}: {len(odd)} tensors differ from what was meant ({some(odd)})")
+        raise ValueError(f"{what}: {len(odd)} tensors differ from what was expected ({some(odd)})")
 
 
 def check_finite(state: State, what: str) -> None:
-    """Raise ValueError if the adapter is spoilt by a training that diverged."""
+    """Raise ValueError if the adapter holds values that are not finite (training diverged)."""
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(
@@ -119,9 +119,9 @@ def check_finite(state: State, what: str) -> None:
 
 
 def check_saved_model(folder: Path, state: State) -> None:
-    """Raise ValueError unless the weight files give back the state dict, tensor for tensor.
+    """Raise ValueError unless the weight files hold exactly the tensors of the state dict.
 
-    A tied weight (the output head that is the embedding) is stored once.
+    A tied weight (an output head that is also the embedding) is stored once.
     """
     stored = set()
     for path in model_files(folder):
@@ -135,10 +135,10 @@ def check_saved_model(folder: Path, state: State) -> None:
 
 
 def adapter_effect(model: PeftModel) -> float:
-    """Largest change that the adapter makes to a logit of a fixed short sequence (`probe_ids`).
+    """Return the largest logit change that the adapter makes on a short sequence (`probe_ids`).
 
-    Raises ValueError if there is none, or if a logit is not finite: such a model is its base
-    under another name, or no model at all.
+    Raises ValueError if no logit changes (the model is then just its base), or if a logit is not
+    finite.
     """
     ids = probe_ids(model)
     with_adapter = probe_logits(model, ids)
@@ -158,8 +158,8 @@ def adapter_effect(model: PeftModel) -> float:
 
 @contextmanager
 def adapter_off(model: PeftModel) -> Iterator[None]:
-    """The base inside, with what cannot be switched off: trained biases, a new vocabulary."""
-    # On leaving its context peft makes the adapter trainable, whatever it was before.
+    """Switch the adapter off inside; trained biases and a new vocabulary cannot be switched off."""
+    # At the end of its context peft makes the adapter trainable, even if it was frozen before.
     trainable = [parameter.requires_grad for parameter in model.parameters()]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Careful, disabling adapter layers with bias")
@@ -171,9 +171,9 @@ def adapter_off(model: PeftModel) -> Iterator[None]:
 
 @torch.no_grad()
 def probe_ids(model: Any) -> torch.Tensor:
-    """Token ids (1, 16 to 32) that show an adapter: the vocabulary's first, and changed ones.
+    """Return ids (1, 16 to 32) that reveal an adapter: the first tokens, and some changed ones.
 
-    An adapted embedding is changed only for the tokens that were in the training rows.
+    An adapted embedding changes only for the tokens that were in the training rows.
     """
     words, device = vocabulary(model.config), model.device
     first = torch.arange(min(16, words), device=device)
@@ -189,6 +189,6 @@ def probe_ids(model: Any) -> torch.Tensor:
 
 
 def probe_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """float32 logits (1, T, vocabulary) of one sequence, ids (1, T), in eval mode."""
+    """Return float32 logits (1, T, vocabulary) of one sequence, ids (1, T), in eval mode."""
     with evaluating(model), torch.no_grad():
         return model(input_ids=ids, use_cache=False).logits.float()

@@ -1,14 +1,14 @@
 """The files of an adapter, on disk or on the hub, and which base it was trained on.
 
 The base is recognised by a few of its weights. Its name is not enough: two folders can hold the
-same model, and one folder can be written again with other weights. Nor are the shapes: a base
-and the same base with another adapter merged into it have equal shapes. So eight values of every
-tensor are kept beside the adapter and compared when it is loaded.
+same model, and one folder can be overwritten with other weights. The shapes are not enough
+either: a base and the same base with another adapter merged into it have equal shapes. So eight
+values of every tensor are stored beside the adapter and compared when it is loaded.
 
-The comparison must hold across dtypes (a base used in float16 for training and in bfloat16 for
-evaluation is the same base), so values are compared to within rounding and not by a hash.
-4-bit layers no longer hold their values. Theirs are read from the checkpoint, and left out if
-there is none, or if the checkpoint is quantised itself and holds packed bytes.
+The comparison must work across dtypes (a base used in float16 for training and in bfloat16 for
+evaluation is the same base), so values are compared up to rounding and not by a hash.
+4-bit layers no longer hold their original values. These values are read from the checkpoint. They
+are left out if there is no checkpoint, or if it is quantised itself and holds packed bytes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,33 +29,33 @@ from mathsft.models.model_files import (
     refuse_mixed,
     weight_files,
 )
-from mathsft.processes import local, places, whole
+from mathsft.models.sharding import local, places, whole
 
 IDENTITY_FILE = "base_identity.json"
 SAMPLES = 8  # per tensor; some 2,000 values, 40 kB of JSON, for a model of 24 layers
-# Rounding to bfloat16 moves a value by at most 2**-8 = 0.0039 of it; below 2**-14 float16 has
-# steps of 6e-8.
+# Rounding to bfloat16 changes a value by at most 2**-8 = 0.0039 of its size; below 2**-14 float16
+# has steps of 6e-8.
 RELATIVE, ABSOLUTE = 0.005, 1e-7
-# peft puts a base's layer inside one of these, and beside it tensors that begin so.
+# peft puts a base layer inside one of these wrappers, beside tensors with one of these prefixes.
 _WRAPPERS = {"base_layer", "original_module", "token_adapter"}
 _ADAPTERS_OWN = ("lora_", "modules_to_save", "trainable_tokens_")
 
-# What is fetched of a hub repository, as patterns of file names. The first two must be there.
+# Files to fetch from a hub repository, as file name patterns. The first two are required.
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, IDENTITY_FILE, *TEXT_FILES)
 
 
 def some(names: Iterable[str], count: int = 3) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and how many more there are, as text."""
     names = list(names)
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
 
 
 def local_adapter(source: str | Path, revision: str | None) -> Path:
-    """The folder of an adapter, fetched from the hub if `source` is no folder; all files there.
+    """Return an adapter's folder with all its files, from the hub if `source` is not a folder.
 
-    Raises FileNotFoundError for an absent folder or file, OSError if the hub cannot give it,
-    ValueError for a damaged file, or a folder that holds a full model besides.
+    Raises FileNotFoundError for a missing folder or file, OSError if the hub cannot provide it,
+    ValueError for a damaged file, or for a folder that holds a full model.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -80,7 +80,7 @@ def local_adapter(source: str | Path, revision: str | None) -> Path:
                     "save_adapter"
                 )
             raise FileNotFoundError(
-                f"{folder} holds no {name}, so no adapter; it holds: {found}. {advice}"
+                f"{folder} has no {name}, so it holds no adapter. It holds: {found}. {advice}"
             )
     check_safetensors(folder / ADAPTER_WEIGHTS)
     return folder
@@ -91,20 +91,20 @@ def _from_hub(source: str | Path, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if isinstance(source, Path) or str(source).count("/") != 1 or str(source)[0] in "./~":
-        raise FileNotFoundError(f"no folder {source} (from {Path.cwd()})")
+        raise FileNotFoundError(f"no folder {source} (looked from {Path.cwd()})")
     try:
         return Path(
             snapshot_download(str(source), revision=revision, allow_patterns=list(ADAPTER_FILES))
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise OSError(
-            f"{source} is neither a folder here (from {Path.cwd()}) nor available from the hub: "
+            f"{source} is neither a folder (looked from {Path.cwd()}) nor available from the hub: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
 
 
 def read_config(folder: Path) -> LoraConfig:
-    """The adapter's config. Raises ValueError if it cannot be read or is not LoRA."""
+    """Return the adapter's config. Raises ValueError if it cannot be read or is not LoRA."""
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
@@ -120,11 +120,11 @@ def read_config(folder: Path) -> LoraConfig:
 
 
 def base_identity(base: PreTrainedModel, *, without: Iterable[Tensor] = ()) -> dict[str, Any]:
-    """The record kept beside an adapter: name, architecture and `samples` per tensor.
+    """Return the record stored beside an adapter: name, architecture and `samples` per tensor.
 
-    `base` may carry an adapter; the adapter's own weights are left out. So are the tensors of
-    ``without``: those of the base that the adapter brings along, such as trained biases or a
-    resized embedding, in which the base that it is loaded on may differ.
+    `base` may have an adapter; the adapter's own weights are left out. So are the tensors in
+    ``without``: base tensors that the adapter brings with it, such as trained biases or a
+    resized embedding. The base that it is loaded on later may differ in these.
     """
     return {
         "name": base.name_or_path,
@@ -134,16 +134,16 @@ def base_identity(base: PreTrainedModel, *, without: Iterable[Tensor] = ()) -> d
 
 
 def identity_differences(identity: dict[str, Any], base: PreTrainedModel) -> tuple[list[str], int]:
-    """Tensors of `base` that are not those of the record, and how many were compared.
+    """Return the tensors of `base` that differ from the record, and how many were compared.
 
-    Returns readable differences, one per tensor. A tensor that only one side could sample
-    is not compared. A base whose every sampled value moved by less than 0.5 % passes.
+    The differences are readable texts, one per tensor. A tensor that only one side could sample
+    is not compared. A base passes if every sampled value changed by less than 0.5 %.
     """
     return sample_differences(identity["samples"], _samples(base))
 
 
 def checkpoint_differences(base: PreTrainedModel, *, without: Iterable[Tensor] = ()) -> list[str]:
-    """Tensors that in memory are not what the model's checkpoint holds; [] without a checkpoint."""
+    """Return the tensors in memory that differ from the checkpoint; [] if there is none."""
     inside, _ = _sampled(base, without)
     stored = _stored_samples(base, {name: shape for name, (shape, _) in inside.items()})
     return sample_differences(stored, {name: values for name, (_, values) in inside.items()})[0]
@@ -152,7 +152,7 @@ def checkpoint_differences(base: PreTrainedModel, *, without: Iterable[Tensor] =
 def sample_differences(
     recorded: dict[str, list[float]], samples: dict[str, list[float]]
 ) -> tuple[list[str], int]:
-    """`identity_differences` between two records' samples."""
+    """Compare the samples of two records, as `identity_differences` does."""
     differences, compared = [], 0
     for name, theirs in recorded.items():
         if name not in samples:
@@ -166,17 +166,17 @@ def sample_differences(
 
 
 def is_adapters_own(name: str) -> bool:
-    """Whether a parameter belongs to an adapter, and not to the base inside."""
+    """Return whether a parameter belongs to an adapter, not to the base inside it."""
     return any(part.startswith(_ADAPTERS_OWN) for part in name.split("."))
 
 
 def unwrapped_name(name: str) -> str:
-    """A base's parameter by the name that it has without an adapter around it."""
+    """Return the name that a base parameter has without an adapter around it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _positions(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Indices spread over the diagonal of a tensor, so over rows and columns alike."""
+    """Return indices along the diagonal of a tensor, so they cover rows and columns alike."""
     return [tuple(k * size // SAMPLES for size in shape) for k in range(SAMPLES)]
 
 
@@ -189,7 +189,7 @@ def _samples(base: PreTrainedModel, without: Iterable[Tensor] = ()) -> dict[str,
 def _sampled(
     base: PreTrainedModel, without: Iterable[Tensor]
 ) -> tuple[dict[str, tuple[tuple[int, ...], list[float]]], dict[str, tuple[int, ...]]]:
-    """Shape and values by name, and the shapes of the tensors that are packed."""
+    """Return shapes and sampled values by name, and the shapes of the packed tensors by name."""
     left_out = places(without)
     sampled, packed = {}, {}
     for name, parameter in base.named_parameters():
@@ -209,14 +209,14 @@ def _sampled(
 
 
 def _holds_values(dtype: torch.dtype) -> bool:
-    """Whether a tensor of this kind holds weights: 8 bits and fewer need their scales as well."""
+    """Return whether this dtype holds full weights: 8 bits or fewer also need their scales."""
     return dtype.is_floating_point and dtype.itemsize > 1
 
 
 def _stored_samples(
     base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, list[float]]:
-    """Values of the named tensors as the checkpoint holds them; those that it packed are not."""
+    """Return values of the named tensors from the checkpoint; packed ones are left out."""
     from safetensors import safe_open
 
     samples = {}

@@ -1,4 +1,4 @@
-"""Whether a saved adapter is whole, and belongs to this base: told before the base is touched."""
+"""Check that a saved adapter is complete and fits this base, before the base is changed."""
 
 import copy
 import json
@@ -14,31 +14,31 @@ from mathsft.models.adapter_files import IDENTITY_FILE, identity_differences, so
 from mathsft.models.model_files import vocabulary
 
 DOUBLY_WRAPPED = "base_model.model.base_model.model."
-# Ways to begin that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take
-# a part out of the base's weights, and the adapter alone does not say which.
+# Initialisations that leave the base unchanged. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
+# take a part out of the base's weights, and the adapter alone does not say which part.
 STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 def check_fit(
     state: dict[str, torch.Tensor], config: LoraConfig, base: PreTrainedModel, folder: Path
 ) -> int:
-    """Hold the file's keys, shapes and values against what `base` and `config` call for.
+    """Compare the file's keys, shapes and values with what `base` and `config` require.
 
-    Returns the rows that the base's embedding must have: its own, or as many as an embedding in
-    the file has. Raises ValueError naming what is missing, left over, of another shape, or not
-    finite.
+    Returns how many rows the base's embedding must have: as many as an embedding in the file has,
+    or as many as it has now. Raises ValueError that names what is missing, unexpected, of another
+    shape, or not finite.
     """
     twice = [key for key in state if key.startswith(DOUBLY_WRAPPED)]
     if twice:
         raise ValueError(
             f"{folder}: the adapter was wrapped twice, its keys start with {DOUBLY_WRAPPED}… "
-            f"({twice[0]}). It comes of get_peft_model called on a model that had an adapter, as "
-            "when a notebook cell runs twice. peft would load none of it and leave the base as "
-            "it is. Train it again from the base, with one add_adapter"
+            f"({twice[0]}). This happens when get_peft_model is called on a model that has an "
+            "adapter, for example when a notebook cell runs twice. peft would load none of it and "
+            "leave the base unchanged. Train it again from the base, with one add_adapter"
         )
     if config.init_lora_weights not in STARTS:
         raise ValueError(
-            f"{folder}: this adapter began with init_lora_weights={config.init_lora_weights!r}, "
+            f"{folder}: this adapter started with init_lora_weights={config.init_lora_weights!r}, "
             "which takes a part out of the base's weights. Load it with "
             "peft.PeftModel.from_pretrained, which takes that part out again; merge_adapter then "
             "saves a full model"
@@ -55,7 +55,7 @@ def check_fit(
         ]
         raise ValueError(
             f"{folder}: the adapter's keys do not match this base and its adapter_config.json: "
-            f"{'; '.join(parts)}. It belongs to another base, or was not saved whole"
+            f"{'; '.join(parts)}. It belongs to another base, or was saved incompletely"
         )
     shapes = [
         f"{key}: {tuple(tensor.shape)} in the file, {shape_of[key]} expected"
@@ -73,7 +73,7 @@ def check_fit(
 
 
 def _embedding_rows(state: dict[str, torch.Tensor], base: PreTrainedModel) -> int:
-    """Rows of the embedding or the output head in the file; those of `base` if it holds none."""
+    """Return the rows of the file's embedding or head, or those of `base` if it has neither."""
     layers = (base.get_input_embeddings(), base.get_output_embeddings())
     names = {f"{name}.weight" for name, module in base.named_modules() if module in layers}
     for key, tensor in state.items():
@@ -85,16 +85,16 @@ def _embedding_rows(state: dict[str, torch.Tensor], base: PreTrainedModel) -> in
 def _expected_shapes(
     config: LoraConfig, base: PreTrainedModel, rows: int, folder: Path
 ) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Keys and shapes of the adapter's file, from a copy of the architecture without memory.
+    """Return the keys and shapes of the adapter's file, from a copy of the model without memory.
 
-    On the real base a failed attempt would leave layers behind. Returns as well which of the
-    keys must be there: the base's embedding and head with a new vocabulary alone.
+    On the real base, a failed attempt would leave layers behind. Also returns which of the keys
+    are required: the base's embedding and head only if the vocabulary is new.
     """
     config, architecture = copy.deepcopy(config), copy.deepcopy(base.config)
     architecture.get_text_config().vocab_size = rows
     with torch.device("meta"):
         empty = type(base)(architecture)
-        config.base_model_name_or_path = empty.name_or_path  # else peft warns of the difference
+        config.base_model_name_or_path = empty.name_or_path  # avoids a warning of peft
         try:
             wrapped = get_peft_model(empty, config)
         except ValueError as error:
@@ -113,9 +113,9 @@ def _expected_shapes(
 
 
 def check_base(base: PreTrainedModel, folder: Path) -> None:
-    """Raise ValueError if the identity beside the adapter is not that of `base`.
+    """Raise ValueError if the identity stored beside the adapter is not that of `base`.
 
-    An adapter from elsewhere has none beside it; then keys and shapes have to do.
+    An adapter from elsewhere has no such file; then only keys and shapes are checked.
     """
     path = folder / IDENTITY_FILE
     if not path.exists():
@@ -128,8 +128,8 @@ def check_base(base: PreTrainedModel, folder: Path) -> None:
         raise ValueError(f"{path} cannot be read ({error}): copy the adapter again") from error
     if not compared:
         raise ValueError(
-            f"{path} names no weight that {type(base).__name__} has, so that the base cannot be "
-            f"told. The adapter was trained on {name!r}"
+            f"{path} names no weight that {type(base).__name__} has, so the base cannot be "
+            f"checked. The adapter was trained on {name!r}"
         )
     if differences:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""LoRA adapters that cannot fail to load without a word.
+"""LoRA adapters that never fail to load silently.
 
-`peft` warns where an adapter's keys do not match and goes on with the base model, whose
-scores then pass for the tuned ones. Here everything that could end in that way raises.
+If an adapter's keys do not match, `peft` warns and continues with the base model. The base's
+scores are then mistaken for those of the tuned model. Here every such case raises an error.
 """
 
 import json
@@ -44,36 +44,37 @@ from mathsft.models.model_files import (
     vocabulary,
 )
 from mathsft.models.saving import check_saveable
+from mathsft.models.sharding import check_not_emptied, local, places, whole
 from mathsft.models.trained_weights import (
     adapted_weights,
     fit_to_model,
     lora_config,
     mixture_weights,
 )
-from mathsft.processes import check_not_emptied, in_first, local, places, say, whole
+from mathsft.processes import in_first, say
 
 
 def add_adapter(
     model: PreTrainedModel, config: LoraConfig | None = None, *, seed: int = 0, **settings: Any
 ) -> PeftModel:
-    """Wrap `model` with a new LoRA adapter (Hu et al. 2021, arXiv:2106.09685) to be trained.
+    """Wrap `model` with a new LoRA adapter for training (Hu et al. 2021, arXiv:2106.09685).
 
     The adapted output is ``W x + (lora_alpha / r) B A x`` with A (r, in) random and B (out, r)
-    zero, so a new adapter changes nothing yet; ``lora_dropout`` drops that share of x. A and B
-    are float32 whatever the dtype of the model; everything else is frozen.
+    zero, so a new adapter changes nothing yet. ``lora_dropout`` is the share of x that is dropped
+    before A. A and B are float32 for every dtype of the model; everything else is frozen.
 
     Args:
-        config: peft's `LoraConfig`, taken as it is. peft's defaults then hold, not ours.
-        seed: makes A the same in every run, and leaves the global random state as it was.
-        settings: single settings of `LoraConfig`; those not given are ``r=16, lora_alpha=32,
-            lora_dropout=0.05, target_modules="all-linear"`` and peft's own. "all-linear" is every
-            linear layer but the output head, whatever the model calls them
-            (`mathsft.models.trained_weights`). The experts of a mixture are no linear layers: a
-            line says how many weights get no adapter.
+        config: peft's `LoraConfig`, used as it is. peft's defaults then apply, not ours.
+        seed: makes A the same in every run; the global random state does not change.
+        settings: single settings of `LoraConfig`. The defaults are ``r=16, lora_alpha=32,
+            lora_dropout=0.05, target_modules="all-linear"``, and peft's own for the rest.
+            "all-linear" is every linear layer except the output head, with any names
+            (`mathsft.models.trained_weights`). A mixture's experts are not linear layers: a
+            printed line says how many weights get no adapter.
 
-    Raises ValueError if the model has an adapter already or lacks one of the modules that are
-    named, for a setting that `LoraConfig` does not have, and for a number that cannot be meant.
-    What could not be saved and loaded again is refused before training (`check_saveable`).
+    Raises ValueError if the model already has an adapter or lacks a module that is named, for a
+    setting that `LoraConfig` does not have, and for an impossible number. An adapter that could
+    not be saved and loaded again is refused before training (`check_saveable`).
     """
     check_numbers({"seed": seed})
     config = lora_config(config, **settings)
@@ -84,7 +85,7 @@ def add_adapter(
         )
     config = fit_to_model(config, model)
     weights = mixture_weights(model)
-    # peft draws on the CPU and moves the result, so the CPU's generator is the one that counts.
+    # peft draws A on the CPU and then moves it, so only the CPU's generator matters.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         adapted = get_peft_model(model, config)  # float32: peft's autocast_adapter_dtype
@@ -102,23 +103,23 @@ def save_adapter(
 ) -> Path:
     """Write the adapter alone: weights (safetensors), its config, and its base's identity.
 
-    With a `tokenizer` its files, its chat template, and a generation config that names every stop
-    are written as well (`mathsft.models.model_files`). `load_adapter` and `evaluate` read them, so
-    that a chat-tuned adapter is asked in its own template and stops where its turns end. Without
-    one, whoever loads the adapter has to take the right tokenizer.
+    With a `tokenizer`, its files, its chat template, and a generation config that names every stop
+    token are written too (`mathsft.models.model_files`). `load_adapter` and `evaluate` read them,
+    so a chat-tuned adapter is prompted in its own template and stops where its turns end. Without
+    a `tokenizer`, the user who loads the adapter must choose the right one.
 
-    `folder` appears whole or not at all; what was written is read back and compared. An
-    adapter that is there already is replaced.
+    `folder` is written completely or not at all. What was written is read back and compared. An
+    existing adapter is replaced.
 
-    In several processes it is called in each: process 0 writes, the others wait. Weights that
-    are sharded over them (FSDP) are gathered first, so that one process can load the file.
+    With several processes, call it in each of them: process 0 writes, the others wait. Weights
+    that are sharded over them (FSDP) are gathered first, so that one process can load the file.
 
-    With a resized vocabulary the embedding and the output head are part of the file.
+    If the vocabulary was resized, the embedding and the output head are part of the file.
 
-    Raises ValueError for what `load_adapter` could not give back (`mathsft.models.saving`; the
-    trainers ask the same before training), values that are not finite, a folder that holds a
-    full model or files of another kind, weights that DeepSpeed's ZeRO-3 has sharded, or a file
-    that is not what is in memory.
+    Raises ValueError for an adapter that `load_adapter` could not restore
+    (`mathsft.models.saving`; the trainers check the same before training), values that are not
+    finite, a folder that holds a full model or files of another kind, weights that DeepSpeed's
+    ZeRO-3 has sharded, or a file that differs from the adapter in memory.
     """
     folder = Path(folder)
     check_not_emptied(model)
@@ -126,7 +127,7 @@ def save_adapter(
     if folder.is_dir() and holds_model(folder):
         raise ValueError(
             f"{folder} holds a full model: an adapter beside it could be applied twice or not at "
-            "all. Choose a folder of its own"
+            "all. Choose another folder"
         )
     state = adapter_state(model)
     kept = places(state.values())
@@ -142,8 +143,8 @@ def save_adapter(
     def write() -> None:
         with replaced_folder(folder) as new:
             model.save_pretrained(str(new), save_embedding_layers=False, state_dict=gathered)
-            # Once more, as peft leaves out a part of a resized vocabulary (`adapter_state`). A
-            # copy of each: the format has no shared tensors.
+            # Written again, as peft leaves out a part of a resized vocabulary (`adapter_state`).
+            # Each tensor is copied, because the format allows no shared tensors.
             copies = {key: tensor.contiguous().clone() for key, tensor in state.items()}
             save_file(copies, new / ADAPTER_WEIGHTS, metadata={"format": "pt"})
             text = json.dumps(identity, indent=1) + "\n"
@@ -163,17 +164,17 @@ def load_adapter(
     is_trainable: bool = False,
     revision: str | None = None,
 ) -> PeftModel:
-    """Put a saved LoRA adapter on `base`, after checking that it is whole and belongs there.
+    """Load a saved LoRA adapter onto `base`, after checking that it is complete and fits.
 
-    `folder` may be a hub name (with `revision`); `is_trainable` lets the adapter be trained on.
-    The base is not touched before the keys, shapes and the base's identity have been checked.
-    Adapters saved by `save_adapter` carry that identity; one from elsewhere is checked by keys
-    and shapes alone. If the adapter was trained with a resized vocabulary, `base` is resized to
-    it, and a line says so. In the end the logits with and without the adapter must differ.
+    `folder` may be a hub name (with `revision`); `is_trainable` allows further training.
+    Keys, shapes and the base's identity are checked before the base is changed. Adapters saved
+    by `save_adapter` include that identity; an adapter from elsewhere is checked only by keys
+    and shapes. If the adapter was trained with a resized vocabulary, `base` is resized to match,
+    and a printed line says so. Finally, the logits with and without the adapter must differ.
 
-    Raises FileNotFoundError if an expected file is absent; ValueError if `base` has an
-    adapter, a key is missing or left over, a shape differs, the base is another one, the
-    file is damaged or not finite, or the adapter does nothing.
+    Raises FileNotFoundError if an expected file is missing; ValueError if `base` already has an
+    adapter, a key is missing or unexpected, a shape differs, the base is another one, the file
+    is damaged or not finite, or the adapter does nothing.
     """
     if has_adapter(base):
         raise ValueError(
@@ -186,7 +187,7 @@ def load_adapter(
     rows = check_fit(state, config, base, where)
     check_base(base, where)
     if rows != vocabulary(base.config):
-        say(f"vocabulary: {vocabulary(base.config):,} embeddings, {rows:,} with the adapter's")
+        say(f"vocabulary: {vocabulary(base.config):,} embeddings, {rows:,} with the adapter")
         base.resize_token_embeddings(rows, mean_resizing=False)  # the rows come from the file
     model = PeftModel.from_pretrained(base, str(where), is_trainable=is_trainable)
     check_restored(model, state, f"{where} as loaded")

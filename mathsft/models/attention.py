@@ -1,7 +1,7 @@
-"""Who sees whom in a token forest, for each attention implementation that can be told.
+"""Which token sees which in a token forest, for each attention implementation that supports it.
 
-One rule: token i sees token j exactly when ``j <= i < end[j]`` (`mathsft.models.forest`). For
-layers with a window it holds together with the window's own rule on depths (`Window`).
+One rule: token i sees token j exactly when ``j <= i < end[j]`` (`mathsft.models.forest`). In
+layers with a window, the window's own rule on depths must hold too (`Window`).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mathsft.compat import attention_of
 
-# How layers that do not see all that stands before name themselves in ``layer_types``, and the
-# setting that says how much they see.
+# The names in ``layer_types`` of layers that do not see all earlier tokens, and for each the
+# setting that says how many they see.
 WINDOW_SETTINGS = {
     "sliding_attention": "sliding_window",
     "chunked_attention": "attention_chunk_size",
@@ -21,10 +21,10 @@ WINDOW_SETTINGS = {
 
 
 class Window(NamedTuple):
-    """How far a layer reaches back: a token sees the last ``size`` tokens, itself included.
+    """How far back a layer sees: a token sees the last ``size`` tokens, including itself.
 
     With ``chunks`` (Llama 4) the text is cut into pieces of ``size`` tokens instead, and a token
-    sees what stands before it in its own piece.
+    sees only itself and the earlier tokens of its own piece.
     """
 
     size: int
@@ -35,15 +35,15 @@ Rule = Callable[[Tensor | int, Tensor | int, Tensor, Tensor], Tensor]
 
 
 def forest_rule(end: Tensor, depth: Tensor | None = None, window: Window | None = None) -> Rule:
-    """Who sees whom, as FlexAttention's ``mask_mod(batch, head, i, j)``.
+    """Return the rule of which token sees which, as a ``mask_mod(batch, head, i, j)``.
 
     Args:
-        end: (B, L), just past the last descendant of each token.
-        depth: (B, L), the position of each token in its sequence; only read for a window.
-        window: of the layer; None: it sees all that stands before.
+        end: (B, L), the index just past the last descendant of each token.
+        depth: (B, L), the position of each token in its sequence; used only with a window.
+        window: the layer's window; None: the layer sees all earlier tokens.
 
-    FlexAttention (Dong et al. 2024, arXiv:2412.05496) skips the blocks of the mask that
-    are empty, where a dense mask is computed and then thrown away.
+    FlexAttention (Dong et al. 2024, arXiv:2412.05496) skips the empty blocks of such a mask.
+    With a dense mask, their scores are computed and then thrown away.
     """
 
     def sees(batch: Tensor | int, head: Tensor | int, i: Tensor, j: Tensor) -> Tensor:
@@ -63,10 +63,10 @@ def forest_rule(end: Tensor, depth: Tensor | None = None, window: Window | None 
 
 
 def forest_mask(end: Tensor, depth: Tensor | None = None, window: Window | None = None) -> Tensor:
-    """Who sees whom: a bool mask (B, 1, L, L) of all pairs of tokens of a row.
+    """Return which token sees which: a bool mask (B, 1, L, L) of all pairs of tokens in a row.
 
-    j <= i < end[b, j] for ``end`` (B, L); with a ``window``, that rule holds as well for the
-    tokens' positions ``depth`` (B, L). See `forest_rule`.
+    It is true for j <= i < end[b, j], with ``end`` (B, L). With a ``window``, the window's rule on
+    the tokens' positions ``depth`` (B, L) must hold too. See `forest_rule`.
     """
     rows, length = end.shape
     index = torch.arange(length, device=end.device)
@@ -75,10 +75,10 @@ def forest_mask(end: Tensor, depth: Tensor | None = None, window: Window | None 
 
 
 def layer_windows(config: Any) -> dict[str, Window | None]:
-    """The kinds of layers that a model has, and the window of each; None: it sees all before.
+    """Return a model's kinds of layers and the window of each; None: it sees all earlier tokens.
 
     The kinds are those of ``layer_types`` (Gemma 2 and 3, Qwen, gpt-oss, Llama 4). Without that
-    list a ``sliding_window`` holds for every layer (Mistral, Mixtral, Phi-3, StarCoder2).
+    list, a ``sliding_window`` applies to every layer (Mistral, Mixtral, Phi-3, StarCoder2).
     """
     config = config.get_text_config()
     found: dict[str, Window | None] = {}
@@ -95,10 +95,10 @@ def layer_windows(config: Any) -> dict[str, Window | None]:
 
 
 def position_limit(config: Any) -> int | None:
-    """The most tokens that a text may have for the model; None where its config names no number.
+    """Return the most tokens that a text may have for the model; None if its config has no limit.
 
-    ``max_position_embeddings``; more where the rotary positions are stretched by a ``factor``
-    over ``original_max_position_embeddings`` (YaRN).
+    This is ``max_position_embeddings``, or more if the rotary positions are stretched by a
+    ``factor`` over ``original_max_position_embeddings`` (YaRN).
     """
     config = config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
@@ -110,10 +110,10 @@ def position_limit(config: Any) -> int | None:
 
 
 def row_limit(config: Any) -> int | None:
-    """The most tokens of a row where a model counts places of the row, not positions; None: any.
+    """Return the longest row for a model that counts places in the row, not positions; None: any.
 
     GPT-Neo keeps the window of its local layers (``window_size``) in a table of places. Llama 4
-    scales the queries of some layers by the place, from ``floor_scale`` places on.
+    scales the queries of some layers by the place, starting at ``floor_scale`` places.
     """
     config = config.get_text_config()
     limits = [getattr(config, "window_size", None)]
@@ -123,29 +123,31 @@ def row_limit(config: Any) -> int | None:
 
 
 def caps_attention(config: Any) -> bool:
-    """Whether attention scores are capped (Gemma 2), which sdpa cannot do and may leave out."""
+    """Return whether attention scores are capped (Gemma 2), which sdpa cannot do and may ignore."""
     return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """``input_ids, position_ids, attention_mask`` of ``batch`` with which ``model`` keeps the rule.
+    """Return ``model``'s inputs for ``batch``: ``input_ids, position_ids, attention_mask``.
 
-    ``sdpa`` takes the bool mask. ``eager`` *adds* its mask to the scores, so a bool
-    mask would be added as 0 and 1 and hide nothing: it gets 0 and the lowest number.
-    Both hold with and without a cache, in training and in evaluation.
-    ``flex_attention`` gets a block mask; it needs CUDA of capability 8.0 or more to train.
+    With these inputs, each token sees only what the rule allows.
 
-    Where not all layers see as far, the mask is a dict with one for each kind of layer, as
-    transformers' models make them; kinds whose window no row exceeds share one mask.
+    ``sdpa`` takes the bool mask. ``eager`` *adds* its mask to the scores, so a bool mask would be
+    added as 0 and 1 and hide nothing. It gets 0 and the lowest number instead.
+    Both work with and without a cache, in training and in evaluation.
+    ``flex_attention`` gets a block mask; training with it needs CUDA capability 8.0 or higher.
 
-    A mixture of experts is asked for no router logits: transformers' balance loss is made for
-    masks of padding, and fails on this one. So that loss is not part of any objective here.
+    If some layers see further back than others, the mask is a dict with one mask for each kind of
+    layer, as transformers' models expect. Kinds whose window no row exceeds share one mask.
 
-    Raises ValueError for any other implementation, as flash attention ignores such a mask, for
-    sdpa where the model caps its attention scores, for sequences longer than the model has
-    positions (`position_limit`), and for rows longer than `row_limit`.
-    Silently wrong scores are worse than an error. (Models that do not learn what stands before
-    from the mask alone: `mathsft.models.isolation`.)
+    A mixture of experts returns no router logits: transformers' balance loss is made for padding
+    masks and fails on this one. So that loss is not part of any objective here.
+
+    Raises ValueError for any other implementation (flash attention ignores such a mask), for
+    sdpa if the model caps its attention scores, for sequences longer than the model's positions
+    (`position_limit`), and for rows longer than `row_limit`.
+    Silently wrong scores are worse than an error. (`mathsft.models.isolation` finds the models
+    in which tokens see others in spite of the mask.)
     """
     end, depth = batch["end"], batch["position_ids"]
     length = end.shape[1]
@@ -171,27 +173,27 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
 def _check_lengths(model: Any, length: int, depth: Tensor) -> None:
     name = type(model).__name__
     limit = position_limit(model.config)
-    # A row is at least as long as its longest sequence, and asking for that waits for the GPU.
+    # Check the row's length first: reading the longest sequence waits for the GPU.
     if limit is not None and length > limit and int(depth.max()) >= limit:
         raise ValueError(
             f"a sequence has {int(depth.max()) + 1:,} tokens, but {name} has {limit:,} positions: "
-            "leave it out, or take a model for longer texts"
+            "leave it out, or use a model for longer texts"
         )
     limit = row_limit(model.config)
     if limit is not None and length > limit:
         raise ValueError(
-            f"a row has {length:,} tokens, but some layers of {name} count places of the row, and "
-            f"that is exact up to {limit:,} only: use a max_length of at most {limit:,}, or "
+            f"a row has {length:,} tokens, but some layers of {name} count places in the row, "
+            f"which is exact up to {limit:,} only: use a max_length of at most {limit:,}, or "
             "another model"
         )
 
 
 def _mask(model: Any, end: Tensor, depth: Tensor, window: Window | None) -> Any:
-    """The mask of the layers with this window, as the model's attention implementation takes it."""
+    """Return the mask of layers with this window, in the form the implementation expects."""
     implementation = attention_of(model.config)
     if implementation == "sdpa" and caps_attention(model.config):
         raise ValueError(
-            f"{type(model).__name__} caps its attention scores, and sdpa leaves the cap out: load "
+            f"{type(model).__name__} caps its attention scores, and sdpa ignores the cap: load "
             'the model with attn_implementation="eager"'
         )
     if implementation == "sdpa":

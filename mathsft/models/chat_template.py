@@ -1,4 +1,4 @@
-"""Chat templates: one of your own, how one closes a turn, and a conversation as it reads it."""
+"""Chat templates: use your own, find how one closes a turn, and render a conversation."""
 
 import inspect
 import json
@@ -17,19 +17,21 @@ from mathsft.data.schemas import UnusableRowError
 
 _PROBE = "mathsft closes here"
 Messages = Sequence[Mapping[str, Any]]
-# What a template may raise, besides jinja's own errors, at a conversation it is not made for.
+# Errors that a template may raise, besides jinja's own, if it does not support a conversation.
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
     """Give the tokenizer the template in a Jinja file; no token is added for it.
 
-    Raises FileNotFoundError where there is no such file, and ValueError, with file and line,
-    where it is empty or no Jinja.
+    Raises FileNotFoundError if the file does not exist, and ValueError, with file and line, if
+    it is empty or not valid Jinja.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no chat template {path} (from {Path.cwd()}): give a Jinja file")
+        raise FileNotFoundError(
+            f"no chat template {path} (looked from {Path.cwd()}): give a Jinja file"
+        )
     try:
         template = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -40,16 +42,16 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> N
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
     except TemplateSyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not Jinja: {error.message}") from error
+        raise ValueError(f"{path}, line {error.lineno}: invalid Jinja: {error.message}") from error
     except TemplateError:
-        pass  # it may refuse this conversation, and take others
+        pass  # it may refuse this conversation and accept others
 
 
 @dataclass(frozen=True)
 class Closing:
     """What a chat template writes after an assistant turn; ``stop`` is its first special token.
 
-    ``control`` finds the texts that the tokenizer turns into special tokens.
+    ``control`` matches the texts that the tokenizer turns into special tokens.
     """
 
     text: str
@@ -58,10 +60,10 @@ class Closing:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "Closing":
-        """Found by rendering a conversation made up for it.
+        """Find it by rendering a made-up conversation.
 
-        Raises ValueError where the tokenizer has no chat template, where that fails or leaves the
-        assistant's text out, or where no special token of the tokenizer closes a turn.
+        Raises ValueError if the tokenizer has no chat template, if the template fails or leaves
+        out the assistant's text, or if no special token of the tokenizer closes a turn.
         """
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
@@ -81,21 +83,21 @@ class Closing:
         stop = control.search(text)
         if stop is None:
             raise ValueError(
-                f"the chat template closes a turn with {text!r}, in which the tokenizer knows no "
-                f"special token (it knows {', '.join(special[:8]) or 'none'}): a model tuned with "
-                "it never stops. Take a template whose turns end with one of them, such as "
+                f"the chat template closes a turn with {text!r}, which contains no special token "
+                f"of the tokenizer ({', '.join(special[:8]) or 'it has none'}): a model trained "
+                "with it never stops. Use a template whose turns end with one of them, such as "
                 f"{tokenizer.eos_token!r}"
             )
         return cls(text=text, stop=stop[0], control=control)
 
 
 def control_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Finds the texts that the tokenizer turns into control tokens; nothing where it has none."""
+    """Return a pattern for the texts of the tokenizer's control tokens; it may match nothing."""
     return re.compile("|".join(map(re.escape, _specials(tokenizer))) or "(?!)")
 
 
 def _specials(tokenizer: Any) -> list[str]:
-    """The texts that the tokenizer turns into control tokens, the longest first."""
+    """Return the texts that the tokenizer turns into control tokens, longest first."""
     added = tokenizer.added_tokens_decoder.values()
     known = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
     return sorted(known, key=lambda text: (-len(text), text))
@@ -103,11 +105,11 @@ def _specials(tokenizer: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A row of `mathsft.data.chat` as a chat template reads it.
+    """A row of `mathsft.data.chat` in the form that a chat template reads.
 
-    ``messages`` have the keys that hold something, with ``tool_calls`` as a list. ``trained`` says
-    for each whether it is trained. ``arguments`` go to ``apply_chat_template``: ``tools``, and
-    what the row's ``chat_template_kwargs`` name.
+    ``messages`` have only keys with a value, with ``tool_calls`` as a list. ``trained`` says for
+    each message whether it is trained. ``arguments`` go to ``apply_chat_template``: ``tools``, and
+    the arguments in the row's ``chat_template_kwargs``.
     """
 
     messages: Messages
@@ -116,10 +118,10 @@ class Conversation:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], tokenizer: Any) -> "Conversation":
-        """From a row, whose nested values are JSON text.
+        """Build it from a row, in which nested values are JSON text.
 
-        Raises UnusableRowError if no turn is trained, or if ``chat_template_kwargs`` name an
-        argument of the tokenizer's own, such as ``add_generation_prompt``.
+        Raises UnusableRowError if no turn is trained, or if ``chat_template_kwargs`` set one of
+        the tokenizer's own arguments, such as ``add_generation_prompt``.
         """
         messages = []
         for message in row["messages"]:
@@ -131,15 +133,15 @@ class Conversation:
         arguments = json.loads(row.get("chat_template_kwargs") or "{}")
         kind: Any = type(tokenizer)
         if names := sorted(arguments.keys() & _taken(kind)):
-            raise UnusableRowError(f"whose chat_template_kwargs name the tokenizer's {names[0]}")
+            raise UnusableRowError(f"whose chat_template_kwargs set the tokenizer's {names[0]}")
         if row.get("tools"):
             arguments = {**arguments, "tools": json.loads(row["tools"])}
         return cls(messages, trained_turns(row), arguments)
 
     def rendered(self, tokenizer: Any, turns: int | None = None, *, reply: bool = True) -> str:
-        """The first ``turns`` messages as text, with ``reply`` up to where the answer begins.
+        """Return the first ``turns`` messages as text; ``reply`` adds the start of the answer.
 
-        Raises UnusableRowError where the template refuses it, with what it says.
+        Raises UnusableRowError, with the template's message, if the template refuses them.
         """
         try:
             text: str = tokenizer.apply_chat_template(
@@ -156,6 +158,6 @@ class Conversation:
 
 @cache
 def _taken(kind: Any) -> frozenset[str]:
-    """The arguments of ``apply_chat_template`` that are the tokenizer's own."""
+    """Return the arguments of ``apply_chat_template`` that are the tokenizer's own."""
     names = inspect.signature(kind.apply_chat_template).parameters.keys() - {"self", "documents"}
     return frozenset({*names, "messages"})

@@ -1,8 +1,8 @@
-"""What a model computes with: every value of its tensors, and the settings that count.
+"""Everything that decides a model's output: all values of its tensors, and some settings.
 
-Names do not tell two models apart, and neither do a few sampled weights: one number anywhere
-can be another, and with equal weights another ``lora_alpha`` or rotary base computes something
-else. So everything that reaches the output is hashed.
+Names do not distinguish two models, and neither do a few sampled weights: a single number may
+differ anywhere. Even with equal weights, another ``lora_alpha`` or rotary base gives another
+output. So everything that affects the output is hashed.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor
 
-from mathsft.processes import is_sharded, whole
+from mathsft.models.sharding import is_sharded, whole
 
-AT_ONCE = 1 << 26  # bytes that are looked at together: no second copy of a large tensor is made
-# What a model's configuration says and its output does not depend on: names, versions, ids of
+AT_ONCE = 1 << 26  # bytes that are read together, so that no second copy of a large tensor is made
+# Settings of a model's configuration that its output does not depend on: names, versions, ids of
 # tokens (transformers fills them in when training begins), what is returned besides the logits,
-# and precision and attention kernels, which follow the device.
+# and precision and attention kernels, which depend on the device.
 _NAMES = {
     "architectures", "attn_implementation", "auto_map", "bos_token_id", "chunk_size_feed_forward",
     "dtype", "eos_token_id", "experts_implementation", "id2label", "label2id", "name_or_path",
@@ -32,7 +32,7 @@ _NAMES = {
     "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
     "bnb_4bit_compute_dtype",
 }  # fmt: skip
-# Of an adapter's configuration what only says where it comes from.
+# Settings of an adapter's configuration that only say where it comes from.
 _ADAPTER_NAMES = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision",
     "runtime_config",
@@ -42,10 +42,10 @@ _INNER = {"base_layer", "original_module", "token_adapter"}
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON would give it back, equal in every process: no address, no order of a set.
+    """Return ``value`` as JSON types, equal in every process: no addresses, no order of sets.
 
-    An enumeration is its value, a dataclass a dict of its fields; of any other object that JSON
-    does not have, only the class is told.
+    An enumeration becomes its value, and a dataclass a dict of its fields. Any other object that
+    JSON does not support becomes the name of its class.
     """
     if isinstance(value, Enum):
         return plain(value.value)
@@ -66,7 +66,7 @@ def plain(value: Any) -> Any:
 
 
 def config_values(config: Any) -> dict[str, Any]:
-    """The values of a model's configuration that its output depends on, also of parts of it."""
+    """Return the configuration values that a model's output depends on, nested ones included."""
     return {
         key: config_values(value) if isinstance(value, Mapping) else value
         for key, value in plain(config if isinstance(config, Mapping) else config.to_dict()).items()
@@ -75,25 +75,25 @@ def config_values(config: Any) -> dict[str, Any]:
 
 
 def adapter_values(config: Any) -> dict[str, Any]:
-    """The values of an adapter's configuration, without those that only say where it is from."""
+    """Return an adapter's configuration values, without those that only say where it is from."""
     values = {k: v for k, v in plain(config).items() if k not in _ADAPTER_NAMES}
     for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform"):
-        if isinstance(values.get(key), list):  # in which order they were named does not matter
+        if isinstance(values.get(key), list):  # their order does not matter
             values[key] = sorted(values[key], key=str)
     return values
 
 
 def json_hash(value: Any) -> str:
-    """SHA-256 of ``value`` as JSON with sorted keys."""
+    """Return the SHA-256 of ``value`` as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
 
 
 def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of the tensors' names, dtypes, shapes and bytes; their order does not matter.
+    """Return the SHA-256 of the tensors' names, dtypes, shapes and bytes, in any order.
 
-    Read in parts of `AT_ONCE` bytes, as they lie in memory: nothing is converted. A tensor that
-    goes by two names (tied weights) is read once. To be called in each process where a tensor is
-    sharded.
+    The bytes are read in parts of `AT_ONCE` bytes, as they are in memory: nothing is converted. A
+    tensor with two names (tied weights) is read once. If a tensor is sharded, call this in every
+    process.
     """
     known: dict[Any, str] = {}
     hashes = {}
@@ -122,11 +122,11 @@ def _tensor_hash(tensor: Tensor) -> str:
 def base_and_adapter(
     model: Any, *, saved: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every tensor of a model by name: of the base under its names there, and of its adapter.
+    """Return all tensors of the base, under the base's own names, and all of its adapter.
 
-    Weights, buffers, and what a quantised layer keeps beside its packed bytes; tied weights stand
-    under each of their names. ``saved`` leaves out buffers that no checkpoint holds, such as
-    rotary frequencies: a device computes them, and some models change them as they go.
+    These are weights, buffers, and what a quantised layer keeps beside its packed bytes. Tied
+    weights appear under each of their names. ``saved`` leaves out buffers that no checkpoint
+    holds, such as rotary frequencies: a device computes them, and some models change them later.
     """
     inside = model.get_base_model() if isinstance(model, PeftModel) else model
     wrappers = {name for name, module in inside.named_modules() if _adapts(module)}
@@ -145,7 +145,7 @@ def base_and_adapter(
 
 
 def adapter_layers(model: Any) -> dict[str, dict[str, Any]]:
-    """By name of an adapted layer how its adapter counts now: scaled, merged, switched off."""
+    """Return the current state of each adapted layer's adapter: scaling, merged, switched off."""
     inside = model.get_base_model() if isinstance(model, PeftModel) else model
     names = ("scaling", "merged_adapters", "disable_adapters", "active_adapters")
     return {

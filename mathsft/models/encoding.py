@@ -1,6 +1,6 @@
-"""From text to tokens, and where a text ends: the one place for training and for generation.
+"""From text to tokens, and where a text ends: one place for both training and generation.
 
-A model that was trained on other tokens than it meets later is worse without any sign of it. So
+If a model is trained on other tokens than it reads later, it is worse, and nothing shows it. So
 training, sample answers, worked answers and the evaluation harness all encode prompts with
 `encode_prompts`, and all stop at `stop_tokens`.
 """
@@ -15,13 +15,13 @@ from typing import Any
 from mathsft.models.chat_template import Closing
 from mathsft.models.computation import plain
 
-# Before a text that cannot be told from its joint tokens, each of these is tried as a stand-in
-# for what precedes it. A line break merges with nothing in most vocabularies.
+# If the tokens of the joined text do not give a piece's own tokens, the piece is encoded after
+# each of these texts in turn. In most vocabularies a line break merges with nothing.
 _ANCHORS = ("", "\n", ".", "a")
 
 
 def special_ends(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens that the tokenizer puts before a text and after it, such as ``[<s>]``, ``[]``."""
+    """Return the tokens that the tokenizer adds before and after a text: ``[<s>]``, ``[]``."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     for start in range(len(whole) - len(plain) + 1):
@@ -31,11 +31,11 @@ def special_ends(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts that a model continues, one list a text.
+    """Return token ids of texts that a model continues, one list per text.
 
-    A prompt begins as the tokenizer begins a text (``<s>`` where it has one). It never ends with
-    a stop token, also not with ``add_eos_token=True``: nothing could follow. A prompt that brings
-    its own first token, such as a rendered chat template, gets no second one.
+    A prompt begins as the tokenizer begins a text (with ``<s>`` if it has one). It never ends with
+    a stop token, not even with ``add_eos_token=True``, because nothing could follow. A prompt that
+    already has this first token, such as a rendered chat template, gets no second one.
     """
     first, last = special_ends(tokenizer)
     own = tokenizer.decode(first) if first else ""
@@ -54,21 +54,21 @@ def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def encode_pieces(
     tokenizer: Any, documents: Sequence[Sequence[str]], *, rendered: Sequence[bool]
 ) -> list[list[list[int]] | None]:
-    """Token ids of each piece of each document, so that a piece's tokens continue those before it.
+    """Return token ids of each piece of each document; each piece continues the one before it.
 
     Args:
         documents: texts that are cut where a model takes over: a prompt and its completion, or
             the turns of a conversation.
-        rendered: for each document whether a chat template wrote it. The template then wrote the
-            first token as well; else the document begins as `encode_prompts` begins it.
+        rendered: for each document, whether a chat template wrote it. The template then wrote the
+            first token too; otherwise the document begins as in `encode_prompts`.
 
-    A piece's tokens are what the tokens of the document have more than those of the document
-    before the piece: as TRL and transformers have it, also with SentencePiece, whose tokenizers
-    put a text-start mark before a text that stands alone. Where a merge across the boundary
-    changes tokens before it, a model that continues the tokens of the prompt does not meet that
-    merge. Then the piece's own tokens are taken, if they give its text back after those before.
+    A piece's tokens are those that it adds: the tokens of the document up to its end, without the
+    tokens of the document before it. TRL and transformers do the same. This also works with
+    SentencePiece, whose tokenizers put a text-start mark before a text on its own. A merge across
+    the boundary may change tokens before it. A model that continues the prompt's tokens never
+    sees that merge. Then the piece is encoded on its own, if that gives its text back.
 
-    Returns one list of token lists per document, or None where no tokens give the text back.
+    Returns one list of token lists per document, or None if no tokens give the text back.
     """
     joined = [["".join(d[: n + 1]) for n in range(len(d))] for d in documents]
     encode = partial(_encode, tokenizer)
@@ -102,7 +102,7 @@ def _pieces(
 
 
 def _following(tokenizer: Any, before: list[int], text: str) -> list[int] | None:
-    """Tokens of ``text`` by itself that give it back after ``before``; None if none do."""
+    """Return tokens of ``text`` on its own that decode to it after ``before``, or None."""
     decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
     expected = unicodedata.normalize("NFC", decode(before) + text)
     for anchor in _ANCHORS:
@@ -123,12 +123,12 @@ def _encode(tokenizer: Any, texts: Sequence[str], add_special_tokens: bool) -> l
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """The ids at which an answer of ``model`` ends, in ascending order.
+    """Return the ids at which an answer of ``model`` ends, in ascending order.
 
-    All of: the tokenizer's stop token, which SFT trains; the token that closes a turn of the
-    tokenizer's chat template, which SFT on conversations trains; and what the checkpoint's
-    generation config names. The three differ in published checkpoints, and a model that is
-    stopped by one of them only runs on past the other.
+    These are: the tokenizer's stop token, which SFT trains; the token that closes a turn in the
+    tokenizer's chat template, which SFT on conversations trains; and those that the checkpoint's
+    generation config names. The three differ in published checkpoints. If only one of them stops
+    a model, it continues past the others.
     """
     inner = getattr(model, "get_base_model", lambda: model)()
     config = getattr(inner, "generation_config", None)
@@ -142,17 +142,17 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def pad_token(tokenizer: Any) -> int:
-    """What fills a row up: never read and never trained, so the stop token will do as well."""
+    """Return the padding token: never read, never trained, so the stop token can serve too."""
     found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(found or 0)
 
 
 def tokenizer_values(tokenizer: Any) -> dict[str, Any]:
-    """What decides which tokens a text becomes: JSON values.
+    """Return what decides which tokens a text becomes, as JSON values.
 
-    The tokenizer's serialised form (without padding and truncation, which each call sets), or, of
-    one that is written in Python, its vocabulary and its settings; the chat template; and the
-    tokens that it puts around a text.
+    This is the tokenizer's serialised form (without padding and truncation, which each call sets),
+    or the vocabulary and settings of a tokenizer written in Python; the chat template; and the
+    tokens that it adds around a text.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     model = getattr(tokenizer, "sp_model", None)

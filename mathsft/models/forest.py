@@ -1,13 +1,13 @@
-"""A batch as a forest of tokens: what several sequences begin with passes the model once.
+"""A batch as a forest of tokens: a shared beginning passes through the model once.
 
 The tokens of a row are laid out depth first. A token's position is its depth, and ``end``
 is the index just past its last descendant. Token i sees token j exactly when
-``j <= i < end[j]``: when j is i itself or one of its ancestors, that is, what stands
+``j <= i < end[j]``: when j is i itself or one of its ancestors. The ancestors are the tokens
 before i in its own sequence (`mathsft.models.attention`).
 
 Packed documents are chains side by side; `pack` decides which ones share a row. The choices of a
-question are branches of one trunk. A token that only has to be predicted and that nothing
-follows, a leaf, is not part of a row: its log-probability is read at the token before it.
+question are branches of one trunk. The last token of a sequence only has to be predicted. It is
+not part of a row: its log-probability is read at the token before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,22 @@ from torch import Tensor
 
 from mathsft.checks import at_least, check_number
 
-IGNORE = -100  # the label that PyTorch's and transformers' losses leave out
-# {"input_ids": tokens, "labels": the same where a token is scored, IGNORE elsewhere}
+IGNORE = -100  # the label that PyTorch's and transformers' losses ignore
+# {"input_ids": tokens, "labels": the same if a token is scored, else IGNORE}
 TokenSequence = Mapping[str, Sequence[int]]
 
 
 def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
-    """Put documents into as few rows of ``max_length`` tokens as best-fit decreasing finds.
+    """Pack documents into rows of ``max_length`` tokens, as few as best-fit decreasing finds.
 
-    Longest first, each into the fullest row that still has room; a new row where none
-    has. At most 11/9 of the optimum (Johnson et al., 1974), and better where short
-    documents fill the gaps that long ones leave: GSM8K's train split fills 97 % of its
-    rows of 512 tokens (a test holds it above 95 %). It looks at the whole data set, not
-    at blocks of it.
+    Longest documents first, each goes into the fullest row that still has room, or into a
+    new row if none has. That takes at most 11/9 of the optimum (Johnson et al., 1974), and
+    less if short documents fill the gaps that long ones leave: GSM8K's train split fills
+    97 % of its rows of 512 tokens (a test keeps it above 95 %). It looks at the whole data
+    set, not at blocks of it.
 
-    Rows by free space are kept in a table, and the occupied spaces in the bits of one
-    integer, so that "the smallest space that is large enough" is one bit operation:
+    A table keeps the rows by free space, and the bits of one integer say which spaces
+    occur. So "the smallest space that is large enough" is one bit operation:
     O(n log n) for the sort and O(n) such look-ups.
 
     Returns rows of indices into ``lengths``; the same input gives the same rows.
@@ -67,13 +67,13 @@ def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
 
 
 def even_rows(lengths: Sequence[int], *, max_length: int, trunk: int = 0) -> list[list[int]]:
-    """Rows for one batch, at most ``max_length`` long, that should take the least time.
+    """Return rows of at most ``max_length`` tokens for one batch that should take the least time.
 
-    ``trunk`` is the number of tokens that every row has once besides its documents, because
-    all of them begin with it. A batch is padded to its longest row only, so its rows may as
-    well be shorter than ``max_length``: `pack` is tried at some 24 lengths between the
-    longest document and ``max_length``, and the cheapest wins. A padded token costs as much
-    as another one; attention, which grows with the row, costs a share of L / 3000 on top
+    ``trunk`` is the number of tokens that every row holds once besides its documents, because
+    all of them begin with it. A batch is padded only to its longest row, so its rows may be
+    shorter than ``max_length``: `pack` is tried at about 24 lengths between the longest
+    document and ``max_length``, and the cheapest wins. A padding token costs as much as any
+    other. Attention, which grows with the row, costs a share of L / 3000 in addition
     (measured on a CPU at the shape of Qwen2.5-0.5B). No document may be longer than
     ``max_length - trunk``.
     """
@@ -90,19 +90,19 @@ def even_rows(lengths: Sequence[int], *, max_length: int, trunk: int = 0) -> lis
 
 
 class TokenForest:
-    """Token sequences in rows, each distinct beginning of a row once.
+    """Token sequences in rows; a beginning that several sequences share is in the row once.
 
     Args:
-        sequences: ``{"input_ids", "labels"}`` each, of one length; ``labels`` holds the
-            token where it is scored and `IGNORE` elsewhere. The first token of a sequence
-            has no predecessor to be predicted from and is never scored.
+        sequences: each ``{"input_ids", "labels"}``, both of the same length; ``labels`` holds
+            the token if it is scored, else `IGNORE`. The first token of a sequence has no
+            token before it that could predict it and is never scored.
         rows: the indices into ``sequences`` that share a row; default: all in one row.
-        share: False lays the sequences of a row side by side in the order given, each a
-            chain of its own, also where they begin alike: plain packing.
+        share: False lays the sequences of a row side by side in the given order, each as its
+            own chain, even if they begin alike: plain packing.
 
     ``input_ids``, ``position_ids`` and ``end`` are lists of rows, without padding;
     `tensors` makes the batch. The layout of a row does not depend on the order of its
-    sequences (if ``share``). Raises ValueError where labels and tokens differ in number.
+    sequences (if ``share``). Raises ValueError if labels and tokens differ in number.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class TokenForest:
         self.end: list[list[int]] = []
         # Each scored token: (row, place of its predecessor, token), and its sequence.
         self._scored: list[tuple[tuple[int, int, int], int]] = []
-        self._last = [(0, 0)] * len(sequences)  # row and place of each one's last passed token
+        self._last = [(0, 0)] * len(sequences)  # row and place of each one's last token in a row
         self._count = len(sequences)
         for row in [range(len(sequences))] if rows is None else rows:
             self._plant(sequences, row, share)
@@ -126,14 +126,14 @@ class TokenForest:
     def from_groups(
         cls, groups: Sequence[Sequence[TokenSequence]], *, max_length: int
     ) -> "TokenForest":
-        """Rows of at most ``max_length`` tokens, each group (a question's choices) within one.
+        """Lay groups (a question's choices), each within one row, of at most ``max_length`` tokens.
 
-        Sequences are numbered group after group. Raises ValueError where there is no group, or
-        an empty one, or one that alone is longer than ``max_length``.
+        Sequences are numbered group after group. Raises ValueError if there is no group, if a
+        group is empty, or if one alone is longer than ``max_length``.
         """
         check_number("max_length", max_length, at_least(1))
         if not groups or not all(groups):
-            raise ValueError("there is no group to lay out, or one without a sequence")
+            raise ValueError("there is no group to lay out, or a group has no sequence")
         sizes = [cls(group).tokens for group in groups]
         for index, size in enumerate(sizes):
             if size > max_length:
@@ -152,15 +152,15 @@ class TokenForest:
 
     @property
     def tokens(self) -> int:
-        """The tokens that pass the model, padding left out."""
+        """The number of tokens that pass through the model, without padding."""
         return sum(map(len, self.input_ids))
 
     def _plant(self, sequences: Sequence[TokenSequence], row: Sequence[int], share: bool) -> None:
-        """Lay one row out. Sorted sequences are a depth-first walk of the tree they form."""
+        """Lay out one row. Sorted sequences are a depth-first walk of the tree that they form."""
         input_ids: list[int] = []
         position_ids: list[int] = []
         end: list[int] = []
-        path: list[int] = []  # where the tokens of the sequence in hand stand in the row
+        path: list[int] = []  # places in the row of the current sequence's tokens
         before: list[int] = []
         passed = {i: list(sequences[i]["input_ids"][:-1]) for i in row}
         for index in sorted(row, key=passed.__getitem__) if share else row:
@@ -168,7 +168,7 @@ class TokenForest:
             if len(labels) != len(sequences[index]["input_ids"]):
                 raise ValueError(
                     f"sequence {index} has {len(sequences[index]['input_ids'])} input_ids "
-                    f"and {len(labels)} labels: give one label a token"
+                    f"and {len(labels)} labels: give one label per token"
                 )
             shared = common_start(before, ids) if share else 0
             for place in path[shared:]:
@@ -192,19 +192,19 @@ class TokenForest:
         self.end.append(end)
 
     def tensors(self, *, pad_token_id: int) -> dict[str, Tensor]:
-        """The batch, int64 tensors: B rows padded to the longest of them, L tokens.
+        """Return the batch as int64 tensors: B rows, padded to the longest of them, L tokens.
 
-        - ``input_ids, position_ids, end`` (B, L). Padding tokens are trees of one token:
-          they see themselves and nothing else, as a softmax over nothing would be NaN.
-        - ``row_tokens`` (B,): the tokens of each row that are not padding.
+        - ``input_ids, position_ids, end`` (B, L). Padding tokens are trees of one token: they
+          see only themselves, because a softmax over nothing would be NaN.
+        - ``row_tokens`` (B,): how many tokens of each row are not padding.
         - ``predictor`` (P,): the places, in the flattened (B L), whose hidden states are
           projected onto the vocabulary: those that predict a scored token, each once.
-        - ``branch``, ``token`` (E,): the distinct scored tokens, as an index into
+        - ``branch``, ``token`` (E,): the distinct scored tokens, each as an index into
           ``predictor`` (ascending) and the token's id.
-        - ``scored``, ``sequence`` (T,): that sequence ``sequence[t]`` has the scored token
+        - ``scored``, ``sequence`` (T,): sequence ``sequence[t]`` has the scored token
           ``scored[t]``, an index into ``branch``. Choices that begin alike share entries.
         - ``scored_tokens`` (S,): how many scored tokens each sequence has.
-        - ``last`` (S,): the place, in the flattened (B L), of each sequence's last passed token.
+        - ``last`` (S,): the place, in the flattened (B L), of each sequence's last token in a row.
         """
         longest = max(map(len, self.input_ids))
 
@@ -232,7 +232,7 @@ class TokenForest:
 
 
 def common_start(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many elements two sequences begin with in common."""
+    """Return how many elements two sequences share at their start."""
     for n, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:
             return n
@@ -240,6 +240,6 @@ def common_start(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def _trunk(sequences: Sequence[TokenSequence]) -> int:
-    """How many passed tokens all sequences begin with in common, one less than the shortest."""
+    """Return how many row tokens all share at the start, at most the shortest's number less 1."""
     passed = [sequence["input_ids"][:-1] for sequence in sequences]
     return min(min(map(len, passed)) - 1, *(common_start(passed[0], ids) for ids in passed))

@@ -1,4 +1,4 @@
-"""Greedy decoding that depends on the weights and the prompt alone."""
+"""Greedy decoding that depends only on the weights and the prompt."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,11 +26,11 @@ _IDLE = {
 
 @contextmanager
 def own_generation(model: Any, tokenizer: Any) -> Iterator[GenerationConfig]:
-    """Inside, ``model`` generates greedily by a generation config of ours, and is in eval mode.
+    """Inside, ``model`` is in eval mode and generates greedily with our own generation config.
 
-    A checkpoint's own config may hold a repetition penalty (Qwen2.5-Instruct's does), beams, or
-    forbidden tokens. transformers takes them for everything that a call does not name, so that a
-    "greedy" answer is another one. `stop_tokens` decides where an answer ends.
+    A checkpoint's config may set a repetition penalty (Qwen2.5-Instruct's does), beams, or
+    forbidden tokens. transformers uses them unless a call overrides them, and a "greedy" answer
+    is then a different one. `stop_tokens` decides where an answer ends.
     """
     inner = getattr(model, "get_base_model", lambda: model)()
     with evaluating(model):
@@ -44,7 +44,7 @@ def own_generation(model: Any, tokenizer: Any) -> Iterator[GenerationConfig]:
 
 
 def say_ignored(model: Any) -> None:
-    """Print which settings of the checkpoint's generation config greedy decoding leaves out."""
+    """Print which settings of the checkpoint's generation config greedy decoding ignores."""
     inner = getattr(model, "get_base_model", lambda: model)()
     if (config := getattr(inner, "generation_config", None)) is None:
         return
@@ -57,17 +57,17 @@ def say_ignored(model: Any) -> None:
     neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
     left = [f"{key}={value}" for key, value in asked.items() if neutral.get(key) != value]
     if left:
-        say(f"greedy decoding, without the checkpoint's {', '.join(left)} (generation_config.json)")
+        say(f"greedy decoding ignores the checkpoint's {', '.join(left)} (generation_config.json)")
 
 
 class FiniteLogits(LogitsProcessor):
-    """Watches the logits that answers are chosen by; ``broken`` says which rows had no finite one.
+    """Checks the logits that answers are chosen from; ``broken`` lists the rows that failed.
 
-    Argmax of NaN is a token like another, so that broken weights give a text and no error.
+    Argmax of NaN is a token like any other, so broken weights give a text and no error.
     """
 
     def __init__(self) -> None:
-        self._broken: Tensor | None = None  # on the device: to read it would wait for the GPU
+        self._broken: Tensor | None = None  # on the device: reading it would wait for the GPU
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         here = ~scores.amax(dim=-1).isfinite()  # amax of a row with a NaN is NaN
@@ -81,9 +81,9 @@ class FiniteLogits(LogitsProcessor):
 
 
 def check_room(model: Any, prompt_tokens: int, max_new_tokens: int, *, name: str) -> None:
-    """Raise ValueError if prompt and answer together are longer than the model has positions.
+    """Raise ValueError if prompt and answer together need more positions than the model has.
 
-    ``name`` says whose prompt it is. The last token of an answer does not pass the model.
+    ``name`` says whose prompt it is. The last token of an answer does not go through the model.
     """
     limit = position_limit(model.config)
     if limit is not None and prompt_tokens + max_new_tokens - 1 > limit:
@@ -92,7 +92,7 @@ def check_room(model: Any, prompt_tokens: int, max_new_tokens: int, *, name: str
         raise ValueError(
             f"{name} has a prompt of {prompt_tokens:,} tokens; with max_new_tokens="
             f"{max_new_tokens} that is more than the model's {limit:,} positions: {advice}leave "
-            "it out"
+            "the prompt out"
         )
 
 
@@ -105,13 +105,12 @@ def greedy_tokens(
     max_new_tokens: int,
     names: Sequence[str],
 ) -> list[list[int]]:
-    """What ``model`` writes after each prompt, greedily: token ids, one list a prompt.
+    """Return what ``model`` writes greedily after each prompt: token ids, one list per prompt.
 
     The prompts are one batch. An answer ends with one of `stop_tokens`, or is cut after
-    ``max_new_tokens``. ``names`` says whose prompts they are, for errors.
+    ``max_new_tokens``. ``names`` says whose prompts they are, for error messages.
 
-    Raises ValueError for a prompt that leaves no room (`check_room`), and where the logits are
-    not finite.
+    Raises ValueError if a prompt leaves no room (`check_room`), or if the logits are not finite.
     """
     for prompt, name in zip(prompts, names, strict=True):
         check_room(model, len(prompt), max_new_tokens, name=name)
@@ -132,8 +131,8 @@ def greedy_tokens(
         )[:, longest:]
     if broken := watch.broken:
         raise ValueError(
-            f"{names[broken[0]]}: the model's logits are not finite, so it writes nothing that "
-            "counts. Either its weights are not finite, or half precision overflows: load the "
+            f"{names[broken[0]]}: the model's logits are not finite, so its answers mean "
+            "nothing. Either its weights are not finite, or half precision overflows: load the "
             "model with dtype='float32', or with attn_implementation='eager'"
         )
     answers = []

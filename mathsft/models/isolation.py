@@ -1,9 +1,9 @@
-"""Whether a model keeps the branches of a forest apart: tried, not concluded from its name.
+"""Test whether a model keeps the branches of a forest apart, instead of trusting its name.
 
-Some models learn what stands before a token from elsewhere than the mask: recurrent and
+In some models it is not only the mask that decides which tokens affect a token: recurrent and
 convolutional layers run along the row, ALiBi counts places instead of positions, and some layers
-make a mask of their own. A list of such models would be out of date tomorrow; three short passes
-tell, and three more for a model with windows.
+make their own mask. A list of such models would soon be out of date. Three short passes show it,
+and three more for a model with windows.
 """
 
 from typing import Any
@@ -15,27 +15,27 @@ from mathsft.models.forest import TokenForest
 from mathsft.models.model_files import vocabulary
 from mathsft.models.modes import evaluating
 
-# Largest difference of a logit, as a share of the largest logit: rounding, and no more.
+# Largest allowed difference of a logit, as a share of the largest logit: only rounding.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
-_NARROW = 5  # tokens, fewer than the sequences of the check have in common
+_NARROW = 5  # tokens, fewer than the sequences of the check share
 
 
 def check_isolation(model: Any) -> None:
-    """Raise ValueError where a forked row gives other logits than its sequences alone.
+    """Raise ValueError if a forked row gives other logits than its sequences alone.
 
-    Two sequences of 16 tokens that share six, in one row and each by itself. A model with windows
-    (`mathsft.models.attention.layer_windows`) is asked once more with windows of five tokens:
-    transformers' models read their size when they make a mask, so that both ways are narrowed.
-    That tells in 16 tokens what would take thousands at the model's own size. A model that keeps
-    its window elsewhere is refused.
+    The test uses two sequences of 16 tokens that share six, in one row and each on its own. A
+    model with windows (`mathsft.models.attention.layer_windows`) is tested again with windows of
+    five tokens: transformers' models read the size when they make a mask, so both ways get the
+    narrow window. 16 tokens then show what would take thousands at the model's own size. A model
+    that keeps its window elsewhere is refused.
     """
-    with evaluating(model):  # gives the configuration back in the end
+    with evaluating(model):  # restores the configuration at the end
         difference = _difference(model)
         if difference is not None:
             raise ValueError(
                 f"{type(model).__name__} does not keep the sequences of a row apart ({difference})"
                 ": it has recurrent or convolutional layers, or positions that it does not take "
-                "from position_ids. Use a model whose layers all attend by the mask, such as "
+                "from position_ids. Use a model whose layers all follow the mask, such as "
                 "Qwen2.5, Llama or Gemma"
             )
         windows = [kind for kind, window in layer_windows(model.config).items() if window]
@@ -44,7 +44,7 @@ def check_isolation(model: Any) -> None:
         difference = _difference(model) if windows else None
     if difference is not None:
         raise ValueError(
-            f"the windows of {type(model).__name__} cannot be told by a mask ({difference}): its "
+            f"the windows of {type(model).__name__} cannot be set by a mask ({difference}): its "
             "layers do not take them from the configuration, or take one mask for all. Use "
             "another model, such as Gemma, Mistral or Qwen2.5"
         )
@@ -52,11 +52,11 @@ def check_isolation(model: Any) -> None:
 
 @torch.no_grad()
 def _difference(model: Any) -> str | None:
-    """In words, how the logits of a forked row differ from its sequences'; None if they do not."""
+    """Say how a forked row's logits differ from those of its sequences; None if they do not."""
     words = vocabulary(model.config)  # the embedding itself may be wrapped by an adapter
     trunk = [(7 * n + 3) % words for n in range(6)]
     ids = [trunk + [(11 * n + 5 * k + 1) % words for n in range(10)] for k in range(2)]
-    # A sequence's last token does not pass the model, so each gets one more to end on.
+    # A sequence's last token does not go through the model, so each gets one more at the end.
     forest = TokenForest([{"input_ids": [*row, 0], "labels": [*row, 0]} for row in ids])
     device = model.device
     batch = {k: v.to(device) for k, v in forest.tensors(pad_token_id=0).items()}
@@ -74,13 +74,13 @@ def _difference(model: Any) -> str | None:
     first, second = sorted(range(2), key=ids.__getitem__)  # the order of a forest
     expected = torch.cat([alone[first], alone[second][len(trunk) :]])
     difference = float((together - expected).abs().max() / expected.abs().max())
-    # The coarsest: trained parts may be in float32 in a model that is in half precision.
+    # The coarsest dtype counts: in a half-precision model, trained parts may be in float32.
     allowed = max(
         _TOLERANCE.get(parameter.dtype, 0.1)
         for parameter in model.parameters()
         if parameter.is_floating_point()
     )
-    # Where logits are not finite, weights or precision are at fault; the scores will say so.
+    # If logits are not finite, weights or precision are at fault; the scores will show that.
     if expected.isfinite().all() and not difference <= allowed:
         return f"logits differ by {difference:.0%}"
     return None

@@ -1,8 +1,8 @@
 """log p(continuation | context): how a choice is scored.
 
-A choice is scored as lm-evaluation-harness scores it: the context is encoded, then
-context + continuation, and the continuation's tokens are what the second adds to the
-first. The choices of a question share one pass over it (`mathsft.models.forest`).
+A choice is scored as in lm-evaluation-harness: the context is encoded, then context +
+continuation, and the continuation's tokens are those that the second adds to the first.
+The choices of a question share one pass over the question (`mathsft.models.forest`).
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
-from mathsft.data.problems import check_rows
+from mathsft.data.given import check_rows
 from mathsft.data.prompts import choice_context, choice_continuation
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import encode_prompts, pad_token
@@ -26,10 +26,10 @@ from mathsft.models.modes import evaluating
 
 @torch.no_grad()
 def option_scores(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Sums of `sequence_logprobs`, (S,), and whether greedy decoding would write each, (S,).
+    """Return sums of `sequence_logprobs`, (S,), and if greedy decoding would write each, (S,).
 
-    That is: whether every scored token is the most likely one where it stands, as
-    lm-evaluation-harness asks of each continuation.
+    The latter means that every scored token is the most likely one at its position, which
+    lm-evaluation-harness reports for each continuation.
     """
     found = sequence_logprobs(model, batch)
     return found.sum, found.greedy
@@ -38,11 +38,11 @@ def option_scores(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
 def encode_continuation(
     tokenizer: Any, context: str, continuation: str
 ) -> tuple[list[int], list[int]]:
-    """Token ids of the context and of the continuation, as the harness splits them.
+    """Return token ids of the context and of the continuation, split as the harness does.
 
     Spaces at the end of the context go to the continuation. A tokenizer may merge across
-    the boundary: the model then reads the context's own tokens, followed by what stands
-    after as many tokens of the whole, as it does in the harness.
+    the boundary. The model then reads the context's own tokens, followed by the whole text's
+    tokens after the same number of tokens, as in the harness.
 
     Raises:
         ValueError: the continuation adds no token (an empty choice).
@@ -56,7 +56,7 @@ def encode_continuation(
 def encode_choices(
     tokenizer: Any, problems: Sequence[Mapping[str, Any]]
 ) -> list[list[TokenSequence]]:
-    """Each problem's choices as sequences for a `TokenForest`, one list a problem.
+    """Return each problem's choices as sequences for a `TokenForest`, one list per problem.
 
     A sequence is the question with one choice; the choice's tokens are scored.
 
@@ -94,7 +94,7 @@ def encode_choices(
 def _encode(
     tokenizer: Any, texts: Sequence[tuple[str, Sequence[str]]]
 ) -> list[tuple[list[int], list[list[int]]]]:
-    """Contexts with their continuations, tokenized in two calls."""
+    """Return contexts with their continuations, tokenised in two calls."""
     if not texts:
         return []
     contexts = encode_prompts(tokenizer, [context.rstrip() for context, _ in texts])
@@ -114,15 +114,15 @@ def choice_logprobs(
     batch_size: int = 32,
     max_length: int = 512,
 ) -> list[list[float]]:
-    """Summed log-probability, in nats and float32, of every choice of every problem.
+    """Return the summed log-probability, in nats and float32, of every choice of every problem.
 
-    Returns one list per problem, as long as its ``choices``. ``batch_size`` counts problems;
-    those of a batch share rows of at most ``max_length`` tokens, or as many as the longest
-    problem has: none is cut, and none is left out.
+    Returns one list per problem, as long as its ``choices``. ``batch_size`` counts problems.
+    The problems of a batch share rows of at most ``max_length`` tokens, or of as many as the
+    longest problem has: no problem is cut or left out.
 
     Raises:
-        ValueError: a problem without choices, an empty choice, one that is longer than the model
-            has positions, or a score that is not finite; a model that does not keep the
+        ValueError: a problem without choices, an empty choice, one that needs more positions
+            than the model has, or a score that is not finite; a model that does not keep the
             branches of a forest apart.
     """
     check_number("batch_size", batch_size, at_least(1))
@@ -152,7 +152,7 @@ def choice_logprobs(
                 if not all(map(math.isfinite, scores[-1])):
                     raise ValueError(
                         f"problem {index}: a score is not finite ({scores[-1]}). Either the "
-                        "model's weights are not, or half precision overflows: load the model "
-                        "with dtype='float32', or with attn_implementation='eager'"
+                        "model's weights are not finite, or half precision overflows: load the "
+                        "model with dtype='float32', or with attn_implementation='eager'"
                     )
     return scores

@@ -1,6 +1,6 @@
 """Load a language model and its tokenizer, or say plainly why not.
 
-The embedded default, a local folder and a hub name take one and the same path
+The embedded default, a local folder and a hub name are all loaded by the same code
 (`mathsft.models.pretrained`).
 """
 
@@ -49,33 +49,33 @@ def load_model(
         name: "tiny" for the model that comes with the package, a folder, or a hub name.
         quantize: load the projections as 4-bit NF4 with double quantisation (Dettmers et al.
             2023, QLoRA, arXiv:2305.14314). Embedding, norms and output head stay in `dtype`.
-        lora: True adds a LoRA adapter (see `add_adapter` for the defaults); a dict overrides
-            single settings of it, such as ``{"r": 8, "use_dora": True}``: any of peft's
-            `LoraConfig`, and ``seed``. A `LoraConfig` is taken as it is. The model is then a
+        lora: True adds a LoRA adapter (see `add_adapter` for the defaults). A dict overrides
+            single settings, such as ``{"r": 8, "use_dora": True}``: any setting of peft's
+            `LoraConfig`, and ``seed``. A `LoraConfig` is used as it is. The model is then a
             `peft.PeftModel`.
         dtype: of the weights, and the compute dtype of 4-bit layers; default: `device_defaults`.
-        attn_implementation: default: `device_defaults`, or "eager" if the model has no such
-            attention (a line says so).
+        attn_implementation: default: `device_defaults`, or "eager" if the model does not support
+            that attention (a printed line says so).
         device: default: the CUDA device of this process (``LOCAL_RANK``), else the CPU.
         revision: branch, tag or commit of a hub name.
-        chat_template_path: a Jinja file that takes the place of the checkpoint's chat template.
-            No token is added for it: turns should end with a special token that the tokenizer
-            has, which is checked where conversations are tokenized.
+        chat_template_path: a Jinja file that replaces the checkpoint's chat template. No token
+            is added for it: turns should end with a special token that the tokenizer already
+            has. This is checked when conversations are tokenised.
 
     The embedding is not upcast to float32 as `prepare_model_for_kbit_training` would do: for a
     vocabulary of 151,936 that alone costs 0.5 GB and more, and nothing here needs it.
 
-    The tokenizer has a padding token; where the checkpoint names none it is the end-of-text
-    token (as in Qwen2.5 base), so padding is told from a real stop by position, never by id.
-    Its `padding_side` is the checkpoint's own: set it where it matters ("left" to generate).
+    The tokenizer has a padding token. If the checkpoint names none, it is the end-of-text token
+    (as in Qwen2.5 base), so padding is distinguished from a real stop by position, never by id.
+    Its `padding_side` is the checkpoint's own: set it if it matters ("left" to generate).
 
     Raises:
-        FileNotFoundError: no such folder, or it holds no config.json or no weights; no such
-            chat template.
-        OSError: the hub could not give the model (offline, unknown, or gated).
-        ValueError: weights missing, left over, damaged or of another shape; the folder holds an
-            adapter; an unknown `lora` key or dtype; more tokens than embeddings; a chat
-            template that is no Jinja.
+        FileNotFoundError: the folder does not exist, or it has no config.json or no weights; the
+            chat template does not exist.
+        OSError: the hub could not provide the model (offline, unknown, or gated).
+        ValueError: weights are missing, unexpected, damaged or of another shape; the folder holds
+            an adapter; an unknown `lora` key or dtype; more tokens than embeddings; a chat
+            template that is not valid Jinja.
     """
     settings = _lora_settings(lora)
     source = checked_source(name, revision)
@@ -110,9 +110,9 @@ def load_model(
 
 
 def adapter_tokenizer(folder: str | Path, model: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that `save_adapter` put beside an adapter, with its chat template.
+    """Return the tokenizer that `save_adapter` stored beside an adapter, with its chat template.
 
-    None if there is none: then the base's own is the right one. ``folder`` may be a hub name.
+    Returns None if there is none: the base's own is then right. ``folder`` may be a hub name.
     Raises ValueError if it has more tokens than the model has embeddings.
     """
     where = local_adapter(folder, None)
@@ -134,7 +134,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, *, source: 
 
 
 def _lora_settings(lora: bool | dict[str, Any] | LoraConfig) -> dict[str, Any] | None:
-    """Keyword arguments of `add_adapter`, or None; checked before anything is loaded."""
+    """Return keyword arguments for `add_adapter`, or None; checked before anything is loaded."""
     if lora is False or lora is None:
         return None
     if lora is True:
@@ -154,7 +154,7 @@ def _device_and_defaults(device: torch.device | str | None) -> tuple[torch.devic
     if target.type != "cuda":
         return target, device_defaults(None)
     if not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} was asked for, but PyTorch finds no CUDA device")
+        raise ValueError(f"device {str(device)!r} was requested, but PyTorch finds no CUDA device")
     return target, device_defaults(torch.cuda.get_device_capability(target))
 
 

@@ -1,8 +1,8 @@
-"""log p(token | what stands before it): the one score, for training, evaluation and reports.
+"""log p(token | the tokens before it): the one score, for training, evaluation and reports.
 
 One pass of a model over a token forest (`mathsft.models.forest`) gives the log-probability of
 each scored token. Only the positions that predict a scored token are projected onto the
-vocabulary, and a position that several sequences go on from is projected once.
+vocabulary. A position from which several sequences continue is projected once.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from mathsft.models.attention import attention_inputs
 from mathsft.models.projection import LOGITS_AT_ONCE, TokenLogprobs, has_plain_head
-from mathsft.processes import whole
+from mathsft.models.sharding import whole
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-probabilities of N whole sequences: ``sum`` and ``mean`` (N,), and the reference's."""
+    """Log-probabilities of N whole sequences: ``sum`` and ``mean`` (N,), and a reference's."""
 
     sum: Tensor
     mean: Tensor
@@ -34,12 +34,12 @@ class SequenceLogprobs:
     """Log-probabilities in nats, float32, of T scored tokens in S sequences.
 
     ``values`` (T,); ``sequence`` (T,), the sequence that each token belongs to; ``tokens`` (S,),
-    how many scored tokens each sequence has. A token that several sequences share stands there
-    once for each of them.
+    how many scored tokens each sequence has. A token that several sequences share appears once
+    for each of them.
 
     ``reference`` holds the same tokens under a second model, ``old`` under the model that sampled
-    them; both are None if the objective did not ask for them. ``hidden`` (S, H) is the hidden
-    state after each sequence's last token, and ``value`` what a value head makes of it.
+    them; both are None if the objective did not request them. ``hidden`` (S, H) is the hidden
+    state after each sequence's last token, and ``value`` is the value head's output for it.
     """
 
     values: Tensor
@@ -54,37 +54,37 @@ class SequenceLogprobs:
 
     @cached_property
     def sum(self) -> Tensor:
-        """(S,) the log-probability of each sequence's scored tokens together; 0 if it has none."""
+        """(S,) the total log-probability of each sequence's scored tokens; 0 if it has none."""
         return self.over_sequences(self.values)
 
     @property
     def mean(self) -> Tensor:
-        """(S,) the same per scored token."""
+        """(S,) `sum` divided by the number of scored tokens."""
         return self.sum / self.tokens.clamp(min=1)
 
     def of(self, index: Tensor) -> Scores:
-        """The scores of the sequences with these numbers, (N,)."""
+        """Return the scores of the sequences with these indices, (N,)."""
         reference = None if self.reference is None else self.reference.of(index)
         return Scores(self.sum[index], self.mean[index], reference)
 
     @property
     def greedy(self) -> Tensor:
-        """(S,) whether greedy decoding would write each sequence's scored tokens, bool."""
+        """(S,) bool: whether greedy decoding would write each sequence's scored tokens."""
         assert self.likeliest is not None
         return self.over_sequences((~self.likeliest).float()) == 0
 
     def over_sequences(self, values: Tensor) -> Tensor:
-        """A value for each token (T,), summed by sequence: (S,)."""
+        """Sum a value for each token (T,) by sequence: (S,)."""
         return values.new_zeros(len(self.tokens)).index_add(0, self.sequence, values)
 
     def over_logits(self, function: Callable[..., Tensor], *others: "SequenceLogprobs") -> Tensor:
-        """``function`` of the logits at each scored token's predictor: (T,).
+        """Apply ``function`` to the logits at each scored token's predictor: (T,).
 
         For losses that compare whole distributions. ``function(logits, *other_logits)`` takes
-        float32 tensors (n, V), of this pass and of ``others`` over the same batch, and gives (n,).
-        It is called for blocks of positions, and again in the backward pass, so that no two full
-        matrices of logits are held at once. Each position is asked once, however many sequences
-        share it.
+        float32 tensors (n, V), of this pass and of ``others`` over the same batch, and returns
+        (n,). It is called for blocks of positions, and again in the backward pass, so that no two
+        full matrices of logits are in memory at once. A position that several sequences share is
+        computed only once.
         """
         passes = [one._logits for one in (self, *others)]
         assert all(one is not None for one in passes)
@@ -104,7 +104,7 @@ class SequenceLogprobs:
 
 @dataclass(frozen=True)
 class ScoredLogits:
-    """What logits are made from at the P positions that predict a scored token."""
+    """What the logits are computed from, at the P positions that predict a scored token."""
 
     hidden: Tensor  # (P, H), or (P, V): the logits themselves if the head is not a plain product
     weight: Tensor | None  # (V, H)
@@ -129,18 +129,18 @@ def sequence_logprobs(
     wrapped: Any = None,
     inputs_embeds: Tensor | None = None,
 ) -> SequenceLogprobs:
-    """The log-probability of every scored token of a forest, in one pass.
+    """Return the log-probability of every scored token of a forest, in one pass.
 
     Args:
         model: a causal language model, with or without an adapter.
-        batch: what `TokenForest.tensors` gives, on the model's device. A multiple-choice
-            question has one sequence for each choice, a document is a sequence by itself.
-        wrapped: what is called instead of ``model`` if something (DDP) wraps it.
-        inputs_embeds: (B, L, H), read in place of the embeddings of ``batch["input_ids"]``:
-            for prompts that are no tokens yet.
+        batch: the output of `TokenForest.tensors`, on the model's device. A multiple-choice
+            question has one sequence for each choice; a document is one sequence.
+        wrapped: the module to call instead of ``model`` if something (DDP) wraps it.
+        inputs_embeds: (B, L, H), used in place of the embeddings of ``batch["input_ids"]``:
+            for prompts that are not tokens.
 
-    Differentiable. Raises ValueError if the model's attention implementation cannot be told the
-    mask (`attention_inputs`).
+    Differentiable. Raises ValueError if the model's attention implementation cannot use the mask
+    (`attention_inputs`).
     """
     head = model.get_output_embeddings()
     plain = has_plain_head(model)
@@ -149,7 +149,7 @@ def sequence_logprobs(
     def keep_predictors(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
         hidden = arguments[0].flatten(0, 1)[batch["predictor"]]
         caught.append(hidden)
-        # With a plain head nothing is left for it to do.
+        # A plain head gets no positions: its product is computed below.
         return (hidden[None, :0] if plain else hidden[None],)
 
     inputs = attention_inputs(model, batch)
@@ -163,11 +163,11 @@ def sequence_logprobs(
         hook.remove()
     branch, token, scored = batch["branch"], batch["token"], batch["scored"]
     if plain:
-        # Without gradients nothing may be prepared for them: that costs six times the rest.
+        # Without gradients, do not prepare for them: that costs six times the rest.
         weight = whole(head.weight if torch.is_grad_enabled() else head.weight.detach())
         logprobs, likeliest = TokenLogprobs.apply(caught[0], weight, branch, token)
-        if isinstance(head, FSDPModule):  # gathers the weights again when its output's turn comes
-            logprobs = logprobs + logits.sum()  # of no logits: 0
+        if isinstance(head, FSDPModule):  # gathers weights again when backward reaches its output
+            logprobs = logprobs + logits.sum()  # there are no logits: 0
         made = ScoredLogits(caught[0], weight, branch[scored])
     else:
         logprobs = logits[0].float().log_softmax(-1)[branch, token]
@@ -185,12 +185,12 @@ def sequence_logprobs(
 def last_hidden(
     model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The hidden state after each sequence's last passed token (S, H), and a value head's output.
+    """Return the hidden state after each sequence's last token in a row (S, H), and its value.
 
-    It is what the model's last layer gives its head. The head is the projection onto the
-    vocabulary, or ``score`` of a model for sequence classification (a reward model), whose output
-    (S, labels) is then the second value; without one it is None. A sequence's last token does not
-    pass the model: to read the state after it, give the sequence one token more.
+    The hidden state is what the model's last layer passes to its head. The head is the projection
+    onto the vocabulary, or ``score`` in a model for sequence classification (a reward model). The
+    second value is the output (S, labels) of ``score``, or None without one. A sequence's last
+    token does not go through the model: to read the state after it, add one token to the sequence.
     """
     scoring = getattr(model, "score", None)
     head = model.get_output_embeddings() if scoring is None else scoring

@@ -1,4 +1,4 @@
-"""How much memory the process, or its GPU, has used; and giving back what nobody needs."""
+"""How much memory the process, or its GPU, uses; and freeing memory that is no longer needed."""
 
 import gc
 import resource
@@ -9,7 +9,7 @@ import torch
 
 
 def memory_gb() -> tuple[float, float]:
-    """``(now, peak)`` in GB (1e9 bytes): of tensors on the GPU, or of the whole process on a CPU.
+    """Return ``(now, peak)`` in GB (1e9 bytes): tensors on the GPU, or the process on a CPU.
 
     The peak counts from the start of the process (on a GPU: from the last call of
     ``torch.cuda.reset_peak_memory_stats``).
@@ -24,12 +24,12 @@ def memory_gb() -> tuple[float, float]:
 
 
 def free_memory() -> None:
-    """Give memory back that a notebook holds without showing it, and print how much is left.
+    """Free memory that a notebook holds without showing it, and print how much is in use.
 
-    After an error, such as one for lack of memory, the traceback keeps every local variable
-    alive: batch, activations, model. A notebook also keeps what cells showed (``Out``).
-    Both are let go, here, and a GPU's cached blocks are returned. What a name still stands
-    for stays: ``del model, trainer`` first.
+    After an error, such as out of memory, the traceback keeps every local variable alive:
+    batch, activations, model. A notebook also keeps what cells showed (``Out``). This function
+    releases both, and returns a GPU's cached blocks. Objects that still have a name stay: run
+    ``del model, trainer`` first.
     """
     before, _ = memory_gb()
     errors = [getattr(sys, name, None) for name in ("last_exc", "last_value")]
@@ -50,7 +50,7 @@ def free_memory() -> None:
 
 
 def _free_notebook() -> None:
-    """IPython's own hold on the last traceback, and on what cells showed."""
+    """Remove IPython's references to the last traceback, and to what cells showed."""
     if "IPython" not in sys.modules:
         return
     from IPython import get_ipython  # type: ignore[attr-defined]

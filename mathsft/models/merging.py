@@ -1,4 +1,4 @@
-"""An adapter added into the weights of its base, and proof that the model is still the same."""
+"""Merge an adapter into the weights of its base, and check that the outputs stay the same."""
 
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from mathsft.models.model_files import (
     save_text_files,
 )
 
-# Largest change of a logit by merging, as a share of the largest logit: rounding the sum of
-# weight and adapter to the weights' dtype, through all layers.
+# Largest change of a logit that merging may cause, as a share of the largest logit. The cause is
+# rounding the sum of weight and adapter to the weights' dtype, in all layers.
 _MERGE_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
@@ -36,20 +36,20 @@ def merge_adapter(
 ) -> PreTrainedModel:
     """Add the adapter into the base's weights; save the full model if a `folder` is given.
 
-    A `tokenizer` is saved with it. `model` is used up: go on with the model that is returned.
-    The logits before and after are compared.
+    A `tokenizer` is saved with it. `model` cannot be used afterwards: continue with the model that
+    is returned. The logits before and after are compared.
 
-    A 4-bit base is refused. Its weights have 16 levels per block; the sum of weight and
-    adapter would be rounded to them again and lose a good part of the adapter (peft issue
-    2321). Load the base in full precision, put the adapter on it, and merge that.
+    A 4-bit base is refused. Its weights have 16 levels per block. The sum of weight and adapter
+    would be rounded to them again and lose a large part of the adapter (peft issue 2321). Load
+    the base in full precision, load the adapter onto it, and merge that.
 
-    An embedding that is the output head too (tied) and that was trained apart from it is stored
-    apart: the configuration then says ``tie_word_embeddings: false``.
+    If the embedding and the output head were tied but were trained separately, both are stored:
+    the configuration then says ``tie_word_embeddings: false``.
 
     Raises ValueError if there is no adapter, the adapter does nothing, the base is
     quantised, the folder holds an adapter or other files, or merging changes the logits by
     more than rounding does, or by more than a tenth of what the adapter changes (the model is
-    then spoilt: load it again).
+    then unusable: load it again).
     """
     if not isinstance(model, PeftModel):
         raise ValueError("the model has no adapter, so there is nothing to merge")
@@ -57,21 +57,21 @@ def merge_adapter(
     if getattr(base, "is_quantized", False):
         raise ValueError(
             "the base is quantised, and merging would round the adapter to its few levels. Keep "
-            "the adapter (save_adapter), then put it on the base in full precision and merge "
+            "the adapter (save_adapter), then load it onto the base in full precision and merge "
             f"there: {_full_base(base)}, load_adapter, merge_adapter"
         )
     target = None if folder is None else Path(folder)
     if target is not None and target.is_dir() and holds_adapter(target):
         raise ValueError(
-            f"{target} holds an adapter: a loader would add it once more to the merged weights. "
-            "Choose a folder of its own"
+            f"{target} holds an adapter: a loader would add it again to the merged weights. "
+            "Choose another folder"
         )
     effect, ids = adapter_effect(model), probe_ids(model)
     before = probe_logits(model, ids)
     dtype = base.dtype
     layers = (base.get_input_embeddings(), base.get_output_embeddings())
     if any(isinstance(layer, BaseTunerLayer) for layer in layers):
-        _untie(base)  # else what is added to the embedding is added to the output head as well
+        _untie(base)  # else a change of the embedding would also change the output head
     tied = getattr(base.config.get_text_config(), "tie_word_embeddings", False)
     merged = model.merge_and_unload(safe_merge=True)
     if tied:
@@ -80,16 +80,16 @@ def merge_adapter(
     allowed = _MERGE_TOLERANCE.get(dtype, 1e-4) * before.abs().max().item()
     if not error <= min(allowed, effect / 10):
         advice = (
-            "The adapter is too small to be merged: keep it apart, with save_adapter"
+            "The adapter is too small to be merged: keep it separate, with save_adapter"
             if dtype == torch.float32
             else "Load base and adapter again with dtype='float32' and merge there"
         )
         raise ValueError(
-            f"merging changed the logits by {error:.2g}; the adapter itself changes them by "
-            f"{effect:.2g}, of which a tenth may be lost, and {allowed:.2g} is the most that "
-            f"rounding to {dtype} explains. The model is spoilt now. {advice}"
+            f"merging changed the logits by {error:.2g}. The adapter itself changes them by "
+            f"{effect:.2g}, of which a tenth may be lost, and rounding to {dtype} explains at most "
+            f"{allowed:.2g}. The model is now unusable. {advice}"
         )
-    # The weights are no longer those of the base whose name the model bears.
+    # The weights are no longer those of the base that the model is named after.
     merged.name_or_path = merged.config.name_or_path = "" if target is None else str(target)
     if target is not None:
         with replaced_folder(target) as new:
@@ -101,18 +101,18 @@ def merge_adapter(
 
 
 def _full_base(base: PreTrainedModel) -> str:
-    """How to load the base that is in 4 bits in full precision, in words."""
+    """Say how to load the 4-bit base in full precision."""
     stored = checkpoint_config(base)
     if stored is not None and getattr(stored, "quantization_config", None) is None:
         return f"load_model({base.name_or_path!r})"
     return (
         f"load_model with the name of the model that {base.name_or_path or 'this one'} was "
-        "quantised from, as its own weights are in few bits"
+        "quantised from, because its own weights are quantised"
     )
 
 
 def _untie(model: nn.Module) -> None:
-    """Give each module that shares a parameter with another one a copy of its own."""
+    """Give each module that shares a parameter with an earlier one its own copy."""
     seen = set()
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -123,9 +123,9 @@ def _untie(model: nn.Module) -> None:
 
 
 def _tell_ties(model: PreTrainedModel) -> None:
-    """Let the configuration say whether embedding and output head are one, as they are now.
+    """Make the configuration say whether embedding and output head are equal (tied) now.
 
-    Training may have moved them apart. A loader that believes the old configuration would tie
+    Training may have made them different. A loader that follows the old configuration would tie
     them again, and so drop one of the two.
     """
     embedding: Any = model.get_input_embeddings()

@@ -1,8 +1,8 @@
-"""From the name of a model to its files (embedded, in a folder, on the hub), and what they hold.
+"""From a model's name to its files (embedded, in a folder, on the hub), and their contents.
 
-Beside the weights that is the vocabulary and the text files. A chat-tuned adapter without its
-chat template, or without the token that ends its turns, answers in another form than it was
-trained for, and does not stop.
+Besides the weights these are the vocabulary and the text files. A chat-tuned adapter without its
+chat template, or without the token that ends its turns, answers in a form that it was not trained
+for, and does not stop.
 """
 
 import copy
@@ -34,39 +34,39 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether a full model, or a part of one, lies in the folder."""
+    """Return whether the folder holds a full model, or a part of one."""
     return (folder / "config.json").exists() or bool(model_files(folder))
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Whether an adapter, or a part of one, lies in the folder."""
+    """Return whether the folder holds an adapter, or a part of one."""
     return (folder / ADAPTER_CONFIG).exists() or any(folder.glob("adapter_model.*"))
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The weight files of a full model: one, or the shards of a large one."""
+    """Return the weight files of a full model: one, or the shards of a large one."""
     return sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")])
 
 
 def refuse_mixed(folder: Path) -> None:
-    """Raise ValueError where full weights and an adapter lie together.
+    """Raise ValueError if the folder holds both full weights and an adapter.
 
-    Loaders prefer one or the other without a word. An adapter on top of weights into which
-    it was merged already counts twice, and which weights were meant cannot be told.
+    Loaders silently prefer one or the other. If the adapter was already merged into the
+    weights, loading both applies it twice, and the files do not show which case it is.
     """
     if holds_model(folder) and holds_adapter(folder):
         raise ValueError(
-            f"{folder} holds a full model and an adapter: which one is meant cannot be told. "
+            f"{folder} holds a full model and an adapter, so it is unclear which one to load. "
             "Keep them in two folders: move adapter_config.json, adapter_model.* and "
-            "base_identity.json to one of their own, and be sure that the weights are the base "
-            "and not base + adapter merged"
+            "base_identity.json to another one, and make sure that the weights are the base and "
+            "not base + adapter merged"
         )
 
 
 def check_safetensors(path: Path) -> None:
-    """Raise ValueError where the file is empty, cut short, or no safetensors file.
+    """Raise ValueError if the file is empty, cut short, or not a safetensors file.
 
-    The header lists the extent of every tensor, so a cut file shows without reading the data.
+    The header lists the extent of every tensor, so a cut file is found without reading the data.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -84,14 +84,14 @@ def check_safetensors(path: Path) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path, *, keep_others: bool = True) -> Iterator[Path]:
-    """Give a new empty folder to write to; it takes the place of `folder` when all went well.
+    """Give a new empty folder to write to; it replaces `folder` if all goes well.
 
-    A failure or a kill leaves what was there before. Files of other names in an existing
+    After a failure or a kill, the old contents remain. Files with other names in an existing
     `folder` would be lost, so they are an error (ValueError) unless `keep_others` is False.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)  # what a process of the same number left
+    shutil.rmtree(new, ignore_errors=True)  # left by a process with the same id
     new.mkdir()
     try:
         yield new
@@ -114,10 +114,10 @@ def replaced_folder(folder: Path, *, keep_others: bool = True) -> Iterator[Path]
 
 
 def checked_source(name: str | Path, revision: str | None) -> str:
-    """What `from_pretrained` is given: a checked folder, or a hub name as it is.
+    """Return the source for `from_pretrained`: a checked folder, or a hub name as it is.
 
-    Raises FileNotFoundError where a folder or a file in it is absent, ValueError where the
-    folder holds an adapter or a damaged file.
+    Raises FileNotFoundError if a folder or a file in it is missing, ValueError if the folder
+    holds an adapter or a damaged file.
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if not folder.is_dir():
@@ -133,14 +133,14 @@ def checked_source(name: str | Path, revision: str | None) -> str:
         )
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
-            f"{folder} holds no config.json, so it is no saved model. It holds: "
+            f"{folder} has no config.json, so it is not a saved model. It holds: "
             f"{', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
         )
     weights = model_files(folder)
     if not any(path.suffix == ".safetensors" for path in weights):
         found = f"only {weights[0].name}" if weights else "no weights"
         raise FileNotFoundError(
-            f"{folder} holds {found}; model.safetensors is wanted. Other formats can run code "
+            f"{folder} holds {found}; model.safetensors is needed. Other formats can run code "
             "when they are opened; save the model again with save_pretrained"
         )
     for path in weights:
@@ -155,7 +155,7 @@ def _refuse_lost_folder(name: str | Path, folder: Path) -> None:
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give the folder that holds config.json")
     if looks_like_path or text.count("/") > 1:
-        raise FileNotFoundError(f"no folder {folder} (from {Path.cwd()})")
+        raise FileNotFoundError(f"no folder {folder} (looked from {Path.cwd()})")
 
 
 def _adapter_base(folder: Path) -> str:
@@ -168,7 +168,7 @@ def _adapter_base(folder: Path) -> str:
 
 
 def checkpoint_folder(base: PreTrainedModel) -> Path | None:
-    """The folder that the model was loaded from, in the hub's cache too; None if it is gone."""
+    """Return the folder (or hub cache) that the model was loaded from; None if it is gone."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -186,7 +186,7 @@ def checkpoint_folder(base: PreTrainedModel) -> Path | None:
 
 
 def checkpoint_config(base: PreTrainedModel) -> Any:
-    """The configuration on disk; None without one. That in memory follows every resizing."""
+    """Return the configuration on disk, or None. (Resizing changes the one in memory.)"""
     folder = checkpoint_folder(base)
     if folder is None or not (folder / "config.json").is_file():
         return None
@@ -194,7 +194,7 @@ def checkpoint_config(base: PreTrainedModel) -> Any:
 
 
 def has_new_vocabulary(base: PreTrainedModel) -> bool:
-    """Whether the embeddings have other rows than the checkpoint's (`resize_token_embeddings`)."""
+    """Return whether the embeddings were resized after loading (`resize_token_embeddings`)."""
     stored = checkpoint_config(base)
     if stored is None:
         return False
@@ -202,12 +202,12 @@ def has_new_vocabulary(base: PreTrainedModel) -> bool:
 
 
 def vocabulary(config: Any) -> int:
-    """Rows of the embedding; the layer itself may be wrapped by an adapter, or sharded."""
+    """Return the embedding's rows; the layer itself may be sharded or wrapped by an adapter."""
     return int(config.get_text_config().vocab_size)
 
 
 def weight_files(base: PreTrainedModel) -> list[Path]:
-    """The checkpoint's safetensors files; [] without a checkpoint."""
+    """Return the checkpoint's safetensors files; [] without a checkpoint."""
     folder = checkpoint_folder(base)
     if folder is None:
         return []
@@ -215,7 +215,7 @@ def weight_files(base: PreTrainedModel) -> list[Path]:
 
 
 def save_text_files(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the tokenizer, its chat template, and a generation config that names every stop.
+    """Write the tokenizer, its chat template, and a generation config with every stop token.
 
     The config is the model's own, with `stop_tokens` as its ``eos_token_id``.
     """
@@ -225,15 +225,15 @@ def save_text_files(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase
     config.eos_token_id = _one_or_all(stop_tokens(model, tokenizer))
     try:
         config.save_pretrained(folder)
-    except ValueError as error:  # transformers loads settings that it does not save
-        say(f"{GENERATION_CONFIG} names the stop tokens alone: {str(error).splitlines()[0]}")
+    except ValueError as error:  # transformers loads settings that it refuses to save
+        say(f"{GENERATION_CONFIG} names only the stop tokens: {str(error).splitlines()[0]}")
         GenerationConfig(
             eos_token_id=config.eos_token_id, pad_token_id=tokenizer.pad_token_id
         ).save_pretrained(folder)
 
 
 def add_recorded_stops(model: Any, folder: Path) -> None:
-    """Let ``model`` also end where the generation config in ``folder`` says, if there is one."""
+    """Make ``model`` also stop at the tokens in ``folder``'s generation config, if it has one."""
     if not (folder / GENERATION_CONFIG).exists():
         return
     recorded, own = GenerationConfig.from_pretrained(folder), model.generation_config
@@ -245,5 +245,5 @@ def add_recorded_stops(model: Any, folder: Path) -> None:
 
 
 def _one_or_all(stops: list[int]) -> int | list[int]:
-    """As checkpoints write it: a list only where there are several."""
+    """Return the ids as checkpoints write them: a list only if there are several."""
     return stops[0] if len(stops) == 1 else stops

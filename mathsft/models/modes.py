@@ -1,4 +1,4 @@
-"""A model that is lent comes back unchanged: its mode, its configurations, its tied weights."""
+"""Restore a model after temporary use: its mode, its configurations, its tied weights."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -13,14 +13,13 @@ from mathsft.models.pretrained import stay_trainable
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Give ``model`` its state back in the end, also after an error.
+    """Restore the state of ``model`` at the end, also after an error.
 
-    The state is: the mode of each module (one may have been frozen in eval mode by hand), a
-    ``forward`` that is put in its class's place, which parameters are trained, the configuration,
-    and the generation configuration. Libraries write into all of them: transformers' Trainer sets
+    The state is: the mode of each module (a user may have put one in eval mode by hand), a
+    ``forward`` that replaces that of its class, which parameters are trained, the configuration,
+    and the generation configuration. Libraries change all of them: transformers' Trainer sets
     ``use_cache`` and the special tokens, TRL replaces ``forward``, the evaluation harness switches
-    to eval mode.
-    (In the package, nothing adds a hook that it does not remove.)
+    to eval mode. (Hooks need not be restored: the package removes every hook that it adds.)
     """
     modes = [(module, module.training, vars(module).get("forward")) for module in model.modules()]
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -45,16 +44,16 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in eval mode (no dropout) inside; `restored` after."""
+    """Put ``model`` in eval mode (no dropout) inside; restore it afterwards (`restored`)."""
     with restored(model):
-        stay_trainable(model)  # also one that load_model did not load
+        stay_trainable(model)  # needed if load_model did not load it
         model.eval()
         yield
 
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """No dropout inside, also in training mode."""
+    """Switch dropout off inside, also in training mode."""
     layers = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     rates = [layer.p for layer in layers]
     for layer in layers:
@@ -67,9 +66,9 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def remembered(config: Any) -> Callable[[], None]:
-    """Note a configuration's values; the function that is returned writes them back in place.
+    """Remember a configuration's values; the returned function writes them back in place.
 
-    In place, because modules hold the same object, and its parts, such as ``text_config``.
+    In place, because modules refer to the same object and to its parts, such as ``text_config``.
     """
     if config is None:
         return lambda: None
@@ -87,16 +86,16 @@ def remembered(config: Any) -> Callable[[], None]:
 
 
 def checkpoints_activations(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on."""
+    """Return whether gradient checkpointing is on."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 @contextmanager
 def checkpointing_restored(model: Any, *, before: bool) -> Iterator[None]:
-    """Switch gradient checkpointing off in the end if it was off ``before``.
+    """Switch gradient checkpointing off at the end if it was off ``before``.
 
-    The hook goes with it that lets gradients pass a frozen embedding (``PreTrainedModel.
-    enable_input_require_grads``), which TRL adds for adapters.
+    This also removes the hook that TRL adds for adapters. It lets gradients pass through a frozen
+    embedding (``PreTrainedModel.enable_input_require_grads``).
     """
     try:
         yield
@@ -110,11 +109,11 @@ def checkpointing_restored(model: Any, *, before: bool) -> Iterator[None]:
 
 @contextmanager
 def ties_untouched(model: nn.Module) -> Iterator[None]:
-    """Let ``model.tie_weights()`` do nothing inside.
+    """Make ``model.tie_weights()`` do nothing inside.
 
-    The evaluation harness calls it on every model that it gets. Training may have moved the
-    embedding apart from the output head that it was tied to (``modules_to_save``); the call would
-    then score other weights than those that were trained, and leave them in the model.
+    The evaluation harness calls it on every model that it gets. Training may have made the
+    embedding different from the output head that it was tied to (``modules_to_save``). With that
+    call, other weights than the trained ones would be scored, and stay in the model.
     """
     vars(model)["tie_weights"] = lambda *_, **__: None
     try:
@@ -125,11 +124,11 @@ def ties_untouched(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def forward_restored(model: Any) -> Iterator[None]:
-    """accelerate wraps ``model.forward`` in autocast for good: give the model its own back.
+    """Restore ``model.forward`` at the end: accelerate wraps it in autocast permanently.
 
-    Otherwise scores after training come from another precision than those before it.
-    (`accelerator.unwrap_model(keep_fp32_wrapper=False)` would strip the model's own
-    decorators as well.) The mark goes too, or the next training would not be wrapped.
+    Otherwise scores after training would use another precision than those before it.
+    (`accelerator.unwrap_model(keep_fp32_wrapper=False)` would also remove the model's own
+    decorators.) accelerate's mark is removed too, or the next run would not be wrapped.
     """
     names = ("forward", "_original_forward", "_is_accelerate_prepared")
     before = {name: model.__dict__.get(name) for name in names}

@@ -1,7 +1,7 @@
-"""transformers' `from_pretrained`: safetensors only, no code from the hub, errors that say more.
+"""Load with transformers: only safetensors, no code from the hub, errors that say what to do.
 
-The report of missing and unexpected weights is checked instead of logged. 4-bit weights (NF4) are
-made by bitsandbytes, on a GPU and on a CPU alike.
+The report of missing and unexpected weights is checked, not only logged. bitsandbytes makes the
+4-bit weights (NF4), on a GPU and on a CPU alike.
 """
 
 import copy
@@ -20,9 +20,9 @@ from mathsft.processes import say
 
 
 def load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies with the weights, with a padding token.
+    """Load the tokenizer that is stored with the weights; it gets a padding token.
 
-    Raises OSError where there is none, ValueError where it is damaged or knows no end.
+    Raises OSError if there is none, ValueError if it is damaged or has no padding and no end token.
     """
     from transformers import AutoTokenizer
 
@@ -32,11 +32,11 @@ def load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase
         )
     except OSError as error:
         raise _unreachable(source, "tokenizer", error) from error
-    # Where the files of the tokenizer are absent, transformers makes an empty one in silence.
+    # If the files of the tokenizer are missing, transformers silently makes an empty one.
     if not tokenizer("a 1", add_special_tokens=False)["input_ids"]:
         raise ValueError(
             f"{source}: the tokenizer turns text into nothing; its files (tokenizer.json) are "
-            "absent or damaged. Save it beside the model with tokenizer.save_pretrained"
+            "missing or damaged. Save it beside the model with tokenizer.save_pretrained"
         )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -46,10 +46,10 @@ def load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase
 
 
 def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> PreTrainedModel:
-    """The model, every weight of it from the files and none left over.
+    """Load the model; every weight must come from the files, and none may be left over.
 
     ``options`` are those of `from_pretrained`, with an ``attn_implementation``.
-    Raises OSError where there is none, ValueError where its files are damaged or do not fit.
+    Raises OSError if there is no model, ValueError if its files are damaged or do not fit.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -84,11 +84,11 @@ def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> 
         )
         raise ValueError(
             f"{source}: the weights do not fit the model: {found}. Missing weights would be "
-            "random; save the model again, or take the config.json that belongs to it"
+            "random; save the model again, or use the config.json that belongs to it"
         )
     _check_shapes(source, model)
     if attention_of(model.config) != options["attn_implementation"]:
-        # A config.json may name one, which transformers prefers to its own argument.
+        # transformers prefers an implementation named in config.json to its own argument.
         model.set_attn_implementation(options["attn_implementation"])
     return model
 
@@ -96,15 +96,15 @@ def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> 
 def load_with_attention(
     source: str, revision: str | None, implementation: str, options: dict[str, Any]
 ) -> PreTrainedModel:
-    """`load_weights` with this attention, or with "eager" where the model has no such one.
+    """Call `load_weights` with this attention, or with "eager" if the model does not support it.
 
     Models without sdpa are gpt-oss and Bloom, for example. Gemma 2 caps its attention scores,
-    which sdpa cannot do; some versions of transformers then leave the cap out, so eager is taken.
-    A line says so.
+    which sdpa cannot do. Some versions of transformers then ignore the cap, so eager is used.
+    A printed line says so.
     """
     try:
         model = load_weights(source, revision, {**options, "attn_implementation": implementation})
-    except ValueError:  # from files that are at fault, or before they are read
+    except ValueError:  # the files are at fault, or were not read yet
         if _has_attention(source, revision, implementation):
             raise
         model = load_weights(source, revision, {**options, "attn_implementation": "eager"})
@@ -116,7 +116,7 @@ def load_with_attention(
 
 
 def _has_attention(source: str, revision: str | None, implementation: str) -> bool:
-    """Tried on a model without memory; True as well where that fails with eager attention too."""
+    """Test it on a model without memory; also True if eager attention fails as well."""
     from transformers import AutoModelForCausalLM
 
     for tried in (implementation, "eager"):
@@ -131,7 +131,7 @@ def _has_attention(source: str, revision: str | None, implementation: str) -> bo
 
 
 def model_config(name: str | Path = "tiny", revision: str | None = None) -> PreTrainedConfig:
-    """The model's configuration alone: its config.json, and nothing of its weights.
+    """Load only the model's configuration, its config.json, without its weights.
 
     Raises FileNotFoundError and OSError as `load_model` does.
     """
@@ -148,7 +148,7 @@ def model_config(name: str | Path = "tiny", revision: str | None = None) -> PreT
 
 
 def refuse_hub_adapter(source: str, revision: str | None) -> None:
-    """transformers would load the adapter's base, put the adapter on it, and not say so."""
+    """Raise ValueError for a hub adapter: transformers would silently load it with its base."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
     try:
@@ -163,14 +163,14 @@ def refuse_hub_adapter(source: str, revision: str | None) -> None:
 
 
 def _check_shapes(source: str, model: PreTrainedModel) -> None:
-    """Shapes against the architecture: with 4-bit weights transformers does not compare them."""
+    """Compare shapes with the architecture; for 4-bit weights, transformers does not."""
     with torch.device("meta"):
         empty = type(model)(copy.deepcopy(model.config))
     wanted = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
     for name, parameter in model.named_parameters():
         shape = tuple(getattr(parameter, "quant_state", parameter).shape)
         if shape != wanted[name]:
-            raise _other_shapes(source, f"{name} is {shape}, {wanted[name]} wanted")
+            raise _other_shapes(source, f"{name} is {shape}, {wanted[name]} expected")
 
 
 def _other_shapes(source: str, detail: str) -> ValueError:
@@ -181,7 +181,7 @@ def _other_shapes(source: str, detail: str) -> ValueError:
 
 
 def _unreachable(source: str, part: str, error: OSError) -> OSError:
-    """An OSError of the same kind that says what to do."""
+    """Return an OSError that says what to do; FileNotFoundError if the source is a folder."""
     first_line = str(error).strip().split("\n")[0]
     if Path(source).is_dir():
         return FileNotFoundError(f"{source}: no usable {part} in this folder: {first_line}")
@@ -189,18 +189,18 @@ def _unreachable(source: str, part: str, error: OSError) -> OSError:
     advice = (
         "HF_HUB_OFFLINE is set: unset it"
         if offline
-        else "check the spelling and the connection; a gated model wants HF_TOKEN and its "
-        "licence accepted"
+        else "check the spelling and the connection; for a gated model, accept its licence and "
+        "set HF_TOKEN"
     )
     return OSError(
         f"the {part} {source!r} could not be loaded: {first_line}\n"
         f"What helps: {advice}; or download it once on a machine with a connection "
-        f"(hf download {source}) and give the folder; or take name='tiny', which needs no network"
+        f"(hf download {source}) and give the folder; or use name='tiny', which needs no network"
     )
 
 
 def nf4_config(compute_dtype: torch.dtype) -> Any:
-    """QLoRA's weights: NF4 with its constants quantised as well (arXiv:2305.14314, section 3).
+    """Return QLoRA's settings: NF4 with quantised constants (arXiv:2305.14314, section 3).
 
     Raises ImportError without bitsandbytes.
     """
@@ -217,12 +217,12 @@ def nf4_config(compute_dtype: torch.dtype) -> Any:
 
 
 def stay_trainable(model: torch.nn.Module) -> None:
-    """Keeps 4-bit layers on the kernel that has a gradient, whatever passes come next.
+    """Keep 4-bit layers on the kernel that has a gradient, whatever passes come next.
 
-    On CPUs with AVX512-BF16 bitsandbytes (0.50) repacks a layer's weights at its first pass in
-    evaluation mode, for a kernel that computes in bfloat16 and has no gradient; it stays so in
-    training. A model that was evaluated once then fails in its first training step, or,
-    where its layers have no bias, would train without the gradient through them.
+    On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a layer's weights at its first pass in
+    evaluation mode, for a kernel that computes in bfloat16 and has no gradient. The layer stays
+    repacked in training. A model that was evaluated once then fails in its first training step,
+    or, if its layers have no bias, would train without the gradient through them.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes' Linear4bit
@@ -230,15 +230,15 @@ def stay_trainable(model: torch.nn.Module) -> None:
 
 
 def check_trainable(model: torch.nn.Module) -> None:
-    """Raises ValueError where a layer is repacked already (see `stay_trainable`).
+    """Raise ValueError if a layer is already repacked (see `stay_trainable`).
 
-    It is not unpacked here: that is possible, and rounds the scales to bfloat16.
+    It is not unpacked here: that is possible, but rounds the scales to bfloat16.
     """
     for name, module in model.named_modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):
             raise ValueError(
                 f"{name}: bitsandbytes has repacked this 4-bit layer for evaluation on this CPU, "
-                "and so it has no gradient. Load the model again, with load_model, or train it "
+                "so it has no gradient. Load the model again, with load_model, or train it "
                 "before you call it in eval mode"
             )

@@ -1,8 +1,8 @@
-"""Log-probabilities of the tokens that are scored, and of no others.
+"""Log-probabilities of the scored tokens, and of no others.
 
 In Qwen2.5-0.5B a quarter of the floating-point work is the projection onto 151,936
-words. Only the hidden states that predict a scored token need it, and with the head
-frozen, as under LoRA, its gradient is one more product that can be taken at once.
+words. Only the hidden states that predict a scored token need it. If the head is frozen,
+as with LoRA, its gradient is one more product that can be computed in the same pass.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from mathsft.processes import is_sharded
+from mathsft.models.sharding import is_sharded
 
 LOGITS_AT_ONCE = 2**26  # 268 MB of float32, however long the batch
-# Models that change the logits after the head name it in their configuration.
+# Configuration settings of models that change the logits after the head.
 _AFTER_THE_HEAD = (
     "final_logit_softcapping",
     "logit_scale",
@@ -27,17 +27,17 @@ _AFTER_THE_HEAD = (
 class TokenLogprobs(torch.autograd.Function):
     """``log_softmax(hidden @ weight.T)[branch, token]`` in float32, without keeping logits.
 
-    hidden (P, H), weight (V, H), branch (E,) ascending, token (E,) -> (E,) and, where no
-    gradient is wanted, whether each token is its position's most likely one, (E,); no pair
-    (branch, token) may come twice.
+    hidden (P, H), weight (V, H), branch (E,) ascending, token (E,) -> (E,) and, if no gradient
+    is needed, whether each token is the most likely one at its position, (E,). No pair
+    (branch, token) may occur twice.
 
     With s the softmax of a position's logits and g the gradient at its log-probabilities,
     the gradient at its hidden state is ``sum_e g_e W[token_e] - (sum_e g_e) sum_v s_v W[v]``.
-    The last sum does not depend on g, so it is taken while the logits are there: 4PHV
-    operations and no stored logits, where recomputing them in the backward pass takes 6PHV.
-    The scored tokens' own terms are kept out of that sum and joined to the first one,
-    ``(g_e - s_e sum g) W[token_e]``: for a token that is nearly certain the two would
-    cancel, and half precision would leave only rounding errors.
+    The last sum does not depend on g, so it is computed while the logits exist. That takes
+    4PHV operations and stores no logits; recomputing them in the backward pass takes 6PHV.
+    The scored tokens' own terms are left out of that sum and added to the first one,
+    ``(g_e - s_e sum g) W[token_e]``. For a token that is nearly certain, the two would
+    otherwise cancel, and half precision would leave only rounding errors.
     """
 
     @staticmethod
@@ -50,7 +50,7 @@ class TokenLogprobs(torch.autograd.Function):
         share = torch.empty_like(logprobs)
         expected = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
         for here, edges in _blocks(hidden, weight, branch):
-            # In place, as a block of logits is far larger than everything else here.
+            # In place, because a block of logits is far larger than everything else here.
             scores = (hidden[here].to(weight.dtype) @ weight.T).float()
             at = (branch[edges] - here.start, token[edges])
             if not any(ctx.needs_input_grad):
@@ -65,7 +65,7 @@ class TokenLogprobs(torch.autograd.Function):
             share[edges] = softmax[at]
             softmax[at] = 0
             expected[here] = _product(softmax, weight)
-            del scores, softmax  # before the next block is there as well
+            del scores, softmax  # before the next block is made
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(hidden, weight, branch, token, share, expected)
         return logprobs, greedy
@@ -80,7 +80,7 @@ class TokenLogprobs(torch.autograd.Function):
         own = (gradient - share * total[branch])[:, None] * weight[token].float()
         grad_hidden = (total[:, None] * expected).neg_().index_add_(0, branch, own)
         grad_weight = None
-        if ctx.needs_input_grad[1]:  # a trained head: the logits are needed once more
+        if ctx.needs_input_grad[1]:  # a trained head: the logits are needed again
             grad_weight = torch.zeros_like(weight)
             for here, edges in _blocks(hidden, weight, branch):
                 part = hidden[here].to(weight.dtype)
@@ -92,9 +92,9 @@ class TokenLogprobs(torch.autograd.Function):
 
 
 def _product(probabilities: Tensor, weight: Tensor) -> Tensor:
-    """``probabilities @ weight`` in float32; many of them lie below float16's smallest, 6e-8.
+    """``probabilities @ weight`` in float32; many are below float16's smallest number, 6e-8.
 
-    Lifted always: under autocast the weight's dtype does not tell what is multiplied.
+    They are always scaled up: under autocast, the weight's dtype does not show the product's.
     """
     lift = 1024.0
     return (probabilities.mul_(lift).to(weight.dtype) @ weight).float().div_(lift)
@@ -103,7 +103,7 @@ def _product(probabilities: Tensor, weight: Tensor) -> Tensor:
 def _blocks(hidden: Tensor, weight: Tensor, branch: Tensor) -> list[tuple[slice, slice]]:
     """Slices of ``hidden`` whose logits fit `LOGITS_AT_ONCE`, and their slices of ``branch``."""
     size = max(1, LOGITS_AT_ONCE // weight.shape[0])
-    if len(hidden) <= size:  # nothing to look up, so that a GPU need not be waited for
+    if len(hidden) <= size:  # nothing to look up, so no wait for a GPU
         return [(slice(0, len(hidden)), slice(0, len(branch)))]
     starts = torch.arange(0, len(hidden), size, device=branch.device)
     edges = [*torch.searchsorted(branch, starts).tolist(), len(branch)]
@@ -114,17 +114,17 @@ def _blocks(hidden: Tensor, weight: Tensor, branch: Tensor) -> list[tuple[slice,
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether logits are exactly ``hidden @ weight.T``: no bias, adapter, cap or scale.
+    """Return whether logits are exactly ``hidden @ weight.T``: no bias, adapter, cap or scale.
 
-    A head that is trained and sharded (FSDP) is not: its gradient is gathered by its own pass.
-    Neither is one that DeepSpeed's ZeRO-3 shards: it has weights only while it passes.
+    A head that is trained and sharded (FSDP) is not plain: its own pass gathers its gradient.
+    Neither is one that DeepSpeed's ZeRO-3 shards: it has weights only during its own pass.
     """
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
     kind, sharded = type(head), False
     if isinstance(head, FSDPModule):
-        kind, sharded = kind.__bases__[1], True  # a class that is made of two
-    if kind is not nn.Linear:  # an adapter's layer, whose `weight` may be made up when it is asked
+        kind, sharded = kind.__bases__[1], True  # a class that FSDP made of two
+    if kind is not nn.Linear:  # an adapter's layer may compute its `weight` on access
         return False
     return (
         head.bias is None

@@ -1,4 +1,4 @@
-"""Saving a model whose own weights were trained; and, before training, whether it can be saved."""
+"""Save a model whose own weights were trained; check before training that saving will work."""
 
 import math
 from pathlib import Path
@@ -20,9 +20,10 @@ from mathsft.models.adapter_checks import (
 from mathsft.models.adapter_files import checkpoint_differences, is_adapters_own, some
 from mathsft.models.adapter_fit import DOUBLY_WRAPPED, STARTS
 from mathsft.models.model_files import holds_adapter, replaced_folder, save_text_files
-from mathsft.processes import check_not_emptied, in_first, local, places, whole_state
+from mathsft.models.sharding import check_not_emptied, local, places, whole_state
+from mathsft.processes import in_first
 
-# Settings of LoRA with which a saved adapter gives back the model, by test. Others are refused.
+# LoRA settings with which, as tests show, a saved adapter restores the model. Others are refused.
 _RESTORED = {
     "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "lora_bias",
     "target_modules", "exclude_modules", "target_parameters", "layers_to_transform",
@@ -37,11 +38,11 @@ _NO_MATTER = {
 
 
 def check_saveable(model: PeftModel) -> None:
-    """Raise ValueError unless `save_adapter` and `load_adapter` will give this model back.
+    """Raise ValueError unless `save_adapter` and `load_adapter` will restore this model.
 
-    The adapter must be LoRA, one, and named "default". All that is trained must be part of it,
-    and the base must still be what its checkpoint holds: it is loaded from there. Of each tensor
-    eight values are compared.
+    There must be exactly one adapter, LoRA, named "default". All trained weights must be part of
+    it. The base must still equal its checkpoint, because it is loaded from there; eight values of
+    each tensor are compared.
     """
     config, state = _lora_config(model), adapter_state(model)
     if any(key.startswith(DOUBLY_WRAPPED) for key in state):
@@ -68,25 +69,26 @@ def check_saveable(model: PeftModel) -> None:
         raise ValueError(
             f"{len(lost)} trained weights are not part of the adapter and would be lost: "
             f"{some(lost)}. Before training, freeze them (requires_grad_(False)) or name their "
-            "modules in modules_to_save of peft's LoraConfig. After it, merge_adapter(model, "
+            "modules in modules_to_save of peft's LoraConfig. After training, merge_adapter(model, "
             "folder, tokenizer=tokenizer) saves a full model with them"
         )
     changed = checkpoint_differences(base_of(model), without=brought_tensors(model))
     if changed:
         raise ValueError(
-            f"{len(changed)} weights of the base are not what {base_of(model).name_or_path} holds "
-            f"({some(changed, 2)}), so that the adapter would fit no base that can be loaded. "
-            "Before training, save_model(base, tokenizer, folder) and then add the adapter. After "
-            "it, merge_adapter(model, folder, tokenizer=tokenizer) saves a full model"
+            f"{len(changed)} weights of the base differ from those in "
+            f"{base_of(model).name_or_path} ({some(changed, 2)}), so the adapter would fit no base "
+            "that can be loaded. Before training, save_model(base, tokenizer, folder) and then add "
+            "the adapter. After training, merge_adapter(model, folder, tokenizer=tokenizer) saves "
+            "a full model"
         )
 
 
 def _lora_config(model: Any) -> LoraConfig:
-    """Of the one LoRA adapter, in a `PeftModel`, named "default"; ValueError for other kinds."""
+    """Return the config of the one LoRA adapter, named "default"; ValueError for other models."""
     if not isinstance(model, PeftModel):
         injected = any(isinstance(module, BaseTunerLayer) for module in model.modules())
         raise ValueError(
-            "the model has adapter layers but is no peft.PeftModel (model.add_adapter of "
+            "the model has adapter layers but is not a peft.PeftModel (model.add_adapter of "
             "transformers, or peft's mixed models): load the base again and call "
             "mathsft.add_adapter, or peft.get_peft_model"
             if injected
@@ -99,12 +101,12 @@ def _lora_config(model: Any) -> LoraConfig:
                 "here: load the base again, and use add_adapter, or get_peft_model with a "
                 "LoraConfig"
             )
-    adapter_state(model)  # raises unless there is one, named "default"
+    adapter_state(model)  # raises unless there is exactly one, named "default"
     return cast(LoraConfig, model.peft_config["default"])
 
 
 def _check_in_effect(model: PeftModel, *, rslora: bool) -> None:
-    """A loaded adapter is switched on, apart from the base, and scaled as its config says."""
+    """Raise ValueError unless the adapter is on, not merged, and scaled as its config says."""
     status = model.get_model_status()
     if status.merged_adapters:
         raise ValueError(
@@ -119,8 +121,8 @@ def _check_in_effect(model: PeftModel, *, rslora: bool) -> None:
         expected = alpha / (math.sqrt(r) if rslora else r)
         if not math.isclose(scale, expected):
             raise ValueError(
-                f"{name} is scaled by {scale:.4g}, and by lora_alpha and r of its config it would "
-                f"be by {expected:.4g} after loading: undo the change (scale_layer, set_scale)"
+                f"{name} is scaled by {scale:.4g}, but lora_alpha and r of its config give a scale "
+                f"of {expected:.4g} after loading: undo the change (scale_layer, set_scale)"
             )
 
 
@@ -128,10 +130,10 @@ def _check_settings(config: LoraConfig) -> None:
     start = config.init_lora_weights
     if start not in STARTS:
         raise ValueError(
-            f"init_lora_weights={start!r} takes a part out of the base's weights, and no loader "
-            "can tell which from the adapter alone. Before training, use init_lora_weights=True "
-            f"(or {', '.join(map(repr, STARTS[2:]))}). After it, merge_adapter(model, folder, "
-            "tokenizer=tokenizer) saves a full model"
+            f"init_lora_weights={start!r} takes a part out of the base's weights, and the adapter "
+            "alone does not say which part. Before training, use init_lora_weights=True "
+            f"(or {', '.join(map(repr, STARTS[2:]))}). After training, merge_adapter(model, "
+            "folder, tokenizer=tokenizer) saves a full model"
         )
     default, given = LoraConfig().to_dict(), config.to_dict()
     known = _RESTORED | _NO_MATTER
@@ -148,13 +150,13 @@ def save_model(
 ) -> Path:
     """Write the full model (safetensors), its generation config and its tokenizer.
 
-    ``load_model(folder)`` gives it back. The folder appears whole or not at all; what was
-    written is read back and compared. A model that is there already is replaced. The weights
-    keep their dtype. In several processes it is called in each, as `save_adapter` is.
+    ``load_model(folder)`` loads it again. The folder is written completely or not at all. What
+    was written is read back and compared. An existing model is replaced. The weights keep their
+    dtype. With several processes, call it in each of them, as with `save_adapter`.
 
     Raises ValueError for a model with an adapter, 4-bit weights, or weights that DeepSpeed's
     ZeRO-3 has sharded, if the folder holds an adapter or files of another kind, or if a file
-    does not give back what is in memory.
+    differs from what is in memory.
     """
     folder = Path(folder)
     if has_adapter(model):
@@ -162,18 +164,18 @@ def save_model(
             "the model has an adapter: save_adapter writes that alone, and merge_adapter(model, "
             "folder, tokenizer=tokenizer) a full model with it"
             if isinstance(model, PeftModel)
-            else "the model has adapter layers but is no peft.PeftModel: load the base again, and "
-            "add the adapter with add_adapter or peft.get_peft_model"
+            else "the model has adapter layers but is not a peft.PeftModel: load the base again, "
+            "and add the adapter with add_adapter or peft.get_peft_model"
         )
     if getattr(model, "is_quantized", False):
         raise ValueError(
-            "4-bit weights are not what the checkpoint had, and nothing of them was trained, so "
+            "4-bit weights are not what the checkpoint had, and none of them was trained, so "
             "there is nothing to save: load the base by its name again"
         )
     if folder.is_dir() and holds_adapter(folder):
         raise ValueError(
-            f"{folder} holds an adapter: a loader could add it to these weights. Choose a folder "
-            "of its own"
+            f"{folder} holds an adapter: a loader could add it to these weights. Choose another "
+            "folder"
         )
     check_not_emptied(model)
     state = whole_state(model)
@@ -185,6 +187,6 @@ def save_model(
             check_saved_model(new, state)
 
     in_first(write, device=model.device.type)
-    # The weights are no longer those of the base whose name the model bears.
+    # The weights are no longer those of the base that the model is named after.
     model.name_or_path = model.config.name_or_path = str(folder)
     return folder

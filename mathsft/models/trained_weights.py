@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from mathsft.checks import check_numbers, unknown_name
 from mathsft.processes import say
 
-# r and lora_alpha as QLoRA's authors and most recipes have them: an update scaled by 2. All linear
-# layers, as adapting attention alone fell short (arXiv:2305.14314, section 4).
+# r and lora_alpha as in many recipes: the update is scaled by 2. All linear layers, because
+# adapting only attention gave worse results (arXiv:2305.14314, section 4).
 DEFAULTS: Mapping[str, Any] = {
     "r": 16,
     "lora_alpha": 32,
@@ -32,21 +32,21 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
-    """peft's `LoraConfig` from single ``settings`` of it, with `DEFAULTS` for those not given.
+    """Make peft's `LoraConfig` from single ``settings``, with `DEFAULTS` for the others.
 
-    A ``given`` one is taken as it is, and copied: peft writes into what it uses.
+    A ``given`` config is used as it is, but copied, because peft changes the config that it uses.
 
-    Raises ValueError for a setting that `LoraConfig` does not have, naming the nearest; for both
-    at once, for another adapter's configuration, and for a number that cannot be meant.
+    Raises ValueError for a setting that `LoraConfig` does not have (with the nearest name), for a
+    config and settings together, for another adapter's config, and for an impossible number.
     """
     if given is not None:
         if type(given) is not LoraConfig:
             raise ValueError(
-                f"a {type(given).__name__} was given, and adapters here are LoRA: give a LoraConfig"
+                f"a {type(given).__name__} was given, but adapters here are LoRA: give a LoraConfig"
             )
         if settings:
             raise ValueError(
-                f"a LoraConfig and {', '.join(settings)} beside it: put all into one of the two"
+                f"a LoraConfig and {', '.join(settings)} were given: put all into one of the two"
             )
         config = copy.deepcopy(given)
         config.task_type = config.task_type or "CAUSAL_LM"
@@ -62,13 +62,14 @@ def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
 
 
 def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
-    """The configuration for this model, changed in place.
+    """Fit the configuration to this model, in place, and return it.
 
-    "all-linear" becomes the last names of the model's linear layers but the output head, where
-    those names fit no other module: peft would write down every layer of a small model. GPT-2's
-    layers are stored the other way round, which peft wants to know (``fan_in_fan_out``).
+    "all-linear" becomes the last parts of the names of all linear layers except the output head,
+    if no other module has such a name. (peft would list every layer of a small model.) GPT-2's
+    layers are stored transposed, and peft needs to know that (``fan_in_fan_out``).
 
-    Raises ValueError where ``target_modules`` or ``modules_to_save`` names what the model lacks.
+    Raises ValueError if ``target_modules`` or ``modules_to_save`` names a module that the model
+    lacks.
     """
     names = [name for name, _ in model.named_modules()]
     linear = linear_layers(model)
@@ -95,13 +96,13 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
-    """Every linear layer but the output head, by name, in the model's order.
+    """Return every linear layer except the output head, by name, in the model's order.
 
-    In 4 bits too, and GPT-2's `Conv1D`; of a model that reads images as well (Gemma 3) those that
-    text passes; not a router that is one and returns more than a product
-    (Llama 4), which an adapter could not be added to. The weights of a mixture's experts are no
-    layers in transformers: they stand together in one tensor, and only ``target_parameters``
-    adapts them.
+    4-bit layers and GPT-2's `Conv1D` are included. In a model that also reads images (Gemma 3),
+    only layers that text passes through count. A router that is a linear layer but returns more
+    than a product (Llama 4) is left out, because it cannot have an adapter. A mixture's experts
+    are not layers in transformers: their weights are together in one tensor, and only
+    ``target_parameters`` adapts them.
     """
     head, config = model.get_output_embeddings(), model.config
     passed = model if config.get_text_config() is config else model.get_decoder()
@@ -119,14 +120,14 @@ def linear_layers(model: Any) -> dict[str, Any]:
 
 
 def mixture_weights(model: Any) -> dict[str, int]:
-    """Of a mixture without an adapter, the size of each expert's and linear weight; else {}."""
+    """Return the sizes of a mixture's expert and linear weights (no adapter yet); else {}."""
     experts = {name: p.numel() for name, p in model.named_parameters() if _of_experts(p)}
     linear = {f"{n}.weight": m.weight.numel() for n, m in linear_layers(model).items()}
     return experts | linear if experts else {}
 
 
 def adapted_weights(model: Any) -> set[str]:
-    """The names that the base gives to the weights that an adapter is beside."""
+    """Return the names of the weights that have an adapter, as they are in the base."""
     return {
         f"{name.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}"
         for name, module in model.get_base_model().named_modules()
@@ -141,25 +142,25 @@ def _set_all_linear(config: LoraConfig, model: Any, linear: list[str], names: li
     config.target_modules = chosen  # type: ignore[assignment]  # a set, as peft makes of a list
     if not any(map(_of_experts, model.parameters())):
         return
-    # Of some mixtures peft takes a name such as "gate_proj" for that of an expert's projection, as
-    # it was in transformers 4, also where a linear layer has it. Experts are adapted on demand.
+    # For some mixtures, peft takes a name such as "gate_proj" for an expert's projection, as in
+    # transformers 4, even if a linear layer has that name. Experts are adapted only on request.
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tried = copy.deepcopy(config)
-        tried.lora_dropout, tried.use_dora = 0.0, False  # impossible on experts
+        tried.lora_dropout, tried.use_dora = 0.0, False  # not possible on experts
         empty = type(model)(copy.deepcopy(model.config))
         read: Any = get_peft_model(empty, tried).peft_config["default"]
     if set(read.target_parameters or ()) != set(config.target_parameters or ()):
-        chosen &= read.target_modules  # the set that the configuration holds
+        chosen &= read.target_modules  # this set is in the configuration
 
 
 def _of_experts(parameter: Tensor) -> bool:
-    """Matrices side by side; a convolution's weight and a table of positions have a side of 1."""
+    """Return if it is a stack of matrices; a convolution or a position table has a side of 1."""
     return parameter.ndim == 3 and min(parameter.shape[:2]) > 1
 
 
 def _gives_a_product(module: Any) -> bool:
-    """Tried on a row of zeros. Packed weights (4 bits) are always those of plain layers."""
+    """Test it on a row of zeros. Packed weights (4 bits) always belong to plain layers."""
     weight = module.weight
     if hasattr(weight, "quant_state") or not weight.is_floating_point():
         return True
@@ -168,27 +169,27 @@ def _gives_a_product(module: Any) -> bool:
 
 
 def _last(names: Iterable[str]) -> list[str]:
-    """The last parts of the names, each once, in their order."""
+    """Return the last parts of the names, each once, in their order."""
     return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
 def freeze(model: Any, patterns: str | Iterable[str], *, but: str | Iterable[str] = ()) -> None:
-    """Freeze what matches any of ``patterns`` and none of ``but``; prints what is left to train.
+    """Freeze what matches any of ``patterns`` and none of ``but``; print what is left to train.
 
-    Patterns are those of a shell, on the names of ``model.named_parameters()``:
+    Patterns are shell patterns on the names of ``model.named_parameters()``:
     ``freeze(model, "*", but=["*.layers.23.*", "*norm*"])`` trains the last of 24 layers and the
-    norms. What was frozen before stays so. An adapter's weights have names as well
-    (``*.lora_A.*``); its base is frozen already.
+    norms. Weights that were frozen before stay frozen. An adapter's weights also have names
+    (``*.lora_A.*``); its base is already frozen.
 
-    A tied weight (the embedding that is the output head too) has two names. It is frozen
-    where one of them matches ``patterns`` and neither matches ``but``; the line says so.
+    A tied weight (an embedding that is also the output head) has two names. It is frozen if one
+    of them matches ``patterns`` and neither matches ``but``; the printed line says so.
 
     Args:
-        patterns: one or several, for names of weights that are not to be trained.
-        but: one or several, for names that are left as they are all the same.
+        patterns: one or several patterns for the names of weights to freeze.
+        but: one or several patterns for the names of weights to leave unchanged.
 
-    Raises ValueError for a pattern that matches no parameter, and where nothing would be left
-    to train; the model is then as it was.
+    Raises ValueError for a pattern that matches no parameter, and if nothing would be left to
+    train; the model is then unchanged.
     """
     frozen = [patterns] if isinstance(patterns, str) else list(patterns)
     kept = [but] if isinstance(but, str) else list(but)
@@ -197,8 +198,8 @@ def freeze(model: Any, patterns: str | Iterable[str], *, but: str | Iterable[str
     for pattern in (*frozen, *kept):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(
-                f"freeze: {unknown_name('parameter', pattern, names, shown=8)}. A pattern stands "
-                f"for whole names, such as {names[0]!r}"
+                f"freeze: {unknown_name('parameter', pattern, names, shown=8)}. A pattern must "
+                f"match a whole name, such as {names[0]!r}"
             )
     aliases: dict[int, list[str]] = {}
     for name, parameter in named:
@@ -219,7 +220,7 @@ def freeze(model: Any, patterns: str | Iterable[str], *, but: str | Iterable[str
     total = sum(_numbers(parameter) for parameter in parameters.values())
     left = sum(_numbers(parameter) for parameter in trained)
     tied = [
-        f"; {' and '.join(aliases[key])} are one (tied), which is "
+        f"; {' and '.join(aliases[key])} are one weight (tied), which is "
         + ("trained" if parameters[key].requires_grad else "frozen")
         for key in aliases
         if len(aliases[key]) > 1
@@ -230,6 +231,6 @@ def freeze(model: Any, patterns: str | Iterable[str], *, but: str | Iterable[str
 
 
 def _numbers(parameter: Any) -> int:
-    """How many numbers a parameter stands for; a 4-bit one packs two in a byte."""
+    """Return how many numbers a parameter holds; a 4-bit one packs two in a byte."""
     state = getattr(parameter, "quant_state", None)
     return int((parameter if state is None else state).shape.numel())

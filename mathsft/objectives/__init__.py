@@ -28,7 +28,7 @@ def objective_classes() -> dict[str, Any]:
 
 
 def objective_class(name: str) -> Any:
-    """The objective of a name. Raises ValueError for an unknown one, with the nearest."""
+    """The objective class of this name. An unknown name raises ValueError with the nearest."""
     known = objective_classes()
     if name not in known:
         raise ValueError(unknown_name("objective", name, known))
@@ -36,9 +36,9 @@ def objective_class(name: str) -> Any:
 
 
 def check_objective(objective: Any) -> None:
-    """Raise ValueError for what is no objective, or one whose settings are not all its fields.
+    """Raise ValueError if this is not an objective, or if a setting is not a dataclass field.
 
-    Everything that names a run, its settings and its files, is read from the fields.
+    The fields give the settings that identify a run and name its files.
     """
     from mathsft.objectives.base import Objective
 
@@ -54,15 +54,15 @@ def check_objective(objective: Any) -> None:
         for name, hint in vars(parent).get("__annotations__", {}).items():
             if name not in settings and "ClassVar" not in str(hint):
                 raise ValueError(
-                    f"{name} of the objective {parent.__name__} is no setting: put "
+                    f"{name} of the objective {parent.__name__} is not a setting: put "
                     "@dataclass(frozen=True) above the class"
                 )
 
 
 def definition(objective: Any) -> str:
-    """The objective in words that change with its code, if that is not the package's.
+    """The objective's name; for a class from outside the package, also a hash of its code.
 
-    An own class of a notebook may be edited and its cell run again; that makes another run.
+    A class in a notebook may be edited and its cell run again; that makes another run.
     """
     digest, own = hashlib.sha256(), False
     for kind in _foreign(objective):
@@ -76,7 +76,7 @@ def definition(objective: Any) -> str:
 
 
 def tokenises_as_here(objective: Any) -> bool:
-    """Whether the package's own code makes this objective's groups, so that they can be kept."""
+    """Whether only the package's code makes the groups, so that they can be stored and reused."""
     tokenising = {"groups", "length", "drop_long", "columns"}
     return not any(tokenising & vars(kind).keys() for kind in _foreign(objective))
 

@@ -1,9 +1,9 @@
 """What an objective is: which token sequences a row becomes, and what loss they give.
 
-Everything else exists once, for all of them: packing, masks, accumulation, precision, several
-processes, evaluation, checkpoints (`mathsft.training`). A new objective is one file in this
-folder: a frozen dataclass whose fields are its settings, in YAML, on the command line and in the
-identity of a checkpoint.
+All objectives share everything else: packing, masks, accumulation, precision, several processes,
+evaluation and checkpoints (`mathsft.training`). A new objective is one file in this folder: a
+frozen dataclass. Its fields are its settings in YAML, on the command line and in the identity of
+a checkpoint.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Group:
-    """What a row becomes: sequences that pass the model together, or the reason for none.
+    """What a row becomes: sequences that pass through the model together, or why it has none.
 
-    ``columns`` are kept with the sequences and come to `Objective.batch`. ``dropped`` is why the
-    row cannot be used, "" if it can. ``unread`` names what the row holds and nobody reads.
-    ``length`` is filled in afterwards (`Objective.length`).
+    ``columns`` are stored with the sequences and passed to `Objective.batch`. ``dropped`` says why
+    the row cannot be used, or is "". ``unread`` names the parts of the row that are not read.
+    ``length`` is filled in later (`Objective.length`).
     """
 
     sequences: Sequence[TokenSequence] = ()
@@ -37,10 +37,10 @@ class Group:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What the rows of a data set hold together, in groups, sequences and tokens.
+    """Totals over the rows of a data set: groups, sequences and tokens.
 
-    ``passed``: tokens that pass the model; ``separate``: the same with a pass for each sequence;
-    ``trained``: those that carry a loss.
+    ``passed``: tokens that pass through the model; ``separate``: the same with a separate pass
+    for each sequence; ``trained``: tokens that carry a loss.
     """
 
     groups: int
@@ -54,7 +54,7 @@ class RowCounts:
 class Loss:
     """``total``: the loss in nats, summed over the batch's items (as many as its ``labels``).
 
-    ``metrics``: by name a value for each item, (N,); their means are logged beside the loss.
+    ``metrics``: for each name one value per item, (N,); their means are logged with the loss.
     """
 
     total: Tensor
@@ -63,24 +63,24 @@ class Loss:
 
 @dataclass(frozen=True)
 class Objective:
-    """Base of the objectives. A subclass gives ``groups`` and ``loss``.
+    """Base class of the objectives. A subclass defines ``groups`` and ``loss``.
 
     Class attributes:
-        name: of the command-line option, the YAML section and the run's folder.
+        name: the name of the command-line option, the YAML section and the run's folder.
         kinds: the kinds of rows that it reads (`mathsft.data.rows`).
-        sections: of a recipe, with the rows to train on and with those of the test.
-        writes: it trains text as a model writes it, so that sample answers show something.
-        columns: the columns beside ``input_ids`` and ``labels`` that its rows keep: name and
+        sections: the names of two recipe sections: the training rows and the test rows.
+        writes: whether it trains text as a model writes it, so that sample answers are useful.
+        columns: the columns that its rows keep besides ``input_ids`` and ``labels``: name and
             Arrow type, as `datasets.Features` takes them.
         nouns: what a group and its sequences are called in the log.
-        hints: by reason for which rows are dropped, what to do if no row is left.
-        defaults: of `transformers.TrainingArguments`, if its authors or our measurements say so.
-        needs_reference: it compares with the model as it was before training.
-        needs_hidden: it reads the hidden state after each sequence, and no log-probabilities.
-        dropout: whether the model's dropout is on in training.
-        group_tokens, scored_share: what `mathsft.recipes.estimate` expects of rows: the tokens of
-            a group (None: as many as a row has), and of its positions those that predict a scored
-            token.
+        hints: for each reason to drop rows, what to do if no row is left.
+        defaults: for `transformers.TrainingArguments`, from its authors or our measurements.
+        needs_reference: whether it compares with the model as it was before training.
+        needs_hidden: whether it reads the hidden state after each sequence, not log-probabilities.
+        dropout: whether the model's dropout is on during training.
+        group_tokens, scored_share: what `mathsft.recipes.estimate` assumes about rows: the tokens
+            of a group (None: as many as a row has), and the share of its positions that predict a
+            scored token.
     """
 
     name: ClassVar[str]
@@ -100,10 +100,10 @@ class Objective:
     def groups(
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
     ) -> list[Group]:
-        """A `Group` for each row. The first is the data set's row number ``first``.
+        """Return a `Group` for each row. ``first`` is the first row's number in the data set.
 
-        ``arrow``: the rows are of an Arrow table, in which what a row lacks is None. Raises
-        ValueError, naming the row, for what no row of the kind may hold.
+        ``arrow``: the rows come from an Arrow table, in which missing values are None. Raises
+        ValueError, naming the row, if a row holds something that its kind does not allow.
         """
         raise NotImplementedError
 
@@ -112,11 +112,11 @@ class Objective:
         raise NotImplementedError
 
     def length(self, sequences: Sequence[TokenSequence]) -> int:
-        """How many tokens of a row of ``max_length`` a group takes: those that pass the model."""
+        """How many of a row's ``max_length`` tokens a group takes: all that the model reads."""
         return TokenForest(sequences).tokens
 
     def drop_long(self, groups: Sequence[Group], *, max_length: int, positions: int | None) -> None:
-        """Drop what is longer than a row, or has a sequence that the model has no positions for."""
+        """Drop groups longer than ``max_length``, or with a sequence longer than ``positions``."""
         for group in groups:
             if group.dropped:
                 continue
@@ -128,15 +128,15 @@ class Objective:
                 group.dropped = f"longer than the model's {positions:,} positions"
 
     def rows(self, groups: Any, *, max_length: int) -> tuple[Any, str]:
-        """The data set's rows from its groups (a data set), and words about them for the log.
+        """Return the rows made from the groups (a data set), and a text about them for the log.
 
-        A row is what ``per_device_train_batch_size`` counts: here a group, and the batch lays
-        groups out in as few rows of ``max_length`` as they need.
+        ``per_device_train_batch_size`` counts these rows. Here each row is one group, and the
+        batch lays the groups out in as few rows of ``max_length`` as they need.
         """
         return groups, ""
 
     def told(self, counts: RowCounts, layout: str) -> str:
-        """The rows in words, for the log; ``layout`` is what `rows` said of them."""
+        """Describe the rows for the log; ``layout`` is the text that `rows` returned."""
         group, sequence = self.nouns
         return (
             f"{counts.groups:,} {group} with {counts.sequences:,} {sequence}, {counts.passed:,} "
@@ -145,16 +145,16 @@ class Objective:
         )
 
     def forest(self, rows: Sequence[Row], *, max_length: int) -> TokenForest:
-        """The rows' sequences laid out; they are numbered row after row."""
+        """Lay out the rows' sequences as a forest; they are numbered row after row."""
         return TokenForest.from_groups(
             [list(sequences_of(row)) for row in rows], max_length=max_length
         )
 
     def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the loss needs beside the forest's ``tensors``; ``labels`` (N,) has the items.
+        """What the loss needs besides the forest's ``tensors``; ``labels`` (N,): one per item.
 
-        Here: an item is a group; ``choice`` (N, C) has the numbers of its sequences, -1 where it
-        has fewer than C.
+        Here an item is a group; ``choice`` (N, C) holds the numbers of its sequences, filled up
+        with -1 if it has fewer than C.
         """
         return {"labels": torch.zeros(len(rows), dtype=torch.long), "choice": numbered(rows)}
 
@@ -166,7 +166,7 @@ def sequences_of(row: Row) -> Iterator[TokenSequence]:
 
 
 def numbered(rows: Sequence[Row]) -> Tensor:
-    """(N, C): for each row the numbers of its sequences, -1 where it has fewer than C."""
+    """(N, C): for each row the numbers of its sequences, filled up with -1 if fewer than C."""
     sizes = [len(row["input_ids"]) for row in rows]
     numbers = iter(range(sum(sizes)))
     most = max(sizes, default=1)

@@ -1,8 +1,8 @@
-"""Conversations as token documents, split where a model that answers takes over.
+"""Conversations as token documents, split where the model starts to answer.
 
-Many templates mark what is generated with ``{% generation %}``, and some close the mark before
-the stop token, which is then never trained. So no mark is read here: what the template renders
-with one turn more, beyond the generation prompt, is the turn.
+Many templates mark generated text with ``{% generation %}``. Some end the mark before the stop
+token, which is then never trained. So this module does not use the marks. It renders the
+conversation with one more turn; the text after the generation prompt is that turn.
 """
 
 import re
@@ -23,10 +23,10 @@ from mathsft.processes import say
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is tokenized by itself.
+    """Text that is tokenized on its own.
 
-    A turn is its first ``length`` characters, which hold ``stops`` stop tokens and end with one.
-    A piece without ``stops`` is a prompt, or a completion that the tokenizer's stop will close.
+    Its first ``length`` characters are a turn: they hold ``stops`` stop tokens and end with one.
+    A piece without ``stops`` is a prompt, or a completion that still gets the tokenizer's stop.
     """
 
     text: str
@@ -36,24 +36,24 @@ class Piece:
 
 
 def pieces(conversation: Conversation, tokenizer: Any, *, closing: Closing) -> list[Piece]:
-    """The conversation up to its last assistant turn, cut at each end of a generation prompt.
+    """Cut the conversation, up to its last assistant turn, at the end of each generation prompt.
 
-    Joined, the pieces are what the template renders. What follows the last assistant turn is
-    not read: nothing in it is trained.
+    Joined, the pieces are the text that the template renders. Text after the last assistant turn
+    is not read: nothing in it is trained.
 
-    Raises UnusableRowError, whose message is the reason, where the text holds a control token of
-    the tokenizer (it would be read as one); where the template refuses the conversation, or leaves
-    a part of it out (`mathsft.objectives.left_out`); or where it writes a turn otherwise once
-    another one follows, up to its stop: then there is no one text in which each turn is as a model
-    would write it. (Qwen3's own template does so, in conversations of several turns: give one that
-    keeps every turn as it was.)
+    Raises UnusableRowError, with the reason as its message: if the text holds a control token of
+    the tokenizer (it would be read as one); if the template refuses the conversation, or leaves
+    a part of it out (`mathsft.objectives.left_out`); or if the template changes a turn, up to its
+    stop, when another one follows. Then no single text has every turn as a model would write it.
+    (Qwen3's own template does this in conversations of several turns: give a template that keeps
+    every turn as it was.)
     """
     held = [{**message, "role": ""} for message in conversation.messages]
     refuse_control(texts_of([held, conversation.arguments]), closing.control)
     conversation = with_fitting_arguments(conversation, tokenizer)
     refuse_unused_arguments(conversation, tokenizer)
     found: list[Piece] = []
-    done, since = "", 0  # what is rendered up to the last turn's stop, and the message after it
+    done, since = "", 0  # the text up to the last turn's stop, and the index of the next message
     for index, message in enumerate(conversation.messages):
         if message["role"] != "assistant":
             continue
@@ -65,12 +65,12 @@ def pieces(conversation: Conversation, tokenizer: Any, *, closing: Closing) -> l
         content = (message.get("content") or "").strip()
         if kept and "tool_calls" in message and not turn.endswith(closing.text):
             raise UnusableRowError(
-                "whose tool_calls the chat template closes otherwise than an answer"
+                "whose tool_calls the chat template ends differently from an answer"
             )
         if not (kept and turn.endswith(closing.text) and content in turn):
             raise UnusableRowError("that the chat template rewrites")
         refuse_partial_prompt(conversation, range(since, index), prompt, len(done), tokenizer)
-        if found:  # a piece is a turn up to its stop, and all that stands before the next one
+        if found:  # a piece is a turn up to its stop, and all text before the next turn
             last = found.pop()
             text = last.text[: last.length] + prompt[len(done) :]
             found.append(replace(last, text=text))
@@ -85,11 +85,11 @@ def pieces(conversation: Conversation, tokenizer: Any, *, closing: Closing) -> l
 
 
 def stop_after_turns(model: Any, tokenizer: Any) -> None:
-    """Let the model's generation end where its chat template ends a turn; says so where new.
+    """Make the model's generation end where its chat template ends a turn.
 
-    For generation by other means than ours, such as ``model.generate``: the functions of this
-    package end there by themselves, and `save_adapter` and `save_model` record it. The token is
-    added to ``generation_config.eos_token_id``.
+    Call it before you generate by other means than this package, such as ``model.generate``. The
+    package's functions stop there on their own, and `save_adapter` and `save_model` record it.
+    The token is added to ``generation_config.eos_token_id``; a line says so if it is new there.
     """
     stop = Closing.of(tokenizer).stop
     token = tokenizer.convert_tokens_to_ids(stop)
@@ -102,7 +102,7 @@ def stop_after_turns(model: Any, tokenizer: Any) -> None:
 
 
 def refuse_control(texts: Iterable[str], control: re.Pattern[str]) -> None:
-    """Raise UnusableRowError where a text holds a control token: it would be read as one."""
+    """Raise UnusableRowError if a text holds a control token: it would be read as one."""
     if any(map(control.search, texts)):
         raise UnusableRowError("that hold a control token of the tokenizer")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mathsft.data.problems import given_row
+from mathsft.data.given import given_row
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.chat_template import Closing, Conversation, control_tokens
@@ -21,34 +21,34 @@ def documents(
     arrow: bool = False,
     train_on_prompt: bool = False,
 ) -> list[Group]:
-    """Each row as one document: a `Group` of one sequence, or with the reason for none.
+    """Turn each row into a document: a `Group` of one sequence, or the reason why it has none.
 
-    A problem becomes prompt + worked solution + stop token; a prompt with its completion
-    likewise, word for word (a stop token that it ends with is not doubled). A conversation is
-    written by the tokenizer's chat template (`mathsft.objectives.conversations`); its assistant
-    turns are trained, from ``trained_from`` on, each to the stop token that closes it and no
-    further. A turn with ``weight: 0`` or ``train: false`` is context and carries no loss. Rows may
-    be given as they are published: what they say of their training is read here as `load_problems`
-    reads it (`mathsft.data.problems`).
+    A problem becomes prompt + worked solution + stop token. A prompt with its completion is used
+    word for word, plus a stop token if it has none at its end. A conversation is written by the
+    tokenizer's chat template (`mathsft.objectives.conversations`). Its assistant turns are
+    trained, from ``trained_from`` on, each up to the stop token that ends it and no further. A
+    turn with ``weight: 0`` or ``train: false`` is context and carries no loss. Rows may be given
+    as they are published: their instructions for training are read here in the same way as by
+    `load_problems` (`mathsft.data.problems`).
 
-    The completion's tokens are those that a model meets when it continues the tokenized prompt
+    The completion's tokens are those that a model sees when it continues the tokenized prompt
     (`mathsft.models.encoding.encode_pieces`), and the labels decode to exactly the completion and
-    the stop token. So it is at the end of every generation prompt in a conversation.
+    the stop token. The same holds after every generation prompt in a conversation.
 
-    Prompt tokens carry no loss unless ``train_on_prompt``. The stop token always does:
-    a model that never saw it trained never stops. Labels are set by position, not by
+    Prompt tokens carry no loss unless ``train_on_prompt`` is set. The stop token always carries
+    one: a model that was never trained on it never stops. Labels are set by position, not by
     comparing with the padding token, which in many tokenizers is the stop token.
 
-    A row whose text holds a control token of the tokenizer is dropped: it would be read as one.
-    Raises ValueError if the tokenizer has no stop token; for conversations if it has no
-    chat template, or one that closes a turn without a special token.
+    A row is dropped if its text holds a control token of the tokenizer: it would be read as one.
+    Raises ValueError if the tokenizer has no stop token; for conversations, also if it has no
+    chat template, or one that ends a turn without a special token.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: a model tuned without one never stops")
     control = control_tokens(tokenizer)
     closing: Closing | None = None
     groups = [Group() for _ in rows]
-    cut: dict[int, list[Piece]] = {}  # a conversation's, or a prompt and its completion
+    cut: dict[int, list[Piece]] = {}  # of a conversation, or a prompt and its completion
     for index, given in enumerate(rows):
         try:
             where = f"row {first + index}"
@@ -68,7 +68,7 @@ def documents(
     stop = tokenizer.convert_tokens_to_ids(closing.stop) if closing else tokenizer.eos_token_id
     for (index, parts), tokens in zip(cut.items(), encoded, strict=True):
         if tokens is None:
-            groups[index].dropped = "whose completion cannot be told from its prompt in tokens"
+            groups[index].dropped = "whose completion cannot be separated from its prompt in tokens"
             continue
         input_ids: list[int] = []
         labels: list[int] = []
@@ -85,7 +85,7 @@ def documents(
 
 
 def _completed(row: Mapping[str, Any], *, stop: str) -> list[Piece]:
-    """A problem, or a prompt, with what is to be written after it, up to the stop token."""
+    """The prompt of a row and the completion to train after it, without the stop token."""
     if row.get("prompt") is not None:
         completion = row["completion"].removesuffix(stop)
         return [Piece(row["prompt"]), Piece(completion, trained=True)]
@@ -96,7 +96,7 @@ def _completed(row: Mapping[str, Any], *, stop: str) -> list[Piece]:
 
 
 def _turn_length(ids: list[int], stop: int, stops: int) -> int:
-    """How many of the tokens are the turn's: all to the ``stops``-th stop, or all (0)."""
+    """How many tokens belong to the turn: all up to the ``stops``-th stop, or all if it is 0."""
     if not stops:
         return len(ids)
     return [place for place, token in enumerate(ids) if token == stop][stops - 1] + 1

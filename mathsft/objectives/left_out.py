@@ -1,7 +1,7 @@
-"""What a chat template leaves out of a conversation: such a row is dropped and counted.
+"""Find what a chat template leaves out of a conversation: such a row is dropped and counted.
 
-A template may know nothing of tools or of reasoning. It then writes the conversation without them,
-and a model would be trained to answer without what the row says that it knew.
+A template may not support tools or reasoning. It then writes the conversation without them, and
+the model would be trained to answer without the information that the row gives it.
 """
 
 import json
@@ -22,9 +22,9 @@ Message = Mapping[str, Any]
 def refuse_unused_arguments(conversation: Conversation, tokenizer: Any) -> None:
     """Raise UnusableRowError for tools or ``chat_template_kwargs`` that the template does not use.
 
-    A tool is used if the first prompt is another text without it. An argument is used if the
-    template reads a variable of its name: ``enable_thinking: true`` often gives the text that its
-    absence gives.
+    A tool counts as used if the first prompt changes without it. An argument counts as used if
+    the template reads a variable of its name: ``enable_thinking: true`` often gives the same text
+    as no argument.
     """
     arguments = conversation.arguments
     if not arguments:
@@ -56,7 +56,7 @@ def refuse_partial_turn(
 ) -> None:
     """Raise UnusableRowError if assistant turn ``index`` holds more than the template writes.
 
-    ``whole`` is the text up to its end, ``turn`` its own part of it.
+    ``whole`` is the text up to the end of the turn; ``turn`` is the turn's own part of it.
     """
     message = conversation.messages[index]
     for key in REASONING:
@@ -85,8 +85,8 @@ def refuse_partial_prompt(
 ) -> None:
     """Raise UnusableRowError if a turn among ``indices`` is not in ``prompt``, from ``start`` on.
 
-    A template may write a text in other words (a tool's answer as JSON); it is read if another
-    text in its place changes the prompt.
+    A template may write a text in another form (a tool's answer as JSON). So the text counts as
+    used if changing it changes the prompt.
     """
     end = max(indices, default=-1) + 1
     for index in indices:
@@ -102,13 +102,13 @@ def refuse_partial_prompt(
 
 
 def with_fitting_arguments(conversation: Conversation, tokenizer: Any) -> Conversation:
-    """The conversation with its calls' arguments as objects or as JSON text, as the template needs.
+    """Give the arguments of tool calls as objects or as JSON text, whichever the template needs.
 
-    OpenAI writes them as text, transformers as objects, and templates are made for one of the two:
-    the other is refused, or comes out as quoted text (``"{\\\\"a\\\\": 1}"``) or as Python
-    (``{'a': 1}``). As given counts first, then objects, then text.
+    OpenAI writes them as text, transformers as objects. A template is made for one of the two: it
+    refuses the other, or writes it as quoted text (``"{\\\\"a\\\\": 1}"``) or as Python
+    (``{'a': 1}``). The form as given is tried first, then objects, then text.
 
-    Raises UnusableRowError if the template writes neither.
+    Raises UnusableRowError if the template can write neither.
     """
     if not any("tool_calls" in message for message in conversation.messages):
         return conversation
@@ -127,7 +127,7 @@ def with_fitting_arguments(conversation: Conversation, tokenizer: Any) -> Conver
 
 
 def function_of(call: Message) -> Message:
-    """The name and the arguments of a tool or a call, which may stand in ``function``."""
+    """The part of a tool or a call with name and arguments: its ``function``, or itself."""
     function = call.get("function")
     return function if isinstance(function, Mapping) else call
 
@@ -161,7 +161,7 @@ def _as_text(arguments: Any) -> Any:
 
 
 def _mangled(messages: Iterable[Message]) -> Iterator[str]:
-    """How arguments look if they come out as quoted text or as Python."""
+    """How arguments look if the template writes them as quoted text or as Python."""
     for message in messages:
         for call in message.get("tool_calls", ()):
             arguments = function_of(call).get("arguments")
@@ -183,7 +183,7 @@ def _rewritten(conversation: Conversation, index: int, message: Message, tokeniz
 
 
 def _try(render: Callable[[], str]) -> str:
-    """What is rendered, "" if the template refuses it: then it takes notice of what was changed."""
+    """The rendered text, or "" if the template refuses: then the change has an effect."""
     try:
         return render()
     except UnusableRowError:

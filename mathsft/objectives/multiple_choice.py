@@ -1,9 +1,9 @@
-"""Training what a multiple-choice test measures.
+"""Train what a multiple-choice test measures.
 
 The test scores each choice by its log-probability after the question and takes the
 likeliest. So the scores go through a softmax over the choices, and the loss is the
-cross-entropy with the right one. Nothing is asked of the text of a choice as such: wrong
-choices may stay likely, as long as the right one is likelier.
+cross-entropy with the right one. The loss only compares choices: wrong choices may stay
+likely, as long as the right one is likelier.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mathsft.checks import check_numbers
-from mathsft.data.problems import given_row
+from mathsft.data.given import given_row
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.likelihood import encode_choices
 from mathsft.models.logprobs import SequenceLogprobs
@@ -29,14 +29,14 @@ Normalization = Literal["none", "tokens", "characters"]
 class MultipleChoice(Objective):
     """Cross-entropy of a softmax over the choices' log-likelihoods, per question.
 
-    ln 5 = 1.61 is chance for five choices. ``accuracy`` is logged beside it.
+    For five choices, a loss of ln 5 = 1.61 is chance. ``accuracy`` is logged with the loss.
 
     Args:
         normalization: divide a choice's log-probability by its number of "tokens", or of
-            "characters" as the harness's ``acc_norm`` does. "none", because its ``acc`` compares
-            sums.
-        temperature: of the softmax over choices; above 1 a question that is right by a wide
-            margin goes on being trained.
+            "characters" as the harness's ``acc_norm`` does. The default "none" compares sums, as
+            the harness's ``acc`` does.
+        temperature: of the softmax over choices. Above 1, a question is still trained when the
+            model answers it correctly by a wide margin.
 
     Raises ValueError for an unknown normalization, or a temperature that is not above 0.
     """
@@ -48,8 +48,8 @@ class MultipleChoice(Objective):
     columns: ClassVar = {"characters": List(Value("int32")), "label": Value("int32")}
     nouns = ("questions", "choices")
     hints: ClassVar = {"without choices": "add_choices makes choices for worked problems"}
-    # MathQA's questions have about 60 tokens on average, an eighth of them the choices'; the peak
-    # is the longest batch's: of 551 batches of eight one had 1.67 times the average.
+    # MathQA's questions have about 60 tokens on average, an eighth of them in the choices. The
+    # longest batch sets the peak: of 551 batches of eight, one had 1.67 times the average.
     group_tokens = 100
     scored_share = 0.2
     defaults: ClassVar = {
@@ -71,11 +71,11 @@ class MultipleChoice(Objective):
     def groups(
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
     ) -> list[Group]:
-        """Each question with its choices, the choices' tokens scored.
+        """Each question with its choices; the choices' tokens are scored.
 
         A question is dropped if it has no choices or one, an empty choice, two equal ones, or no
-        known label; or if the row says not to train it (`mathsft.data.problems`). Raises ValueError
-        for a label that is none of the choices, and for choices that are no list of texts.
+        known label; or if the row says not to train it (`mathsft.data.given`). Raises ValueError
+        if the label is not one of the choices, or the choices are not a list of texts.
         """
         groups = [Group() for _ in rows]
         for index, row in enumerate(rows):
@@ -90,7 +90,7 @@ class MultipleChoice(Objective):
         encoded = encode_choices(tokenizer, [rows[index] for index in usable])
         for index, sequences in zip(usable, encoded, strict=True):
             if len({tuple(sequence["input_ids"]) for sequence in sequences}) < len(sequences):
-                groups[index].dropped = "with two equal choices"  # as the tokenizer writes them
+                groups[index].dropped = "with two equal choices"  # equal in tokens
                 continue
             groups[index].sequences = sequences
             groups[index].columns = {
@@ -100,7 +100,7 @@ class MultipleChoice(Objective):
         return groups
 
     def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``labels`` (N,) are the right choices; ``characters`` (S,) each choice's length."""
+        """``labels`` (N,): the right choices; ``characters`` (S,): the length of each choice."""
         return {
             **super().batch(rows, tensors),
             "labels": torch.tensor([row["label"] for row in rows], dtype=torch.long),
@@ -110,10 +110,11 @@ class MultipleChoice(Objective):
         }
 
     def scores(self, logprobs: SequenceLogprobs, batch: Mapping[str, Tensor]) -> Tensor:
-        """What the softmax compares: (N, C), -inf where a question has fewer choices.
+        """The scores that the softmax compares: (N, C), -inf for choices that do not exist.
 
-        The summed log-probability, as in the harness's ``acc``; divided by the choice's number of
-        characters (the harness's ``acc_norm``) or of tokens if asked for, and by ``temperature``.
+        A score is the summed log-probability, as in the harness's ``acc``, divided by
+        ``temperature``. ``normalization`` also divides it by the choice's number of characters
+        (the harness's ``acc_norm``) or of tokens.
         """
         sums = logprobs.sum
         if self.normalization != "none":
@@ -136,7 +137,7 @@ def _unusable(problem: Mapping[str, Any], *, index: int) -> str:
     if problem.get("question") is None:
         raise ValueError(
             f"problem {index} is a conversation or a prompt, which has no choices to train: "
-            f"sft_trainer takes it. Found {problem!r:.80}"
+            f"use sft_trainer for it. Found {problem!r:.80}"
         )
     if (
         not isinstance(choices, list | tuple)
@@ -144,13 +145,13 @@ def _unusable(problem: Mapping[str, Any], *, index: int) -> str:
         or not isinstance(label, int)
     ):
         raise ValueError(
-            f"problem {index}: wanted choices, a list of texts, and label, a whole number; found "
+            f"problem {index}: expected choices, a list of texts, and label, a whole number; found "
             f"{choices!r:.60} and {label!r}: {problem.get('question')!r:.80}"
         )
     choices = [" ".join(choice.split()) for choice in choices]
     if not -1 <= label < max(1, len(choices)):
         raise ValueError(
-            f"problem {index}: label {label}, but it has {len(choices)} choices (labels begin "
+            f"problem {index}: label {label}, but it has {len(choices)} choices (labels start "
             f"at 0; -1 means unknown): {problem['question']!r:.80}"
         )
     if len(choices) < 2:

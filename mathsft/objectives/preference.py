@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mathsft.checks import Rule, check_number
-from mathsft.data.problems import given_row
+from mathsft.data.given import given_row
 from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.logprobs import Scores, SequenceLogprobs
@@ -18,7 +18,7 @@ from mathsft.objectives.documents import documents
 
 @dataclass(frozen=True)
 class Pairwise(Objective):
-    """Base of losses over pairs. A subclass gives ``pair_loss``; the prompt passes once."""
+    """Base class of pair losses; a subclass defines ``pair_loss``. A pair's prompt is read once."""
 
     kinds = ("preference",)
     nouns = ("pairs", "answers")
@@ -35,8 +35,8 @@ class Pairwise(Objective):
     ) -> list[Group]:
         """``prompt`` with ``chosen`` and with ``rejected``: texts, or lists of messages.
 
-        The tokens of an answer and its stop token are scored, as SFT trains them. A pair is
-        dropped if one of its answers is, or if both become the same tokens.
+        An answer's tokens and its stop token are scored: those that SFT would train. A pair is
+        dropped if SFT would drop one of its answers, or if both become the same tokens.
         """
         pairs = [Group() for _ in rows]
         kept: dict[int, list[Row]] = {}
@@ -78,11 +78,11 @@ class Pairwise(Objective):
 class DPO(Pairwise):
     """Direct preference optimisation, the sigmoid loss (Rafailov et al. 2023, arXiv:2305.18290).
 
-    ``-log sigmoid(beta * (r(chosen) - r(rejected)))`` with r the answer's log-probability less the
-    reference's. ln 2 = 0.69 is chance.
+    ``-log sigmoid(beta * (r(chosen) - r(rejected)))``, in which r is the answer's log-probability
+    minus the reference's. A loss of ln 2 = 0.69 is chance.
 
     Args:
-        beta: how strongly the model is held to its reference; 0.1 is the paper's.
+        beta: how strongly the model is kept near its reference; 0.1 is the paper's value.
     """
 
     name = "dpo"
@@ -93,5 +93,5 @@ class DPO(Pairwise):
 
 
 def log_ratio(answer: Scores) -> Tensor:
-    """log p(answer), (N,) in nats, less the reference's if there is one."""
+    """log p(answer), (N,) in nats, minus the reference's if there is one."""
     return answer.sum if answer.reference is None else answer.sum - answer.reference.sum

@@ -24,10 +24,10 @@ from mathsft.processes import say
 
 @dataclass(frozen=True)
 class SFT(Objective):
-    """Cross-entropy of the trained tokens: -log p(token | what stands before it), per token.
+    """Cross-entropy of the trained tokens: -log p(token | the text before it), per token.
 
     Args:
-        packing: several documents share a row, apart from each other; False: one a row.
+        packing: put several documents into a row, isolated from each other; False: one per row.
         train_on_prompt: put a loss on the question as well.
     """
 
@@ -55,14 +55,14 @@ class SFT(Objective):
         return len(document["input_ids"])
 
     def rows(self, groups: Any, *, max_length: int) -> tuple[Any, str]:
-        """Packed over the whole data set; with ``packing=False`` each document has its own row.
+        """Pack over the whole data set; with ``packing=False`` each document has its own row.
 
-        The fill, the share of a row that is not padding, is shown for packed rows.
+        For packed rows the log shows the fill, the share of a row that is not padding.
         """
-        if not self.packing:  # padded to the longest of a batch only
-            return groups, f"one a row of at most {max_length}"
+        if not self.packing:  # padded only to the longest of a batch
+            return groups, f"one per row of at most {max_length}"
         tokens = pc.list_value_length(pc.list_flatten(groups.with_format("arrow")["input_ids"][:]))
-        lengths = [length - 1 for length in tokens.to_pylist()]  # the last is only predicted
+        lengths = [length - 1 for length in tokens.to_pylist()]  # the last token is only predicted
         members = pack(lengths, max_length=max_length)
         fill = sum(lengths) / (max_length * len(members))
         rows = _joined(groups, members)
@@ -75,7 +75,7 @@ class SFT(Objective):
         )
 
     def forest(self, rows: Sequence[Row], *, max_length: int) -> TokenForest:
-        """Documents are chains side by side, also if they begin alike: plain packing."""
+        """Documents stay separate chains, even if they begin alike: plain packing."""
         numbers = iter(range(sum(len(row["input_ids"]) for row in rows)))
         planted = [[next(numbers) for _ in row["input_ids"]] for row in rows]
         chains = [sequence for row in rows for sequence in sequences_of(row)]
@@ -90,7 +90,7 @@ class SFT(Objective):
 
 
 def _joined(groups: Dataset, members: list[list[int]]) -> Dataset:
-    """Rows of several documents each; on disk beside ``groups`` if these are."""
+    """Join several documents into each row; stored on disk next to ``groups`` if those are."""
     arrow = groups.with_format("arrow")
 
     def join(batch: Mapping[str, list[list[int]]]) -> pa.Table:
@@ -121,16 +121,16 @@ def tokenize_problems(
     positions: int | None = None,
     train_on_prompt: bool = False,
 ) -> tuple[list[TokenSequence], Counter[str]]:
-    """The documents of `SFT` as ``{"input_ids", "labels"}``, and the dropped rows by reason.
+    """Return `SFT`'s documents as ``{"input_ids", "labels"}``, and the dropped rows by reason.
 
     Args:
         problems: rows of `load_problems`, of any kind that `SFT` trains on.
         tokenizer: its stop token ends each document (`mathsft.objectives.documents`).
         max_length: longer documents are dropped whole: cutting one would cut its answer.
         positions: the most that the model can read (`mathsft.models.attention.position_limit`).
-        train_on_prompt: train the whole text in place of the answer alone.
+        train_on_prompt: train the whole text instead of the answer alone.
 
-    A printed line counts the rows that hold a column which is not read.
+    A printed line counts the rows that hold an unused column.
     """
     objective = SFT(train_on_prompt=train_on_prompt)
     arrow = isinstance(problems, Dataset)

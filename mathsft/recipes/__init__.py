@@ -1,4 +1,4 @@
-"""What differs between a laptop, a T4 and larger machines: one commented YAML file each.
+"""Recipes for a laptop, a T4 and larger machines: one commented YAML file each.
 
 A recipe has sections; the keys of a section are the keyword arguments of one function:
 
@@ -7,13 +7,13 @@ A recipe has sections; the keys of a section are the keyword arguments of one fu
 - ``train`` and ``test``, ``choices_train`` and ``choices`` (multiple choice) → ``load_problems``;
   ``mix`` → ``mix_datasets``, with the arguments of ``load_problems`` for each name in its
   ``datasets``; ``add_choices`` → ``add_choices``;
-- one for each objective, by its name: the objective's own settings, ``max_length``, and the
+- one for each objective, with its name: the objective's own settings, ``max_length``, and the
   arguments of ``transformers.TrainingArguments``; ``mixing`` (the many short runs of lesson 03)
-  as ``multiple_choice``;
+  has the keys of ``multiple_choice``;
 - ``persist`` → ``persist``; ``worked`` → ``worked_answers``; ``show_samples`` → ``show_samples``.
 
-Models, data sets and folders that a function is called with are no keys: whoever calls it
-gives them (``sections.NOT_KEYS``). Neither is a token: recipes are kept with the runs.
+Models, data sets and folders that a function is called with are not keys: the caller gives them
+(``sections.NOT_KEYS``). A token is not a key either, since recipes are stored with the runs.
 """
 
 import sys
@@ -29,12 +29,12 @@ from mathsft.options import Option, checked
 from mathsft.processes import say
 from mathsft.recipes.sections import recipe_sections
 
-# Sections of data by the key without which there is none.
+# Sections of data, each with the key that it must have.
 _DATA = {
     "train": "source", "test": "source", "choices_train": "source", "choices": "source",
     "mix": "parts",
 }  # fmt: skip
-# If the first is given, what a shipped recipe has in the others does not go with it.
+# If the first is given, a shipped recipe's data in the others does not belong to it.
 _TOGETHER = (
     ("train", "test", "mix"),
     ("choices_train", "choices", "mix"),
@@ -51,12 +51,12 @@ def shipped_recipes() -> dict[str, Path]:
 RECIPE = Option(
     str,
     help=f"a shipped recipe's name ({', '.join(shipped_recipes())}), a YAML file or a run's "
-    "folder; may be given several times, the later wins",
+    "folder; may be given several times, later ones win",
 )
 
 
 def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
-    """The sections of a recipe, each a dict of keyword arguments, checked against its function.
+    """Load a recipe: for each section its keyword arguments, checked against its function.
 
     Args:
         profile: a shipped recipe's name, a YAML file, or a run's folder with its
@@ -64,19 +64,19 @@ def load_recipe(profile: str | Path | None = None) -> dict[str, dict[str, Any]]:
             (`mathsft.device.default_profile`).
 
     Raises:
-        FileNotFoundError: no such recipe; the message lists those that ship.
-        ValueError: the file is no mapping of sections; an unknown section or key (the
-            message names the nearest); a key given twice; a text where a number, or true or
-            false, belongs; a fraction where a whole number does; a number that cannot be meant
-            (`mathsft.checks`). YAML reads ``1e-5`` as text: what is meant as a number is
-            converted, never passed on.
+        FileNotFoundError: no such recipe; the message lists the shipped ones.
+        ValueError: the file is not a mapping of sections; an unknown section or key (the
+            message names the nearest); a key given twice; a text instead of a number, or of true
+            or false; a fraction instead of a whole number; an impossible number
+            (`mathsft.checks`). YAML reads ``1e-5`` as text: it is converted if the key takes a
+            number.
     """
     sections = read_recipe(profile or default_profile())
     return {name: keys for name, keys in sections.items() if keys is not None}
 
 
 def read_recipe(profile: str | Path) -> dict[str, dict[str, Any] | None]:
-    """As `load_recipe`; None for a section that is null, which leaves out what is under it."""
+    """As `load_recipe`; a section that is null is None, and removes that of an earlier recipe."""
     name = str(profile)
     shipped = shipped_recipes()
     path = shipped.get(name, Path(name))
@@ -86,7 +86,7 @@ def read_recipe(profile: str | Path) -> dict[str, dict[str, Any] | None]:
         raise FileNotFoundError(unknown_name("recipe or file", name, shipped))
     recipe = load_yaml(path.read_text(encoding="utf-8"), path)
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of sections, found {recipe!r}")
+        raise ValueError(f"{path}: a recipe must be a mapping of sections, found {recipe!r}")
     sections = recipe_sections()
     for section, keys in recipe.items():
         if section not in sections:
@@ -100,11 +100,11 @@ def read_recipe(profile: str | Path) -> dict[str, dict[str, Any] | None]:
 
 @dataclass
 class Layers:
-    """Sections of several recipes and of a command line, the later over the earlier.
+    """Sections of several recipes and of a command line; later values replace earlier ones.
 
-    A shipped recipe describes a machine, and its data is an example. Data that is given over it
-    takes its place: a ``source`` that of the whole section, and of the recipe's data that goes with
-    it, as a mixture's ``parts`` do; a line says what is left out.
+    A shipped recipe describes a machine, and its data is an example. Data that is given later
+    replaces it: a ``source``, or a mixture's ``parts``, replaces the whole section and the recipe's
+    other data that belongs to it. A line says what is left out.
     """
 
     options: Mapping[str, Mapping[str, Option]]
@@ -112,7 +112,7 @@ class Layers:
     examples: set[str] = field(default_factory=set)
 
     def add(self, layer: Mapping[str, Any], *, shipped: bool = False) -> None:
-        """Put a recipe over what there is; ``shipped``: one of ours."""
+        """Put a recipe over the earlier layers; ``shipped``: it came with the package."""
         self.begin(layer, [[name, key] for name, keys in layer.items() for key in keys or {}])
         for section, keys in layer.items():
             before = self.sections.get(section, {})
@@ -125,14 +125,14 @@ class Layers:
             self.examples |= layer.keys() & _DATA.keys()
 
     def begin(self, given: Collection[str], places: Collection[Sequence[str]]) -> None:
-        """A new layer: its sections, and each place, section and keys, that it gives a value."""
+        """Drop the data that a new layer replaces: its sections, and the places of its values."""
         fresh = {section for section, *keys in places if keys == [_DATA.get(section)]}
-        if "mix" not in self.sections:  # else one part changes
+        if "mix" not in self.sections:  # else only one part changes
             fresh |= {
                 section for section, *keys in places if [section, *keys[:1]] == ["mix", "parts"]
             }
         self.examples -= fresh
-        for section in fresh - {"mix"}:  # other parts may be of the same ``datasets``
+        for section in fresh - {"mix"}:  # the new parts may use its ``datasets``
             self.sections.pop(section, None)
         for data, *others in _TOGETHER:
             for name in {*others} & self.sections.keys() - {*given}:
@@ -142,7 +142,7 @@ class Layers:
                     say(line, to=sys.stderr)
 
     def put(self, section: str, keys: Sequence[str], value: Any) -> None:
-        """Set a value at its keys in a section; without keys the section, None to leave it out."""
+        """Set a value at its keys in a section; without keys the whole section, None drops it."""
         if not keys and value is not None:
             self.sections[section] = value
         elif not keys and self.sections.pop(section, None) is not None:
@@ -157,9 +157,9 @@ class Layers:
         here[keys[-1]] = value
 
     def complete(self, always: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-        """All sections, those of ``always`` also if nothing is given, with their defaults.
+        """All sections with their defaults; those of ``always`` are there even if nothing is given.
 
-        Raises ValueError for a section that lacks what its function cannot do without.
+        Raises ValueError for a section that lacks a required key.
         """
         found = {}
         for section in [*always, *(name for name in self.sections if name not in always)]:

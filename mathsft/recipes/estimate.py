@@ -1,4 +1,4 @@
-"""How much memory a training needs, before anything is loaded."""
+"""Estimate the memory of a training run before anything is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,8 +15,8 @@ from mathsft.objectives import objective_classes
 from mathsft.recipes import load_recipe
 from mathsft.training.footprint import MemoryEstimate, Shapes, footprint
 
-# Compute capability, and the GB that a training can use: 14.56 GiB as a T4 shows them, 40 and 80
-# GiB by name, less about a GB for CUDA itself and what it rounds up. None: a CPU.
+# Compute capability, and the GB that a training run can use: 14.56 GiB as a T4 reports, 40 and 80
+# GiB by name, less about a GB for CUDA itself and for what it rounds up. None: a CPU.
 _CARDS: dict[str, tuple[tuple[int, int] | None, float | None]] = {
     "cpu": (None, None),
     "t4": ((7, 5), 15.0),
@@ -40,37 +40,38 @@ def estimate_memory(
     question_tokens: int | None = None,
     trained_share: float | None = None,
 ) -> MemoryEstimate:
-    """The memory that training by a recipe takes at its peak, by parts; only config.json is read.
+    """Estimate the peak memory of training by a recipe, by parts; only config.json is read.
 
     Args:
-        recipe: what `load_recipe` gives, or takes: "t4", a file, None for this machine's.
-        section: which training: an objective's name, or "mixing".
+        recipe: what `load_recipe` returns or takes: "t4", a file, or None for this machine's.
+        section: which training run: an objective's name, or "mixing".
         device: "cpu", "t4", "a100" (40 GB) or "a100-80gb"; default: that of a shipped
             recipe given by name, else this machine.
-        memory: GB that there are; default: those of the device, on a CPU what is free now.
+        memory: available GB; default: those of the device, on a CPU what is free now.
         quantize: 4-bit weights (NF4); default: the recipe's model section.
         lora: settings of `add_adapter` that differ from its defaults, such as ``{"r": 8}``, or
             a `LoraConfig`; False for full fine-tuning of float32 weights
             (``load_model(..., dtype="float32")``), with autocast on a GPU; default: the recipe's
             model section, else True.
-        shards: processes that FSDP2 divides the model over. The estimate is of one of them,
-            on a card of its own. 1: the whole model in every process, as DDP has it; the verdict
-            says so where the recipe has ``fsdp``.
-        question_tokens: tokens of a question with all its choices, of a pair with both its answers,
-            in the forest; default: the objective's ``group_tokens``, 100 for multiple choice, else
-            ``max_length``.
-        trained_share: of a batch's positions those that predict a trained token; default: the
-            objective's ``scored_share``, 0.2 for multiple choice, else 0.6. (As the embedded
-            tokenizer splits them, a half of GSM8K's and an eighth of MathQA's.)
+        shards: number of processes that FSDP2 divides the model over. The estimate is for one of
+            them, with its own card. 1: the whole model is in every process, as with DDP; if the
+            recipe has ``fsdp``, the verdict says so.
+        question_tokens: tokens of a question with all its choices, or of a pair with both its
+            answers, in the forest; default: the objective's ``group_tokens``, 100 for multiple
+            choice, else ``max_length``.
+        trained_share: the share of a batch's positions that predict a trained token; default: the
+            objective's ``scored_share``, 0.2 for multiple choice, else 0.6. (With the embedded
+            tokenizer it is a half for GSM8K and an eighth for MathQA.)
 
-    The arithmetic is told by `footprint` (mathsft/training/footprint.py).
+    `footprint` (mathsft/training/footprint.py) explains the arithmetic.
 
-    Not in it: CUDA's own half GB (taken off the card's memory), what loading and generating take,
-    fragmentation, and DDP's buckets, as large as the gradients. Held against the peak of real
-    allocations by a test, within 15 %, in one process on a CPU; ``shards`` is arithmetic alone.
+    Not included: CUDA's own half GB (it is subtracted from the card's memory), loading and
+    generating, fragmentation, and DDP's buckets, which are as large as the gradients. A test
+    compares the estimate with the peak of real allocations, within 15 %, in one process on a CPU;
+    ``shards`` is arithmetic alone.
 
-    Raises ValueError for an unknown section, device or LoRA setting, for a number that cannot be
-    meant (`mathsft.checks`), also in the recipe, and for 4-bit weights without an adapter; what
+    Raises ValueError for an unknown section, device or LoRA setting, for an impossible number
+    (`mathsft.checks`), also in the recipe, and for 4-bit weights without an adapter; also what
     `load_recipe` and loading a configuration raise.
     """
     if recipe is None or isinstance(recipe, str | Path):
@@ -84,7 +85,7 @@ def estimate_memory(
     device = device.lower() if device else None
     if device is not None and device not in _CARDS:
         raise ValueError(
-            unknown_name("device", device, _CARDS) + ". For another card take the one of its kind "
+            unknown_name("device", device, _CARDS) + ". For another card, take one of its kind "
             "(t4: float16, a100: bfloat16) and give its memory in GB"
         )
     objective = objectives[section]
@@ -105,7 +106,7 @@ def estimate_memory(
     quantize = bool(model.get("quantize")) if quantize is None else quantize
     lora = model.get("lora", True) if lora is None else lora
     if quantize and lora is False:
-        raise ValueError("4-bit weights cannot be trained: quantize=False, or an adapter (lora)")
+        raise ValueError("4-bit weights cannot be trained: set quantize=False, or use LoRA")
     if isinstance(lora, Mapping):
         adapter = lora_config(**{key: value for key, value in lora.items() if key != "seed"})
     else:
@@ -165,7 +166,7 @@ def _verdict(size: Any, settings: Mapping[str, Any], smaller: str, room: float, 
 
 
 def _memory_here(capability: tuple[int, int] | None) -> float:
-    """GB that a training can use on this machine."""
+    """GB that a training run can use on this machine."""
     if capability is not None and torch.cuda.is_available():
         return torch.cuda.mem_get_info()[1] / 1e9 - 0.6
     import psutil

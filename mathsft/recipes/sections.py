@@ -1,6 +1,6 @@
 """The sections of a recipe: each has the arguments of a function, or the fields of a dataclass.
 
-The functions are imported when they are asked for: a recipe is above all that it configures.
+The functions are imported only when needed: a recipe configures almost the whole package.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ NOT_KEYS = {
     "model", "tokenizer", "problems", "rows", "eval_rows", "objective", "test", "output_dir",
     "run_dir", "callbacks", "prompt", "hub_token", "parallelism_config",
 }  # fmt: skip
-# What peft writes into a LoraConfig by itself.
+# What peft itself writes into a LoraConfig.
 _PEFTS_OWN = {
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path",
     "revision", "inference_mode", "runtime_config",
@@ -22,7 +22,7 @@ _PEFTS_OWN = {
 
 @cache
 def recipe_sections() -> dict[str, dict[str, Option]]:
-    """The sections that there are, and the options of each."""
+    """All sections, each with its options."""
     from peft import LoraConfig
 
     from mathsft.data.choices import add_choices
@@ -44,7 +44,7 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
     sections = {name: options_of(made, skip=NOT_KEYS) for name, made in functions.items()}
     for name in ("test", "choices"):
         split = sections[name]["split"]
-        told = f"{split.help} Default here: ``test``; of a file its only one"
+        told = f"{split.help} Default here: ``test``; for a file, its only split"
         sections[name]["split"] = replace(split, default=None, help=told)
     lora = options_of(LoraConfig, skip=_PEFTS_OWN, defaults=False)
     lora |= options_of(add_adapter, skip={*NOT_KEYS, "config"})
@@ -55,7 +55,7 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
     )
     sections["mix"]["datasets"] = Option(
         dict[str, dict[str, Any]],
-        help="for names in parts, how to read them: keys of load_problems",
+        help="how to read each name in parts: keys of load_problems",
         inside=sections["train"],
         named=True,
     )
@@ -70,7 +70,7 @@ def objective_names() -> list[str]:
 
 @cache
 def objective_sections() -> dict[str, dict[str, Option]]:
-    """The section of each objective: its fields, and what `make_trainer` takes."""
+    """The section of each objective: its fields, and the arguments of `make_trainer`."""
     from transformers import EarlyStoppingCallback, TrainingArguments
 
     from mathsft.objectives import objective_classes
@@ -79,7 +79,7 @@ def objective_sections() -> dict[str, dict[str, Option]]:
 
     shared = options_of(make_trainer, skip=NOT_KEYS)
     theirs = options_of(TrainingArguments, skip=NOT_KEYS, defaults=False)
-    theirs["fsdp"] = replace(theirs["fsdp"], hint=bool | str | None)  # transformers wants true
+    theirs["fsdp"] = replace(theirs["fsdp"], hint=bool | str | None)  # transformers expects true
     stopping = options_of(EarlyStoppingCallback, defaults=False)
     refused = {name: Option(Any, refused=why) for name, why in unheeded().items()}
     found = {}

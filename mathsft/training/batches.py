@@ -1,9 +1,9 @@
 """Batches from the rows of `mathsft.training.rows`, for any objective and several processes.
 
-In the last batch of an epoch, if the rows do not divide, accelerate begins again with the first
-rows, so that some are trained twice. Here the batch is filled up with fillers: they pass through
-the model, as each process has to do the same number of passes, and count for nothing, neither in
-the loss nor in what the loss is divided by.
+If the rows do not fill the last batch of an epoch, accelerate repeats the first rows, so some are
+trained twice. Here fillers complete the batch. They pass through the model, because each process
+must do the same number of passes. But they count for nothing, neither in the loss nor in the
+number that it is divided by.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ from mathsft.training.resumable import ResumableTrainer
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows to a batch: the forest's tensors (`TokenForest.tensors`) and what the loss needs.
+    """Make a batch of rows: the forest's tensors (`TokenForest.tensors`) and what the loss needs.
 
-    ``labels`` (N,) stands first and has the batch's items. A row without anything in it is a filler
-    (`mathsft.training.padded_sampler`): one token passes the model for it, in the last rows of the
-    forest, and the objective never sees it.
+    ``labels`` (N,) comes first and has one entry per item of the batch. An empty row is a filler
+    (`FilledSampler`): one token passes through the model for it, in the last rows of the forest,
+    and the objective never sees it.
     """
 
     objective: Objective
@@ -47,15 +47,15 @@ class Collator:
 
 
 def _in_order(rows: Sequence[Mapping[str, Any]], sequence: Tensor) -> Tensor:
-    """(T,) the values that rows keep for their sequences' scored tokens, as the forest has them."""
+    """(T,): the values that the rows keep for their scored tokens, in the forest's order."""
     values = [iter(tokens) for row in rows for tokens in row["reference"]]
     return torch.tensor([next(values[index]) for index in sequence.tolist()], dtype=torch.float32)
 
 
 class FilledRows(Dataset[Mapping[str, Any]]):
-    """The rows, as many as there are; an index from their number on is a filler.
+    """The rows; an index beyond the last row gives a filler.
 
-    A filler is a row without anything in it (`mathsft.training.collation`).
+    A filler is an empty row (`Collator`).
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -71,7 +71,7 @@ class FilledRows(Dataset[Mapping[str, Any]]):
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch.
 
-        Where a training goes on amid an epoch it finds the rows, but not the sampler.
+        When training resumes within an epoch, it calls this method, but not the sampler's.
         """
         self.epoch = epoch
 
@@ -79,8 +79,8 @@ class FilledRows(Dataset[Mapping[str, Any]]):
 class FilledSampler(Sampler[int]):
     """All rows in the order in which one process would take them, then fillers.
 
-    Their number becomes a multiple of ``batch``, the rows that all processes take at a time.
-    ``seed`` and the rows' epoch give accelerate's own order; None keeps the rows' order.
+    Together they are a multiple of ``batch``, the number of rows that all processes take at a
+    time. ``seed`` and the epoch give accelerate's own order; without a seed the rows stay in order.
     """
 
     def __init__(self, rows: FilledRows, *, batch: int, seed: int | None = None) -> None:
@@ -100,12 +100,12 @@ class FilledSampler(Sampler[int]):
         return len(self._rows) + len(self._fillers)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate, before each epoch that begins at its beginning."""
+        """Called by accelerate before each epoch that starts with its first batch."""
         self._rows.set_epoch(epoch)
 
 
 class PaddedTrainer(ResumableTrainer):
-    """Several processes share the rows out by `FilledSampler`."""
+    """Divides the rows among several processes with `FilledSampler`."""
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         if self.args.world_size > 1:
@@ -118,8 +118,8 @@ class PaddedTrainer(ResumableTrainer):
         strategy = self.args.train_sampling_strategy
         if strategy not in ("random", "sequential"):
             raise ValueError(
-                f"train_sampling_strategy={strategy!r} in several processes: give 'random' or "
-                "'sequential', or start one process"
+                f"train_sampling_strategy={strategy!r} needs a single process: give 'random' or "
+                "'sequential', or start only one process"
             )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return self._filled(

@@ -1,4 +1,4 @@
-"""A whole training by a recipe, from the model to what is kept: what ``mathsft sft`` runs."""
+"""A complete training run from a recipe, from reading to saving: what ``mathsft sft`` runs."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -46,34 +46,34 @@ def train_by_recipe(
     resume: bool = False,
     check: bool = False,
 ) -> Path:
-    """Train by the sections of a recipe (`mathsft.recipes`) and keep what came of it.
+    """Train as the sections of a recipe say (`mathsft.recipes`), and save the result.
 
     Args:
-        recipe: sections by name. ``model`` as for `load_model`, but with an adapter unless
-            ``lora: false`` asks for full fine-tuning, then in float32 unless ``dtype`` says
-            otherwise (AdamW's small steps are lost in half precision; the trainer multiplies
-            in half precision all the same). ``mix`` in place of ``train``, or of
-            ``choices_train``. Rows that ask a question of the test are left out and
-            counted, of a mixture refused.
-        objective: what the model is trained for (`mathsft.objectives`). Its section has its
-            settings; it reads ``train`` and ``test``, "multiple_choice" ``choices_train`` and
-            ``choices``. The test is evaluated when ``eval_strategy`` says so; ``show_samples``
-            adds sample answers.
-        output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … One
-            that holds a run already is refused unless ``resume``.
-        resume: go on from the newest whole checkpoint of the run in ``output_dir``; if that
-            holds none yet, it begins.
-        check: read the data, print the counts and three rows token by token, and end: no weights
-            are loaded and no run is begun.
+        recipe: sections by name. ``model`` is as for `load_model`, but with an adapter unless
+            ``lora: false`` asks for full fine-tuning. Full fine-tuning is in float32 unless
+            ``dtype`` says otherwise (half precision loses AdamW's small steps; the trainer
+            still multiplies in half precision). ``mix`` replaces ``train`` or
+            ``choices_train``. Rows that ask a question of the test are left out and counted;
+            a mixture with such rows is refused.
+        objective: what the model is trained to do (`mathsft.objectives`). Its settings are in the
+            section of its name. It reads ``train`` and ``test``; "multiple_choice" reads
+            ``choices_train`` and ``choices``. ``eval_strategy`` says when the test is evaluated;
+            ``show_samples`` adds sample answers.
+        output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … A folder
+            that already holds a run is refused unless ``resume`` is given.
+        resume: resume the run in ``output_dir`` from its newest complete checkpoint; if there is
+            none yet, start from step 0.
+        check: read the data, print the counts and three rows token by token, and stop: no weights
+            are loaded and no run is started.
 
     Returns the folder, which then holds ``config.yaml`` and ``environment.json``
     (`mathsft.record`), ``trainer_state.json`` with the log, checkpoints, and ``adapter``, or
-    ``model`` after full fine-tuning. In several processes call it in each.
+    ``model`` after full fine-tuning. If there are several processes, each must call it.
 
     Raises:
-        ValueError, FileNotFoundError: what the functions of the sections raise; a folder that
-            holds another run. The data is read before a model is loaded, and nothing is written
-            before all of it could be made.
+        ValueError, FileNotFoundError: what the functions of the sections raise; or if the folder
+            holds another run. The data is read before the model is loaded, and nothing is
+            written until the trainer has been made.
     """
     given = {name: dict(arguments) for name, arguments in recipe.items()}
     for name, arguments in given.items():
@@ -94,27 +94,27 @@ def train_by_recipe(
     evaluates = settings.get("eval_strategy", "no") != "no"
     callbacks: list[Any] = [persist(folder, **given.get("persist", {}))]
     callbacks += early_stopping(settings, objective, evaluates=evaluates)
-    # What process 0 downloads and converts the others find on disk.
+    # Process 0 downloads and converts; the others find the result on disk.
     train, test = first_before_others(partial(read_rows, given, objective), device=device)
     evaluated = test if evaluates else None
     if evaluates and test is None:
         raise ValueError(
-            f"{objective}.eval_strategy wants rows to evaluate: give {kind.sections[1]}.source"
+            f"{objective}.eval_strategy needs rows to evaluate: give {kind.sections[1]}.source"
         )
     if "show_samples" in given and not kind.writes:
-        raise ValueError(f"show_samples: {objective} trains no text that a model writes")
+        raise ValueError(f"show_samples: {objective} does not train the model to write text")
     if "show_samples" in given and evaluated is None:
         raise ValueError(
-            "show_samples wants rows that are evaluated: give the section test, and "
+            "show_samples needs rows to evaluate: give the section test, and "
             f"{objective}.eval_strategy (such as steps, with eval_steps)"
         )
     if check:
         length = settings.get("max_length", 512)
         preview(train, evaluated, target, model=model_keys, max_length=length)
-        say("\nno weights were loaded, and no run was begun")
+        say("\nno weights were loaded, and no run was started")
         return folder
-    usable(train, tokenizer_of(model_keys), target)  # rows of another kind are refused now
-    set_seed(seed)  # of the adapter's first weights; the trainer sets its own
+    usable(train, tokenizer_of(model_keys), target)  # refuses rows of another kind now
+    set_seed(seed)  # for the adapter's first weights; the trainer sets its own seed
     model, tokenizer = load_model(**_model_arguments(model_keys))
     if "freeze" in given:
         freeze(model, **given["freeze"])
@@ -131,7 +131,7 @@ def train_by_recipe(
         **settings,
     )
     callbacks[0].check(trainer.args)
-    # Not before all of it could be made: a mistake must not leave the folder of a run.
+    # Only now, when the trainer is made: a mistake must not leave a run's folder behind.
     record = partial(
         write_record,
         folder,
@@ -142,7 +142,7 @@ def train_by_recipe(
         resolved=_resolved(trainer),
     )
     in_first(record, device=device)
-    say(f"{folder}: config.yaml and environment.json say what this run is made from")
+    say(f"{folder}: config.yaml and environment.json record how this run was made")
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_state()
     if isinstance(model, PeftModel):
@@ -167,7 +167,7 @@ def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
-    """The rows to train on, and those of the test if the recipe has one."""
+    """The rows to train on, and the test's rows if the recipe has a test."""
     train_section, test_section = objective_class(objective).sections
     test: Any = read_test(recipe[test_section]) if test_section in recipe else None
     if "mix" in recipe and train_section in recipe:
@@ -189,18 +189,18 @@ def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
 
 
 def read_test(section: Mapping[str, Any]) -> Any:
-    """The rows of a section ``test`` or ``choices``: of the split test, if none is named.
+    """The rows of a section ``test`` or ``choices``: of the split test if none is named.
 
-    `load_problems` would read the training rows; a file has no splits.
+    Without a split, `load_problems` would read the training rows. A file has no splits.
     """
     usual = {} if local_path(section["source"]) is not None else {"split": "test"}
     return load_problems(**{**usual, **section})
 
 
 def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
-    """The mixture of a recipe's section ``mix``, held against the test.
+    """The mixture of a recipe's section ``mix``, compared with the test.
 
-    A data set whose ``source`` is not given is of the source that its name says.
+    A data set without a ``source`` uses its own name as the source.
     """
     given = section.get("datasets") or {}
     read = {name: load_problems(**{"source": name, **how}) for name, how in given.items()}
@@ -216,14 +216,14 @@ def _folder(output_dir: str | Path | None, objective: str, recipe: Recipe, *, re
         check_same(folder, recipe)
     elif (folder / CONFIG).exists():
         raise ValueError(
-            f"{folder} holds a run already: --resume true goes on with it; another --output_dir "
-            "begins a new one"
+            f"{folder} already holds a run: --resume true resumes it; another --output_dir "
+            "starts a new one"
         )
     return folder
 
 
 def _resolved(trainer: Any) -> dict[str, Any]:
-    """What was left to the device and the hub, as it came out."""
+    """The values that the recipe left open, such as those of the device and the hub."""
     config, arguments = trainer.model.config, trainer.args
     return {
         "dtype": str(trainer.model.dtype).removeprefix("torch."),

@@ -1,6 +1,6 @@
-"""During training: what the model writes, and early stopping.
+"""Callbacks during training: sample answers and early stopping.
 
-A falling loss does not show that answers never end; `show_samples` does.
+If a model's answers never end, a falling loss does not show it; `show_samples` does.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from mathsft.checks import check_numbers
-from mathsft.data.problems import check_rows, given_row
+from mathsft.data.given import check_rows, given_row
 from mathsft.data.rows import CHAT, KINDS, kind_of
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.chat_template import Closing, Conversation
@@ -28,21 +28,21 @@ _WIDTH = 300  # characters of a text that are printed
 def early_stopping(
     settings: dict[str, Any], objective: str, *, evaluates: bool
 ) -> list[EarlyStoppingCallback]:
-    """transformers' callback if it is asked for; its keys leave ``settings``, its needs go in.
+    """Return transformers' callback if requested; remove its keys from ``settings``.
 
-    Needed are evaluations, which only the user can choose, and the best checkpoint: the loss of
-    the test decides unless ``metric_for_best_model`` says otherwise, and what is evaluated is
-    saved.
+    It needs evaluations, which only the user can choose. It also needs the best checkpoint; the
+    keys for that are added to ``settings``. The loss on the test decides which one is best unless
+    ``metric_for_best_model`` says otherwise. By default each evaluation saves a checkpoint.
     """
     patience = settings.pop("early_stopping_patience", None)
     threshold = settings.pop("early_stopping_threshold", None)
     if patience is None:
         if threshold is not None:
-            raise ValueError(f"{objective}.early_stopping_threshold wants early_stopping_patience")
+            raise ValueError(f"{objective}.early_stopping_threshold needs early_stopping_patience")
         return []
     if not evaluates:
         raise ValueError(
-            f"{objective}.early_stopping_patience counts evaluations: give {objective}."
+            f"{objective}.early_stopping_patience needs evaluations: give {objective}."
             "eval_strategy (steps, with eval_steps, or epoch)"
         )
     strategy = settings["eval_strategy"]
@@ -56,8 +56,8 @@ def early_stopping(
     settings.setdefault("restore_callback_states_from_checkpoint", True)  # the count so far
     say(
         f"early stopping: after {patience} evaluations without a better "
-        f"{settings['metric_for_best_model']} of the test"
-        + "; the best checkpoint is what is kept"
+        f"{settings['metric_for_best_model']} on the test"
+        + "; the best checkpoint is kept"
         * settings["load_best_model_at_end"]
     )
     return [EarlyStoppingCallback(patience, threshold or 0.0)]
@@ -73,25 +73,25 @@ def show_samples(
     """A callback for the trainers: after each evaluation the model answers a few problems.
 
     ``sft_trainer(…, eval_problems=test, eval_strategy="steps", eval_steps=50,
-    callbacks=[show_samples(tokenizer, test)])``. The first ``samples`` of ``problems`` are
-    answered, greedily, so that two evaluations differ by the training alone: a problem after
-    the prompt of its training, a conversation from before its last assistant turn that is trained,
-    a prompt as it is; of a pair the better answer is wanted, of a group the best. Question, answer
-    and what was wanted are printed with the step, shortened, and added to ``samples.jsonl`` in the
-    trainer's ``output_dir`` in full, with ``stopped``: whether the answer came to its end within
-    ``max_new_tokens``. Conversations that the chat
-    template refuses are passed over; a line counts them.
+    callbacks=[show_samples(tokenizer, test)])``. The model answers the first ``samples`` of
+    ``problems`` greedily, so two evaluations differ only by the training between them. It
+    answers a problem after its training prompt, a conversation before its last trained
+    assistant turn, and a prompt as it is. The expected answer of a pair is the better one, of a
+    group the best. Question, answer and expected answer are printed with the step, shortened,
+    and added in full to ``samples.jsonl`` in the trainer's ``output_dir``. There ``stopped``
+    says whether the answer ended within ``max_new_tokens``. Conversations that the chat template
+    refuses are skipped; a line counts them.
 
-    The weights that training ends with are the same bit for bit with and without it. In several
-    processes all of them generate, since a model may be spread over them; process 0 writes.
+    Training ends with the same weights, bit for bit, with and without this callback. If there are
+    several processes, all generate, since a model may be spread over them; process 0 writes.
 
     Args:
-        samples: how many problems are answered, the first ones.
-        max_new_tokens: tokens after which an answer that has not come to its end is cut.
+        samples: how many problems are answered: the first ones.
+        max_new_tokens: the most tokens of an answer; a longer one is cut.
 
-    Raises ValueError where there is no problem that can be answered, or ``samples`` or
-    ``max_new_tokens`` is below 1; where the trainer is made, for a prompt that leaves the model no
-    room to answer; for a conversation where the tokenizer has no chat template.
+    Raises ValueError if there is no problem that can be answered, or ``samples`` or
+    ``max_new_tokens`` is below 1; when the trainer is made, for a prompt that leaves the model no
+    room to answer; for a conversation, if the tokenizer has no chat template.
     """
     check_numbers({"samples": samples, "max_new_tokens": max_new_tokens}, where="show_samples: ")
     check_rows(problems, name="show_samples")
@@ -106,15 +106,15 @@ def show_samples(
             break
     if not asked_for:
         raise ValueError(
-            f"show_samples: there is no problem to answer (passed over: {reasons(passed_over)})"
+            f"show_samples: there is no problem to answer (skipped: {reasons(passed_over)})"
         )
     if passed_over:
-        say(f"show_samples: rows passed over: {reasons(passed_over)}")
+        say(f"show_samples: rows skipped: {reasons(passed_over)}")
     return SampleAnswers(tokenizer, asked_for, max_new_tokens=max_new_tokens)
 
 
 class SampleAnswers(TrainerCallback):
-    """Generates, prints and records; made by `show_samples`."""
+    """Generates, prints and records sample answers; made by `show_samples`."""
 
     def __init__(
         self, tokenizer: Any, samples: list[dict[str, Any]], *, max_new_tokens: int
@@ -124,7 +124,7 @@ class SampleAnswers(TrainerCallback):
         self._max_new_tokens = max_new_tokens
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refuse what could not be answered now, and not at the first evaluation."""
+        """Refuse prompts that leave no room for an answer, before the first evaluation."""
         for sample in self._samples:
             tokens = len(sample["input_ids"])
             check_room(kwargs["model"], tokens, self._max_new_tokens, name=_name(sample))
@@ -148,14 +148,14 @@ class SampleAnswers(TrainerCallback):
                     "stopped": stopped,
                 }
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                cut = "" if stopped else f" (not at its end after {self._max_new_tokens} tokens)"
+                cut = "" if stopped else f" (cut off after {self._max_new_tokens} tokens)"
                 say(f"step {state.global_step:,}, sample {index + 1}{cut}")
                 for what in ("question", "written", "wanted"):
                     text = " ".join(record[what].split())
                     say(f"  {what:<8}  {text[:_WIDTH]}{' …' * (len(text) > _WIDTH)}")
 
     def _write(self, model: Any, sample: dict[str, Any]) -> tuple[str, bool]:
-        """What the model goes on with, and whether it came to an end by itself."""
+        """What the model writes, and whether it ended on its own."""
         ((*new, last),) = greedy_tokens(
             model,
             self._tokenizer,
@@ -172,7 +172,7 @@ def _name(sample: Mapping[str, Any]) -> str:
 
 
 def _sample(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """A row's prompt as tokens, with its question and what is wanted as text."""
+    """A row's prompt as tokens, with its question and the expected answer as text."""
     where = f"show_samples: row {row!r:.40}"
     row = given_row(row, where=where, counted=set(), kinds=list(KINDS))
     kind = kind_of(row)

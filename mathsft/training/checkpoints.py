@@ -1,8 +1,8 @@
-"""Checkpoints that can be trusted: whole, of this very run, and copied without a loss.
+"""Checkpoints that can be trusted: complete, of this run, and copied without loss.
 
-A process can be killed at any moment, also while it writes. `transformers`' own finder takes
-the checkpoint with the highest number, finished or not; here a checkpoint counts when its
-manifest says so, or where it has none when every one of its files can be opened.
+A process can be killed at any moment, even while it writes. `transformers` takes the checkpoint
+with the highest number, finished or not. Here a checkpoint counts only if its files match its
+manifest; if it has no manifest, every file must open.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ _TO_RESUME = (STATE, "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimiser step in the name ``checkpoint-N``; -1 where the name is another one."""
+    """The optimiser step in the name ``checkpoint-N``; -1 for any other name."""
     found = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
     return int(found[1]) if found else -1
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Record the bytes and the SHA-256 of every file; the manifest appears whole or not at all."""
+    """Record size and SHA-256 of every file; the manifest appears complete or not at all."""
     files = {
         path.relative_to(checkpoint).as_posix(): {
             "bytes": path.stat().st_size,
@@ -50,13 +50,13 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def checkpoint_problem(checkpoint: Path, *, weights_only: bool = False) -> str | None:
-    """Why a checkpoint cannot be used, in words; None where it can.
+    """Say why a checkpoint cannot be used; None if it can.
 
-    With a manifest: every file is there with its bytes and its SHA-256. Without one (from
-    another trainer, or killed before its end): ``trainer_state.json``, which is written
-    last, can be parsed and every file can be opened; nothing is unpickled for that.
-    To go on training, optimiser and schedule must be there too; ``weights_only`` asks for no
-    more than weights.
+    With a manifest, every file must exist with the recorded size and SHA-256. Without one
+    (another trainer wrote it, or the process was killed too early), ``trainer_state.json``,
+    which is written last, must parse and every file must open; nothing is unpickled for this.
+    To resume training, optimiser and schedule must exist too; ``weights_only`` does not require
+    them.
     """
     if not checkpoint.is_dir():
         return "there is no such folder"
@@ -78,7 +78,7 @@ def checkpoint_problem(checkpoint: Path, *, weights_only: bool = False) -> str |
 
 
 def checkpoints_in(folders: Iterable[Path]) -> list[Path]:
-    """Every ``checkpoint-N`` of the folders, with those of other runs that were set aside."""
+    """Every ``checkpoint-N`` of the folders, including those of other runs that were set aside."""
     return [
         path
         for folder in folders
@@ -89,10 +89,10 @@ def checkpoints_in(folders: Iterable[Path]) -> list[Path]:
 
 
 def set_aside(checkpoint: Path, run: dict[str, Any]) -> None:
-    """Move a whole checkpoint of another run out of the way of one with the same number.
+    """Move a complete checkpoint of another run away if a new one needs its name.
 
-    Into a folder named for its run, where `newest_checkpoint` looks as well: who tries a
-    setting and goes back to the former one finds its result.
+    It goes into a folder named after its run, where `newest_checkpoint` looks too. So a learner
+    who tries another setting and then returns to the former one finds its result again.
     """
     theirs = _run_key(checkpoint)
     if theirs is None or theirs == _key(run) or checkpoint_problem(checkpoint, weights_only=True):
@@ -102,18 +102,18 @@ def set_aside(checkpoint: Path, run: dict[str, Any]) -> None:
     target.parent.mkdir(exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     os.rename(checkpoint, target)
-    print(f"{checkpoint} is of another run; it is kept as {target}")
+    print(f"{checkpoint} belongs to another run; it is kept as {target}")
 
 
 def newest_checkpoint(
     folders: Iterable[Path], *, of_this_run: Callable[[dict[str, Any]], list[str]]
 ) -> Path | None:
-    """The furthest checkpoint in any of ``folders`` that is whole and of this run, or None.
+    """The latest complete checkpoint of this run in any of ``folders``, or None.
 
-    Where two have got equally far, that of the first folder. Each one passed over on the
-    way is named in a printed line with the reason. ``of_this_run`` gets the content of
-    ``run.json`` and gives the differences, none for this run; a checkpoint without that
-    file was written by something else and is passed over as well.
+    If two have the same step, the first folder's is taken. Printed lines name the skipped
+    checkpoints with the reason. ``of_this_run`` gets the content of ``run.json`` and returns the
+    differences, none for this run. A checkpoint without that file was written by something else
+    and is skipped too.
     """
     others = []
     for checkpoint in sorted(checkpoints_in(folders), key=step_of, reverse=True):
@@ -121,11 +121,11 @@ def newest_checkpoint(
         if run is not None and (differences := of_this_run(run)):
             others.append((checkpoint, differences))
         elif problem := checkpoint_problem(checkpoint):
-            print(f"{checkpoint} is passed over: {problem}")
+            print(f"{checkpoint} is skipped: {problem}")
         elif run is None:
             print(
-                f"{checkpoint} is passed over: its {RUN} is absent or damaged, so what was trained "
-                f"is not known; train(resume_from_checkpoint={str(checkpoint)!r}) takes it anyway"
+                f"{checkpoint} is skipped: its {RUN} is missing or damaged, so its run is unknown; "
+                f"train(resume_from_checkpoint={str(checkpoint)!r}) uses it anyway"
             )
         else:
             return checkpoint
@@ -136,10 +136,10 @@ def newest_checkpoint(
 
 
 def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None) -> list[Path]:
-    """Remove all but the ``keep`` newest checkpoints of the run of ``newest``; give those removed.
+    """Remove all but the ``keep`` newest checkpoints of ``newest``'s run; return the removed.
 
-    To be called when ``newest`` has been verified; those of other runs are left alone, and so
-    is ``protect``, the best one by its evaluation.
+    Call it after ``newest`` has been verified. Checkpoints of other runs stay, and so does
+    ``protect``, the best one by its evaluation.
     """
     run = _run_key(newest)
     ours = [
@@ -152,17 +152,17 @@ def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None)
     ]
     removed = sorted(ours, key=step_of)[: -max(1, keep)]
     for old in removed:
-        # Without its manifest and state first: what is half removed must not look finished.
+        # Manifest and state go first: a half-removed checkpoint must not look finished.
         for path in [old / MANIFEST, old / STATE, *files_of(old)]:
             if path.is_file():
-                # Drive keeps removed files in its bin, where they count: leave empty ones there.
+                # Drive keeps removed files in its bin, where they use space: empty them first.
                 path.write_bytes(b"")
         shutil.rmtree(old)
     return removed
 
 
 def _read_run(checkpoint: Path) -> dict[str, Any] | None:
-    """What `mathsft.training.runs` recorded; None where that is absent or damaged."""
+    """What `mathsft.training.runs` recorded; None if that is missing or damaged."""
     try:
         run = json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
         return run if {"settings", "data", "start", "base"} <= run.keys() else None
@@ -171,18 +171,18 @@ def _read_run(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _run_key(checkpoint: Path) -> list[Any] | None:
-    """What tells the checkpoint's run apart; None where it does not say."""
+    """What identifies the checkpoint's run; None if it is not recorded."""
     run = _read_run(checkpoint)
     return None if run is None else _key(run)
 
 
 def _key(run: dict[str, Any]) -> list[Any]:
-    # Not the base's values, which another card may round otherwise.
+    # Not the base's values: another card may round them differently.
     return [run["settings"], run["data"], run["start"]]
 
 
 def files_of(checkpoint: Path) -> list[Path]:
-    """Every file but the manifest, in order."""
+    """Every file except the manifest, sorted."""
     found = [path for path in checkpoint.rglob("*") if path.is_file()]
     return sorted(path for path in found if path.name not in (MANIFEST, f".{MANIFEST}.new"))
 
@@ -192,7 +192,7 @@ def _weights(checkpoint: Path) -> list[Path]:
 
 
 def manifest_problem(checkpoint: Path) -> str | None:
-    """The first difference between the files and the manifest."""
+    """The first difference between the files and the manifest; None if they match."""
     try:
         recorded = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
         wanted = {name: (of["bytes"], of["sha256"]) for name, of in recorded.items()}
@@ -203,14 +203,14 @@ def manifest_problem(checkpoint: Path) -> str | None:
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes of {size:,}"
+            return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
         if _sha256(path) != digest:
-            return f"{name} holds something else than what was written"
+            return f"{name} differs from what was written"
     return None
 
 
 def _open(path: Path) -> None:
-    """Raise ValueError, OSError or BadZipFile where the file is not whole."""
+    """Raise ValueError, OSError or BadZipFile if the file is not complete."""
     if path.suffix == ".safetensors":
         check_safetensors(path)
     elif path.suffix == ".json":

@@ -1,6 +1,6 @@
-"""What a training run allocates, by parts, from the sizes of its model.
+"""The memory that a training run allocates, part by part, from the sizes of its model.
 
-The sizes are counted before anything of the model is loaded.
+The sizes are counted before the model is loaded.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mathsft.models.trained_weights import fit_to_model, linear_layers, lora_con
 
 @dataclass(frozen=True)
 class Shapes:
-    """What of a model the arithmetic needs: sizes, and numbers of parameters."""
+    """What the arithmetic needs from a model: sizes, and numbers of parameters."""
 
     hidden: int
     intermediate: int
@@ -39,16 +39,16 @@ class Shapes:
         revision: str | None = None,
         adapter: LoraConfig | None = None,
     ) -> "Shapes":
-        """Counted on a model without memory, made from its config.json.
+        """Count them on a model without weights, made from its config.json.
 
-        ``adapter`` is put on it, and what is then trained is counted; default: that of
-        `add_adapter`. Raises ValueError for a model whose configuration does not name its sizes
-        as Llama's and Qwen's do.
+        ``adapter`` is added to it, and the trained numbers are counted; default: the adapter of
+        `add_adapter`. Raises ValueError if the configuration does not name its sizes as Llama's
+        and Qwen's do.
         """
         config = model_config(name, revision).get_text_config()
         for key in ("hidden_size", "intermediate_size", "num_attention_heads"):
             if not hasattr(config, key):
-                raise ValueError(f"{name}: its config.json has no {key}, so this cannot be counted")
+                raise ValueError(f"{name}: config.json has no {key}, so memory cannot be estimated")
         adapter = lora_config(adapter)
         projected, total, adapted = _numbers(config, adapter)
         heads = config.num_attention_heads
@@ -57,7 +57,7 @@ class Shapes:
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,
             query=heads * size,
-            # One head serves all as it is; several are copied for each query head.
+            # A single key head is shared as it is; several are copied for each query head.
             key=size if getattr(config, "num_key_value_heads", heads) == 1 else heads * size,
             heads=heads,
             layers=config.num_hidden_layers,
@@ -73,7 +73,7 @@ _COUNTED: dict[str, tuple[int, int, int]] = {}  # peft takes a second for a larg
 
 
 def _numbers(config: Any, adapter: LoraConfig) -> tuple[int, int, int]:
-    """In the linear layers, in the whole model, and trained with the adapter."""
+    """Parameters in the linear layers, in the whole model, and trained with the adapter."""
     from transformers import AutoModelForCausalLM
 
     key = json_hash([config.to_dict(), adapter.to_dict()])
@@ -90,7 +90,7 @@ def _numbers(config: Any, adapter: LoraConfig) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """GB (1e9 bytes) of one process by what they are for; ``verdict``: whether it fits."""
+    """Memory of one process by its use, in GB (1e9 bytes); ``verdict``: whether it fits."""
 
     weights: float
     adapters: float
@@ -103,7 +103,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """The peak: the sum of the parts, each as large as it is at that moment."""
+        """The peak: the sum of the parts, each with its size at that moment."""
         return (
             self.weights + self.adapters + self.gradients + self.optimizer
             + self.activations + self.logits + self.gathered
@@ -134,40 +134,41 @@ def footprint(
     optim: str | None = None,
     **_: Any,
 ) -> MemoryEstimate:
-    """The arithmetic of `estimate_memory`; what else a recipe's section has does not count.
+    """The arithmetic of `estimate_memory`; other keys of a recipe's section are ignored.
 
-    For all seven projections adapted. H hidden size, I intermediate size, Q heads × head size,
-    V vocabulary, N layers, r rank; B rows of L tokens a batch, T = B L; s bytes a number: 4 on
-    a CPU (float32), 2 on a GPU (``half``).
+    It assumes that all seven projections are adapted. H hidden size, I intermediate size, Q heads
+    × head size, V vocabulary, N layers, r rank; B rows of L tokens per batch, T = B L; s bytes per
+    number: 4 on a CPU (float32), 2 on a GPU (``half``).
 
-    - weights: s a parameter; in NF4 the projections take 1/2 byte, and 1/64 + 4/(64·256) for
-      the constants of their blocks of 64 (arXiv:2305.14314, section 3). Full fine-tuning: 4 a
-      parameter, as updates are lost in half precision; tied embeddings count once.
+    - weights: s per parameter. In NF4 the projections take 1/2 byte, plus 1/64 + 4/(64·256) for
+      the constants of their blocks of 64 (arXiv:2305.14314, section 3). Full fine-tuning: 4 per
+      parameter, because half precision loses updates. Tied embeddings count once.
     - adapters: 4 bytes (float32) × r (in + out) for each projection. Half precision multiplies
-      copies, of 2 bytes, of what is trained; they count as activations.
-    - gradients: 4 bytes a trained number; optimizer: AdamW's two moments, 8 bytes; in 8 bits
-      2 and 8/256. What else an update needs for a moment does not count.
+      with 2-byte copies of the trained weights; they count as activations.
+    - gradients: 4 bytes per trained number. optimizer: AdamW's two moments, 8 bytes; in 8 bits
+      2 and 8/256. Other memory that an update needs briefly is not counted.
     - activations, kept for the backward pass, per layer and token:
-      two norms 2·4H, and 2Hs where they are trained; query, key and value (repeated for each
-      query head, unless there is but one of them) and the attention's output 4Qs; gate, SiLU of
-      it and up 3Is; the inputs of the projections, (2H + I)s without dropout (the attention's
-      output is there already), with dropout (5H + Q + I)(s + m), where m is a byte on a GPU and
-      4 on a CPU for the mask; 7rs between A and B; Ls of the attention mask; 4 (heads + 2).
-      Once: the final norm 4H. With ``gradient_checkpointing`` only Hs a layer, and the above of
-      one layer at a time.
+      two norms 2·4H, plus 2Hs if they are trained; query, key and value (repeated for each
+      query head, unless there is only one key head) and the attention's output 4Qs; gate, its
+      SiLU and up 3Is; the inputs of the projections: (2H + I)s without dropout (the attention's
+      output is already counted), (5H + Q + I)(s + m) with dropout, where m is the mask's size:
+      1 byte on a GPU and 4 on a CPU; 7rs between A and B; Ls for the attention mask;
+      4 (heads + 2). Once per token: the final norm 4H. With ``gradient_checkpointing`` only Hs
+      per layer, and the above for one layer at a time.
     - logits: V numbers for each trained position, at most 2²⁶ at once
-      (`mathsft.models.projection`), of 4 bytes, 6 in half precision. When they are gone the
-      backward pass through a layer needs Is a token, a dequantised matrix HIs, and
-      with checkpointing that layer's activations: the larger of the two counts.
-    - full fine-tuning projects with a trained head: two float32 arrays of its size, 8HV, its
-      gradient and a part of it, count with the logits. Unless it accumulates over several
-      batches, it has its gradients when the activations are gone, and the larger of the two
-      moments is the peak. In the later one the 8HV are there as well, first for the two
-      gradients of tied embeddings, then in AdamW's update.
+      (`mathsft.models.projection`), of 4 bytes, 6 in half precision. After they are freed, the
+      backward pass through a layer needs Is per token, a dequantised matrix HIs, and with
+      checkpointing that layer's activations. The larger of the two counts: logits or this pass.
+    - full fine-tuning also trains the head: two float32 arrays of its size, 8HV (its gradient
+      and a part of it), count with the logits. Unless it accumulates over several batches, it
+      allocates its gradients after the activations are freed, and the larger of these two
+      moments is the peak. The later moment includes the 8HV too: first for the two gradients of
+      tied embeddings, then in AdamW's update.
     - ``shards``: FSDP2's `fully_shard` over the layers and the rest. Weights, adapters,
-      gradients and optimiser are divided by their number; NF4 weights, as bytes, are not.
-      gathered: two layers, the one at work and the next, the embedding and the head, s
-      bytes a parameter, and in full fine-tuning a layer's gradients before they are scattered.
+      gradients and optimiser are divided by the number of shards; NF4 weights are not, because
+      they are bytes. gathered: two layers (the current one and the next), the embedding and the
+      head, s bytes per parameter, and in full fine-tuning a layer's gradients before they are
+      scattered.
     """
     h, i, q = shapes.hidden, shapes.intermediate, shapes.query
     s = 2 if half else 4
@@ -180,7 +181,7 @@ def footprint(
     masked = lora and dropout
     inputs = (5 * h + q + i) * (s + (1 if half else 4)) if masked else (2 * h + i) * s
     inputs += 7 * shapes.rank * s if lora else 2 * h * s
-    attention = 2 * q + 2 * shapes.key  # and value
+    attention = 2 * q + 2 * shapes.key  # query and output, key and value
     layer = 2 * 4 * h + attention * s + 3 * i * s + inputs
     layer += length * s + 4 * (shapes.heads + 2)
     kept = tokens * (shapes.layers * (h * s if gradient_checkpointing else layer) + 4 * h)

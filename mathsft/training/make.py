@@ -22,7 +22,7 @@ from mathsft.training.rows import training_rows
 from mathsft.training.trainer import ForestTrainer
 
 Rows = Iterable[Mapping[str, Any]]
-# Of `transformers.TrainingArguments`, unless an objective has its own.
+# For `transformers.TrainingArguments`, unless an objective has its own.
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
     "learning_rate": 2e-4,
@@ -51,37 +51,37 @@ def make_trainer(
     """A trainer for any objective, ready for ``.train()``.
 
     Args:
-        model: with its adapter (`load_model(..., lora=True)`), or with none: then all of it is
-            trained, in float32, but for what `freeze` has frozen.
+        model: with its adapter (`load_model(..., lora=True)`), or without one: then all of it is
+            trained, in float32, except for what `freeze` has frozen.
         tokenizer: the model's own.
         rows: rows of `load_problems` of a kind that the objective reads.
         objective: such as ``SFT()``, ``MultipleChoice(temperature=4.0)`` or ``DPO(beta=0.2)``.
         output_dir: the folder for checkpoints, logs and samples.
-        eval_rows: what ``.evaluate()`` takes, and ``eval_strategy="steps"`` every ``eval_steps``;
-            or several such by name.
-        max_length: tokens of a row; what is longer is dropped and counted, never cut. So is what
-            is longer than the model has positions.
+        eval_rows: the rows to evaluate, by ``.evaluate()``, and with ``eval_strategy="steps"``
+            every ``eval_steps``; or several such sets of rows by name.
+        max_length: tokens of a row. Anything longer is dropped and counted, never cut; so is
+            anything longer than the model's positions.
         reference: for objectives that compare with the model as it was before training.
             "adapter_off": the model without its adapter, in each step. "before_training":
-            log-probabilities that are computed once, now, and kept with the rows. Default: the
-            first if the adapter is fresh (it changes nothing yet), else the second; a line says
-            which.
+            log-probabilities that are computed once, now, and kept with the rows. Default:
+            "adapter_off" if the adapter is fresh (it changes nothing yet), otherwise
+            "before_training"; a line says which.
         callbacks: such as `persist` and `show_samples`.
-        arguments: fields of `transformers.TrainingArguments`. Where neither you nor the objective
-            (``defaults``) says otherwise: ``learning_rate`` 2e-4, QLoRA's (Dettmers et al. 2023,
-            appendix B); one epoch; ``warmup_steps`` 0.03 of all steps; a log line every 10 steps;
-            no checkpoints (`persist` saves by the clock); no tracker; seed 0; and the optimiser
-            of the device that the model is on (`mathsft.device.device_defaults`).
+        arguments: fields of `transformers.TrainingArguments`. The defaults, unless you or the
+            objective (``defaults``) set others: ``learning_rate`` 2e-4, QLoRA's (Dettmers et al.
+            2023, appendix B); one epoch; ``warmup_steps`` 0.03 of all steps; a log line every 10
+            steps; no checkpoints (`persist` saves by the clock); no tracker; seed 0; and the
+            optimiser for the model's device (`mathsft.device.device_defaults`).
 
     The logged ``loss`` is per item of the objective, and ``nan`` if it is not finite;
-    ``tokens_per_second`` leaves padding, evaluation and saving out.
+    ``tokens_per_second`` does not count padding, nor the time of evaluation and saving.
     The same seed and data give the same adapters bit for bit on a CPU.
 
-    Raises ValueError for what is no objective (`mathsft.objectives.check_objective`), if the model
-    has nothing to train, if no row is left, if the attention
-    implementation is not known to keep sequences apart, for an argument of the library that would
-    change nothing (`mathsft.training.arguments.unheeded`), or for a number that cannot be meant,
-    such as -1 epochs (`mathsft.checks`).
+    Raises ValueError if ``objective`` is not one (`mathsft.objectives.check_objective`), if the
+    model has nothing to train, if no row is left, or if the attention implementation is not known
+    to keep sequences apart; also for an argument that would change nothing
+    (`mathsft.training.arguments.unheeded`), or a number that makes no sense, such as -1 epochs
+    (`mathsft.checks`).
     """
     check_objective(objective)
     refuse_unheeded(arguments)
@@ -100,7 +100,7 @@ def make_trainer(
             name=name,
         )
         if not getattr(rows, "cache_files", None):
-            return encode()  # nothing that another process could find
+            return encode()  # not on disk, so other processes could not find it
         return first_before_others(encode, device=next(model.parameters()).device.type)
 
     train_dataset = made(rows, "train")
@@ -140,16 +140,16 @@ def sft_trainer(
     """`make_trainer` for `SFT`: trains worked solutions, conversations and prompts.
 
     Args:
-        model: with its adapter, or with none (`make_trainer`).
+        model: with or without an adapter (`make_trainer`).
         tokenizer: the model's own.
         problems: rows of `load_problems`: problems, conversations or prompts.
         output_dir: the folder for checkpoints, logs and samples.
-        eval_problems: what ``.evaluate()`` takes.
-        max_length: tokens of a row; what is longer is dropped and counted, never cut.
-        packing: several documents share a row, apart from each other; False: one a row.
+        eval_problems: the rows that ``.evaluate()`` uses.
+        max_length: tokens of a row; anything longer is dropped and counted, never cut.
+        packing: put several documents into a row, isolated from each other; False: one per row.
         train_on_prompt: put a loss on the question as well.
         callbacks: such as `persist` and `show_samples`.
-        arguments: fields of `transformers.TrainingArguments`. Defaults beside those of
+        arguments: fields of `transformers.TrainingArguments`. Defaults besides those of
             `make_trainer`: ``per_device_train_batch_size`` 4, ``lr_scheduler_type`` "cosine",
             ``max_grad_norm`` 0.3 (QLoRA's).
 
@@ -184,25 +184,25 @@ def multiple_choice_trainer(
     """`make_trainer` for `MultipleChoice`: trains the choices' log-likelihoods.
 
     Args:
-        model: with its adapter, or with none (`make_trainer`).
+        model: with or without an adapter (`make_trainer`).
         tokenizer: the model's own.
         problems: rows of `load_problems` with ``choices``, 2 or more, and a ``label``.
         output_dir: the folder for checkpoints and logs.
-        eval_problems: what ``.evaluate()`` takes; it gives ``eval_loss`` and ``eval_accuracy``.
+        eval_problems: the rows that ``.evaluate()`` uses for ``eval_loss`` and ``eval_accuracy``.
         max_length: tokens of a row, which several questions share; a longer question is dropped
             and counted.
         normalization: divide a choice's log-probability by its number of "tokens", or of
-            "characters" as the harness's ``acc_norm`` does. "none", because its ``acc`` compares
-            sums.
-        temperature: of the softmax over choices; above 1 a question that is right by a wide
-            margin goes on being trained.
+            "characters" as the harness's ``acc_norm`` does. The default "none" compares sums, as
+            the harness's ``acc`` does.
+        temperature: of the softmax over choices. Above 1, a question is still trained when the
+            model answers it correctly by a wide margin.
         callbacks: such as `persist`.
-        arguments: fields of `transformers.TrainingArguments`. Defaults beside those of
+        arguments: fields of `transformers.TrainingArguments`. Defaults besides those of
             `make_trainer`: ``per_device_train_batch_size`` 16, questions with all their choices;
             ``lr_scheduler_type`` "linear"; ``max_grad_norm`` 1.0.
 
-    The loss is per question: ln 5 = 1.61 is chance for five choices. Raises what `make_trainer`
-    and `MultipleChoice` raise.
+    The loss is per question; for five choices, a loss of ln 5 = 1.61 is chance. Raises what
+    `make_trainer` and `MultipleChoice` raise.
     """
     return make_trainer(
         model,

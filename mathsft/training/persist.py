@@ -1,4 +1,4 @@
-"""Surviving a disconnect: finished checkpoints, copied to a place that outlives the machine."""
+"""Survive a disconnect: copy finished checkpoints to a place that outlives the machine."""
 
 import json
 import os
@@ -27,7 +27,7 @@ _DRIVE = Path("/content/drive")
 
 
 class Persistence(TrainerCallback):
-    """Saves by the clock and mirrors each finished checkpoint; made by `persist`."""
+    """Saves by the clock and copies each finished checkpoint; made by `persist`."""
 
     def __init__(self, folder: Path, root: Path | None, *, minutes: float, keep: int) -> None:
         self.folder = folder
@@ -36,20 +36,20 @@ class Persistence(TrainerCallback):
         self.keep = keep
         runs, here = runs_folder().resolve(), folder.resolve()
         place = here.relative_to(runs) if here.is_relative_to(runs) else Path(here.name)
-        # Where the copies lie: the run's place under the root, as it is under ``runs``.
+        # Where the copies are stored: under the root, at the run's path below ``runs``.
         self.mirror = None if root is None else root / place
         self._saved_at = time.monotonic()
         self._missed: Path | None = None  # finished here, not yet copied
 
     def check(self, args: Any) -> None:
-        """Raise ValueError where a training with these arguments would save nothing of use."""
+        """Raise ValueError if a training run with these arguments would save nothing useful."""
         if Path(args.output_dir).resolve() != self.folder.resolve():
             raise ValueError(
-                f"persist({str(self.folder)!r}) would wait for checkpoints in vain: the trainer "
+                f"persist({str(self.folder)!r}) would never find a checkpoint: the trainer "
                 f"writes to output_dir={str(args.output_dir)!r}. Give both the same folder"
             )
         if args.save_only_model:
-            raise ValueError("save_only_model=True leaves nothing to go on from: leave it out")
+            raise ValueError("save_only_model=True leaves nothing to resume from: leave it out")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.check(args)
@@ -60,7 +60,7 @@ class Persistence(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = time.monotonic() - self._saved_at >= 60 * self.minutes
-        # Several processes have several clocks, and all have to save: the first one's is theirs.
+        # Each process has its own clock, but all must save together: process 0 decides.
         due = in_first(lambda: due, device=args.device.type)
         if due or state.global_step >= state.max_steps:
             control.should_save = True
@@ -75,14 +75,14 @@ class Persistence(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._missed is not None and self._missed.is_dir() and state.is_world_process_zero:
-            self._copy(self._missed, state)  # once more: the Drive may be back
+            self._copy(self._missed, state)  # try again: the Drive may be back
 
     def _copy(self, checkpoint: Path, state: Any) -> None:
         if self.mirror is None or self.root is None:
             return
         try:
-            if not self.root.is_dir():  # made anew it would be a folder of this machine
-                raise OSError("it is not there any more")
+            if not self.root.is_dir():  # a new one would be on this machine
+                raise OSError("this folder no longer exists")
             self.mirror.mkdir(parents=True, exist_ok=True)
             run = json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
             set_aside(self.mirror / checkpoint.name, run)
@@ -91,8 +91,8 @@ class Persistence(TrainerCallback):
         except (OSError, ValueError) as error:
             self._missed = checkpoint
             say(
-                f"{checkpoint.name} was not copied to {self.root}: {error}. Training goes on; "
-                f"what was copied before is still good, and {checkpoint} is here"
+                f"{checkpoint.name} was not copied to {self.root}: {error}. Training continues; "
+                f"earlier copies are still good, and {checkpoint} is still here"
             )
             return
         self._rotate(copied, state)
@@ -107,7 +107,7 @@ class Persistence(TrainerCallback):
 
 
 def _tidy(folder: Path) -> None:
-    """Put away what a killed process left: half of a new one, or an old one half replaced."""
+    """Clean up after a killed process: restore a half-replaced checkpoint, remove leftovers."""
     for left in folder.glob(".checkpoint-*"):
         whole = folder / left.name.removeprefix(".").partition(".")[0]
         if ".old" in left.name and not whole.exists():
@@ -123,7 +123,7 @@ def persist(
     minutes: float = 5.0,
     keep: int = 2,
 ) -> Persistence:
-    """A callback for our trainers: what is trained survives a killed process and a lost machine.
+    """A callback for our trainers: a run survives a killed process or a lost machine.
 
     ::
 
@@ -131,39 +131,41 @@ def persist(
         trainer = sft_trainer(…, output_dir=folder, callbacks=[persist(folder, "drive")])
         trainer.train(resume_from_checkpoint=True)
 
-    Run again, the last line goes on from the newest checkpoint that is whole and of the
+    If you run the last line again, it resumes from the newest complete checkpoint of the
     same run, here or in the copies, and says so.
 
     Args:
         run_dir: the trainer's ``output_dir``.
         to: where finished checkpoints are copied: a folder that exists, or "drive" for the
-            user's Google Drive in Colab, which is mounted if need be and asks for leave.
-            None copies nothing; a disconnect that takes the machine takes the checkpoints.
-        minutes: a checkpoint is saved when so many have passed since the last one, and at
-            the end; also whenever ``save_strategy`` says so. In several processes the first
-            one's clock counts.
-        keep: so many of the newest of a run are kept in each place; older ones are removed
-            once a newer one is there and verified.
+            user's Google Drive in Colab, which is mounted if necessary and asks for permission.
+            None copies nothing: if the machine is lost, the checkpoints are lost too.
+        minutes: a checkpoint is saved when this many minutes have passed since the last one,
+            and at the end; also whenever ``save_strategy`` says so. If there are several
+            processes, the clock of the first one counts.
+        keep: how many of a run's newest checkpoints each place keeps; older ones are removed
+            once a newer one is stored and verified.
 
     A copy is written under another name, compared with its manifest (bytes and SHA-256),
-    and renamed; so it is there whole or not at all. Where it fails (full, gone) a line says
-    so, training goes on, and the next checkpoint is tried again. (Tested with folders and
-    file systems. Drive uploads in the background: the last minutes before a machine is
+    and renamed, so it exists complete or not at all. If copying fails (full, gone), a line
+    says so, training continues, and the next checkpoint is tried again. (Tested with folders
+    and file systems. Drive uploads in the background: the last minutes before a machine is
     lost may be missing there.)
 
-    Raises FileNotFoundError where ``to`` is no folder, ValueError for "drive" outside of
+    Raises FileNotFoundError if ``to`` is not a folder, ValueError for "drive" outside of
     Colab, for ``keep`` below 1 and for ``minutes`` below 0.
     """
-    check_numbers({"minutes": minutes, "keep": keep})  # at least the newest has to stay
+    check_numbers({"minutes": minutes, "keep": keep})  # at least the newest must stay
     return Persistence(Path(run_dir), keep_folder(to), minutes=minutes, keep=keep)
 
 
 def keep_folder(to: str | Path | None) -> Path | None:
-    """The folder that `persist` copies to, ready to be written: for the start of a notebook.
+    """Prepare the folder that `persist` copies to: call it at the start of a notebook.
 
-    ``to``: "drive" mounts Google Drive in Colab, which asks for leave, and is the folder
-    ``mathsft`` there; None stays None; a folder has to be there. Asking early spares finding the
-    question unanswered after an hour. Raises what `persist` raises.
+    ``to``: "drive" mounts Google Drive in Colab, which asks for permission, and gives the folder
+    ``mathsft`` there. None stays None. Any other folder must exist. Call it early:
+    otherwise the question may appear after an hour, when you are away.
+
+    Raises what `persist` raises.
     """
     if to is None or not str(to):
         return None
@@ -172,14 +174,14 @@ def keep_folder(to: str | Path | None) -> Path | None:
     folder = Path(to)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is no folder: make it, or mount what it is on, before the training begins"
+            f"{folder} is not a folder: make it, or mount its drive, before training starts"
         )
     return folder
 
 
 def _drive() -> Path:
     if "google.colab" not in sys.modules:
-        raise ValueError("'drive' is Google Drive as Colab mounts it; elsewhere give a folder")
+        raise ValueError("'drive' is Google Drive and needs Colab; elsewhere give a folder")
     from google.colab import drive
 
     drive.mount(str(_DRIVE))
@@ -189,13 +191,13 @@ def _drive() -> Path:
 
 
 def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
-    """Copy a checkpoint so that it appears under its name whole, or not at all.
+    """Copy a checkpoint so that it appears under its name complete, or not at all.
 
-    Written under another name, read back and compared with the manifest, then renamed. One of
-    the same name there is replaced at the very end.
+    It is written under another name, read back, compared with the manifest, then renamed. A
+    checkpoint that already has this name is replaced at the very end.
 
-    Raises OSError where it cannot be written (full, gone, not allowed), and ValueError where
-    what arrived is not what was sent.
+    Raises OSError if it cannot be written (full, gone, not allowed), and ValueError if the copy
+    differs from the original.
     """
     target = into / checkpoint.name
     files = files_of(checkpoint)
@@ -211,5 +213,5 @@ def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
             with copy.open("rb+") as written:
                 os.fsync(written.fileno())
         if problem := manifest_problem(new):
-            raise ValueError(f"the copy is not what was sent: {problem}")
+            raise ValueError(f"the copy differs from the original: {problem}")
     return target

@@ -1,4 +1,4 @@
-"""What a recipe's rows become, token by token, before a model is loaded."""
+"""Show what a recipe's rows become, token by token, before a model is loaded."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from mathsft.processes import say
 from mathsft.training.rows import training_rows
 
 _LOOKED_AT = 200  # rows
-# Two shades, so that it is seen where a token ends: not trained, and trained.
+# Not trained, and trained: two shades each, to show where a token ends.
 _COLOURS = {False: ("\x1b[0m", "\x1b[2m"), True: ("\x1b[30;42m", "\x1b[30;102m")}
 
 
@@ -32,7 +32,7 @@ def tokenizer_of(model: Mapping[str, Any]) -> Any:
 
 
 def usable(rows: Any, tokenizer: Any, objective: Objective) -> list[tuple[int, Group]]:
-    """Of the first 200 rows those that can be trained on, with their places.
+    """Those of the first 200 rows that can be trained on, with their places.
 
     Raises what the objective raises for a row, such as one of another kind.
     """
@@ -51,7 +51,7 @@ def preview(
     max_length: int = 512,
     shown: int = 3,
 ) -> None:
-    """Print the counts of the rows, and of the first ones each token and whether it is trained.
+    """Print the counts of the rows, and which tokens of the first rows are trained.
 
     Args:
         rows: what would be trained on.
@@ -60,10 +60,10 @@ def preview(
         model: the arguments of `load_model`. Its tokenizer is loaded, and its configuration, but
             none of its weights.
         max_length: tokens of a row.
-        shown: so many rows.
+        shown: how many rows are shown.
 
-    On a terminal trained tokens are green; elsewhere, and with ``NO_COLOR`` set, they stand in
-    ⟦ ⟧, and ``|`` between others. What a sequence shares with the one before it is shown once.
+    On a terminal, trained tokens are green. Elsewhere, or if ``NO_COLOR`` is set, they are in
+    ⟦ ⟧, with ``|`` between the others. What a sequence shares with the one before it is shown once.
 
     Raises what the objective and `load_tokenizer` raise.
     """
@@ -95,7 +95,7 @@ def coloured(
 ) -> str:
     """The tokens of a sequence from ``start`` on, as text that shows which are trained.
 
-    The first token of a sequence is never trained: nothing stands before it.
+    The first token of a sequence is never trained: nothing comes before it.
     """
     pieces = []
     trained = [place > 0 and label != IGNORE for place, label in enumerate(sequence["labels"])]
@@ -113,5 +113,5 @@ def coloured(
 
 
 def _printable(text: str) -> str:
-    """A row cannot move the cursor or change colours: what is not printed is written out."""
+    """Write out unprintable characters, so a row cannot move the cursor or change colours."""
     return "".join(c if c.isprintable() else "↵" if c == "\n" else repr(c)[1:-1] for c in text)

@@ -33,13 +33,14 @@ def choose_reference(
 ) -> Reference | None:
     """How the reference of an objective is computed; None if it needs none.
 
-    "adapter_off" if the adapter is fresh: it changes nothing yet. One that was trained already
-    does, and a model without an adapter changes in training: then the log-probabilities are
-    computed before training. Raises ValueError if what is asked for cannot be had.
+    "adapter_off" if the adapter is fresh: it changes nothing yet. An adapter that was already
+    trained does change the model, and a model without an adapter changes during training. Then
+    the log-probabilities are computed before training. Raises ValueError if the requested
+    reference is not possible.
     """
     if not objective.needs_reference:
         if asked_for:
-            raise ValueError(f"reference={asked_for!r}: {objective.name} compares with none")
+            raise ValueError(f"reference={asked_for!r}: {objective.name} uses no reference")
         return None
     if asked_for not in (None, *get_args(Reference)):
         raise ValueError(f"reference={asked_for!r}: give {' or '.join(get_args(Reference))}")
@@ -47,8 +48,8 @@ def choose_reference(
         raise ValueError("reference='adapter_off': the model has no adapter to switch off")
     if asked_for == "adapter_off" and _trains_its_base(model):
         raise ValueError(
-            "reference='adapter_off': weights of the base are trained as well, and would move with "
-            "the adapter off: give 'before_training'"
+            "reference='adapter_off': weights of the base are trained as well, so the reference "
+            "would change during training: give 'before_training'"
         )
     if asked_for:
         return asked_for
@@ -64,7 +65,7 @@ def choose_reference(
 
 
 def _trains_its_base(model: PeftModel) -> bool:
-    """Whether weights are trained that switching the adapter off does not switch off."""
+    """Whether training changes weights that stay on when the adapter is switched off."""
     with adapter_off(model):
         marks = (model.prefix, "modules_to_save", "trainable_tokens", "lora_")
         return any(
@@ -94,14 +95,14 @@ def kept_reference(batch: Mapping[str, Tensor], logprobs: SequenceLogprobs) -> S
 def with_reference(
     rows: Dataset, model: Any, collate: Collator, args: TrainingArguments
 ) -> Dataset:
-    """``rows`` with a column ``reference``: for each sequence its scored tokens' log-probabilities.
+    """Add a column ``reference``: for each sequence the log-probabilities of its scored tokens.
 
-    They are those of ``model`` as it is now, in float32. Processes share the rows out and gather
-    what they found, so each has to call it. The column goes to a temporary file.
+    They are from ``model`` as it is now, in float32. The processes divide the rows and gather the
+    results, so each process must call this. The column goes to a temporary file.
     """
     say(f"reference: the model as it is now, over {len(rows):,} rows")
     batch_size, processes = args.per_device_eval_batch_size, args.world_size
-    # Not accelerate's autocast: before a model is prepared it forgets that this is to be sharded.
+    # Not accelerate's autocast: used before a model is prepared, it forgets to shard it later.
     half = torch.float16 if args.fp16 else torch.bfloat16
     mixed = torch.autocast(args.device.type, dtype=half, enabled=args.fp16 or args.bf16)
     found: list[tuple[int, list[int], Any]] = []

@@ -1,4 +1,4 @@
-"""transformers' Trainer with checkpoints that are whole, of this run, and found again."""
+"""transformers' Trainer with checkpoints that are complete, of this run, and found again."""
 
 import json
 import shutil
@@ -29,15 +29,15 @@ from mathsft.training.checkpoints import (
 from mathsft.training.persist import Persistence
 from mathsft.training.runs import run_differences, run_identity, start_hash
 
-# On a model: the hashes of its weights before and after a training, its folder and its reference.
+# On a model: hashes of its weights before and after training, the run's folder and reference.
 _MARK = "_mathsft_trained"
 
 
 class ResumableTrainer(Trainer):
-    """Its checkpoints record which run they are of, and a manifest of their files.
+    """Its checkpoints record which run they belong to, and a manifest of their files.
 
-    ``save_total_limit`` removes older ones of the run when the new one is complete. One of
-    another run that is in the way of a new one is kept, in a folder ``run-…`` beside it.
+    ``save_total_limit`` removes older ones of the run when the new one is complete. If another
+    run's checkpoint already has the new one's name, it is kept in a folder ``run-…`` beside it.
     """
 
     def train(
@@ -48,15 +48,15 @@ class ResumableTrainer(Trainer):
     ) -> TrainOutput:
         """transformers' ``train``, except for ``resume_from_checkpoint``.
 
-        True goes on from the newest checkpoint of this very run that is whole, in
-        ``output_dir`` or among the copies of `persist`, and from the start where there is none;
-        a line says which, unless there was nothing to choose from. (transformers takes the
-        highest number, half-written or not, and raises where there is none.) A path is taken
-        as it is, once it proved whole. A run that had ended is not trained again: its weights
-        and its log are loaded.
+        True resumes from the newest complete checkpoint of this run, in ``output_dir`` or among
+        the copies of `persist`. If there is none, training starts from step 0. A line says
+        which, unless there was nothing to choose from. (transformers takes the highest number,
+        half-written or not, and raises if there is none.) A path is taken as it is, if its
+        checkpoint is complete. A run that had ended is not trained again: its weights and its
+        log are loaded.
 
-        Raises ValueError for a path whose checkpoint is not whole, FloatingPointError where a
-        loss or a gradient is not finite, and OSError where a checkpoint cannot be written.
+        Raises ValueError if the checkpoint of a path is not complete, FloatingPointError if a
+        loss or a gradient is not finite, and OSError if a checkpoint cannot be written.
         """
         self._run = run_identity(self)
         found = self._resume_point(resume_from_checkpoint)
@@ -68,8 +68,8 @@ class ResumableTrainer(Trainer):
             else:
                 output = super().train(str(found) if found else None, trial, ignore_keys_for_eval)
             done = True
-        finally:  # which weights there were before and after, for who trains on
-            # Shards are hashed by all processes together: one that failed alone would wait.
+        finally:  # record the weights before and after, in case this model is trained again
+            # All processes hash shards together: one that failed alone would wait for the others.
             if done or self.args.world_size == 1:
                 reference = self._run["settings"].get("reference")
                 mark = (self._run["start"], start_hash(model), self._folder, reference)
@@ -77,17 +77,17 @@ class ResumableTrainer(Trainer):
         return output
 
     def _resume_point(self, given: str | Path | bool | None) -> Path | None:
-        """The checkpoint to go on from, with a printed line; None to begin."""
+        """The checkpoint to resume from, with a printed line; None to start from step 0."""
         if not given:
             return None
         if given is True:
-            # One looks, so that all take the same, and as a run of the same beginning.
+            # Only one looks, so that all take the same checkpoint and the same start.
             found, self._run["start"] = in_first(
                 lambda: (self._newest(), self._run["start"]), device=self.args.device.type
             )
             return found
         if problem := checkpoint_problem(Path(given)):
-            raise ValueError(f"{given} is not a whole checkpoint: {problem}")
+            raise ValueError(f"{given} is not a complete checkpoint: {problem}")
         if (Path(given) / RUN).is_file():
             recorded = json.loads((Path(given) / RUN).read_text(encoding="utf-8"))
             self._run["start"] = recorded["start"]
@@ -96,8 +96,8 @@ class ResumableTrainer(Trainer):
     def _newest(self) -> Path | None:
         copies = [c.mirror for c in self.callback_handler.callbacks if isinstance(c, Persistence)]
         folders = [self._folder, *(folder for folder in copies if folder)]
-        # A cell that was interrupted and is run again makes a new trainer around weights that
-        # have moved. They are known by their mark, and count as those that they came from.
+        # If a cell is interrupted and run again, it makes a new trainer around changed weights.
+        # Their mark identifies them; they count as the weights that they were trained from.
         now = self._run["start"]
         start, reached, *_ = getattr(self.model, _MARK, (None, None))
         if reached == now:
@@ -106,14 +106,14 @@ class ResumableTrainer(Trainer):
         if found is None:
             self._run["start"] = now
             if checkpoints_in(folders):
-                say("training begins anew, with the weights that the model has now")
+                say("training starts again from step 0, with the weights that the model has now")
         return found
 
     def _former_reference(self) -> str | None:
-        """The reference of a training into the same folder that has moved this model's adapter.
+        """The reference of an earlier training of this adapter into the same folder.
 
-        Its cell may have been interrupted and run again. The adapter then has an effect, but what
-        it is compared with is still the model without it.
+        Its cell may have been interrupted and run again. The adapter then has an effect, but the
+        reference is still the model without it.
         """
         *_, reached, folder, reference = getattr(self.model, _MARK, (None,) * 4)
         model: Any = self.model
@@ -121,9 +121,9 @@ class ResumableTrainer(Trainer):
         return reference if same and reference == "adapter_off" else None
 
     def _had_ended(self, checkpoint: Path) -> bool:
-        """Whether nothing is left to train; weights and state are then those of the end.
+        """Whether nothing is left to train; if so, the final weights and state are loaded.
 
-        transformers would begin one more epoch there, and with ``max_steps`` take one more step.
+        transformers would start one more epoch then, and with ``max_steps`` take one more step.
         """
         state = TrainerState.load_from_json(str(checkpoint / STATE))
         steps = f"step {state.global_step:,} of {state.max_steps:,}, from {checkpoint}"
@@ -136,11 +136,11 @@ class ResumableTrainer(Trainer):
         stopped = control.get("args", {}).get("should_training_stop", False)
         ended = same and (state.global_step >= state.max_steps or stopped)
         if not in_first(lambda: ended, device=self.args.device.type):
-            say(f"training goes on after {steps}")
+            say(f"training resumes after {steps}")
             return False
         say(
             f"training had ended: its weights and its log are loaded, {steps}. "
-            "To train it again: train() without resume_from_checkpoint"
+            "To train it again, call train() without resume_from_checkpoint"
         )
         self._load_from_checkpoint(str(checkpoint))
         state.is_world_process_zero = self.is_world_process_zero()
@@ -149,7 +149,7 @@ class ResumableTrainer(Trainer):
         if self.args.load_best_model_at_end and state.best_model_checkpoint:
             best = checkpoint.parent / Path(state.best_model_checkpoint).name
             if not best.is_dir():
-                raise ValueError(f"{checkpoint} names a best checkpoint that is gone: {best}")
+                raise ValueError(f"{checkpoint} names a best checkpoint that is missing: {best}")
             state.best_model_checkpoint = str(best)
             self._load_best_model()
         return True
@@ -159,14 +159,14 @@ class ResumableTrainer(Trainer):
         return Path(str(self.args.output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.args.device.type == "cpu":  # in several processes cpu:0, which torch cannot load to
+        if self.args.device.type == "cpu":  # it may be cpu:0, which torch cannot load to
             vars(self.args)["_setup_devices"] = torch.device("cpu")
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         weights = Path(resume_from_checkpoint) / ADAPTER_WEIGHTS
-        if weights.is_file():  # peft only warns of keys that are missing or left over
+        if weights.is_file():  # peft only warns about missing or unused keys
             adapter: Any = self.model
             check_restored(adapter, load_file(weights), str(weights))
 
@@ -175,7 +175,7 @@ class ResumableTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             with self._written(checkpoint):
-                # Every process writes a part into the folder that one of them has made.
+                # Every process writes its part into the folder that one of them has made.
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(*args, **kwargs)
                 self.accelerator.wait_for_everyone()
@@ -187,7 +187,7 @@ class ResumableTrainer(Trainer):
 
     @contextmanager
     def _written(self, checkpoint: Path) -> Iterator[None]:
-        """Mark the folder as this run's, then as whole; where it fails all is as it was."""
+        """Mark the folder as this run's, then as complete; if that fails, undo everything."""
         if not self.args.should_save:
             yield
             return
@@ -204,15 +204,15 @@ class ResumableTrainer(Trainer):
             write_manifest(checkpoint)
             shutil.rmtree(former, ignore_errors=True)
         except (OSError, RuntimeError, SafetensorError) as error:
-            # torch.save tells a full disk by a RuntimeError of its zip writer.
+            # torch.save reports a full disk as a RuntimeError of its zip writer.
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
-            shutil.rmtree(checkpoint, ignore_errors=True)  # half a checkpoint only takes room
+            shutil.rmtree(checkpoint, ignore_errors=True)  # half a checkpoint only uses space
             if former.exists():
                 former.rename(checkpoint)
             free = shutil.disk_usage(self._folder).free / 1e6
             raise OSError(
                 f"{checkpoint} could not be written: {error} ({free:,.0f} MB are free). The "
                 "checkpoints before it are untouched: make room, then "
-                "train(resume_from_checkpoint=True) goes on from the newest"
+                "train(resume_from_checkpoint=True) resumes from the newest"
             ) from error

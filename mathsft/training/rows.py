@@ -1,4 +1,4 @@
-"""The rows to train on: what an objective makes of a data set, counted, packed and kept on disk."""
+"""The rows to train on: a data set as an objective encodes it, counted, packed, kept on disk."""
 
 import hashlib
 from collections import Counter
@@ -18,7 +18,7 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 import mathsft
 from mathsft.checks import check_numbers
 from mathsft.compat import dataset_fingerprint, without_progress_bars
-from mathsft.data.problems import check_rows
+from mathsft.data.given import check_rows
 from mathsft.data.row_counts import not_read
 from mathsft.device import installed_version
 from mathsft.models.computation import json_hash, plain
@@ -30,7 +30,7 @@ from mathsft.processes import say
 from mathsft.training.arguments import reasons
 
 _TOKENS = List(List(Value("int32")))
-# Counted for the log, and gone from the rows that are trained on.
+# Counted for the log, then removed from the training rows.
 _NOTED = {
     "passed": Value("int32"),
     "separate": Value("int32"),
@@ -39,7 +39,7 @@ _NOTED = {
     "unread": List(Value("string")),
 }
 Encode = Callable[[Sequence[Row], int, bool], dict[str, list[Any]]]
-_AT_ONCE = 500  # rows that are Python objects at a time
+_AT_ONCE = 500  # rows held as Python objects at a time
 
 
 def training_rows(
@@ -51,25 +51,25 @@ def training_rows(
     positions: int | None = None,
     name: str = "train",
 ) -> Dataset:
-    """What ``objective`` makes of ``rows``, with one printed line: counts, and drops by reason.
+    """Encode ``rows`` for ``objective``, and print one line: counts, and drops by reason.
 
-    Columns ``input_ids, labels``: for each row a list of its sequences' tokens, and of the same
-    with -100 where a token carries no loss; and the columns that the objective keeps.
+    Columns ``input_ids, labels``: for each row a list of its sequences' tokens, and the same list
+    with -100 for each token without a loss; and the columns that the objective keeps.
 
-    Rows of a `datasets.Dataset` that lies on disk (as `load_problems` leaves it) are tokenised
-    in batches to its folder, and found there again at the next start. Other rows, such as a stream
-    or a list, go to a temporary file. Nothing but a batch is held in memory.
+    Rows of a `datasets.Dataset` on disk (such as from `load_problems`) are tokenised in batches
+    into its folder, and reused at the next start. Other rows, such as a stream or a list, go to a
+    temporary file. Only one batch is held in memory.
 
     Args:
-        max_length: tokens of a row; what is longer is dropped and counted, never cut.
-        positions: of the model (`mathsft.models.attention.position_limit`); likewise.
-        name: begins the printed line.
+        max_length: tokens of a row; anything longer is dropped and counted, never cut.
+        positions: the model's limit (`mathsft.models.attention.position_limit`), treated alike.
+        name: starts the printed line.
 
-    Rows that an objective of your own makes (`mathsft.objectives.tokenises_as_here`) are made at
-    each start: its code may have changed.
+    Rows of an objective of your own (`mathsft.objectives.tokenises_as_here`) are encoded again at
+    each start, because its code may have changed.
 
-    Raises ValueError if nothing is left, saying why, for a data set's splits in place of its rows,
-    and what the objective raises for a row.
+    Raises ValueError if no row is left, with the reasons; if ``rows`` is a data set's splits
+    instead of its rows; and what the objective raises for a row.
     """
     check_numbers({"max_length": max_length})
     check_rows(rows, name=name)
@@ -124,7 +124,7 @@ def training_rows(
 
 
 def _stored(rows: Iterable[Row], encode: Encode, features: Features) -> Dataset:
-    """Rows that come one after the other, in a file that is gone when the process ends."""
+    """Encode rows one after the other, into a file that is removed when the process ends."""
     path = Path(get_temporary_cache_files_directory()) / f"{uuid4()}.arrow"
     given, first = iter(rows), 0
     arrow = isinstance(rows, Dataset | IterableDataset)
@@ -141,7 +141,7 @@ def _rows_of(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def _columns(groups: Iterable[Group], objective: Objective) -> dict[str, list[Any]]:
-    """Groups as columns. What is dropped keeps its reason alone."""
+    """Groups as columns. A dropped group keeps its reason, but no tokens."""
     columns: dict[str, list[Any]] = {
         key: [] for key in ("input_ids", "labels", *objective.columns, *_NOTED)
     }
@@ -152,7 +152,7 @@ def _columns(groups: Iterable[Group], objective: Objective) -> dict[str, list[An
             "labels": [sequence["labels"] for sequence in sequences],
             "passed": 0 if group.dropped else group.length,
             "separate": sum(len(sequence["input_ids"]) - 1 for sequence in sequences),
-            # The first of a sequence has nothing to be predicted from.
+            # The first token of a sequence is never predicted.
             "trained": sum(n != IGNORE for sequence in sequences for n in sequence["labels"][1:]),
             "dropped": group.dropped,
             "unread": sorted(group.unread),
@@ -168,7 +168,7 @@ def _counted(texts: Any) -> Counter[str]:
 
 
 def _fingerprint(rows: Dataset, tokenizer: Any, about: Any) -> str:
-    """Names the tokenised rows on disk: other rows, words, settings or code are other rows."""
+    """Name the tokenised rows on disk: other rows, tokenizer, settings or code change the name."""
     libraries = ("datasets", "transformers", "tokenizers", "jinja2")
     versions = {library: installed_version(library) for library in libraries}
     parts = [dataset_fingerprint(rows), tokenizer_values(tokenizer), about, versions, _code()]
@@ -177,7 +177,7 @@ def _fingerprint(rows: Dataset, tokenizer: Any, about: Any) -> str:
 
 @cache
 def _code() -> str:
-    """SHA-256 of the sources that tokenise."""
+    """SHA-256 of the source files that tokenise."""
     digest = hashlib.sha256()
     for path in _sources(Path(mathsft.__file__).parent):
         digest.update(path.read_bytes())

@@ -1,10 +1,10 @@
-"""Which run a checkpoint belongs to: its settings, its data, and the weights it began with.
+"""Which run a checkpoint belongs to: its settings, its data, and the weights it started with.
 
-A learner changes `learning_rate` and runs the notebook again. To go on from the checkpoint of
-the former run would mix the two without a word; so each checkpoint says what it is of.
+A learner changes `learning_rate` and runs the notebook again. Resuming from the checkpoint of
+the former run would silently mix the two, so each checkpoint records its run.
 
-Everything counts but what is known not to change the weights (`WITHOUT_EFFECT`): a setting that
-a library adds tomorrow then counts as well.
+Every setting counts, except those that are known not to change the weights (`WITHOUT_EFFECT`).
+So a setting that a library adds tomorrow counts as well.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ from mathsft.models.computation import (
     plain,
     tensors_hash,
 )
+from mathsft.models.sharding import whole
 from mathsft.objectives import definition
-from mathsft.processes import whole
 
-# When what is evaluated decides over the weights, when and on what it is evaluated counts too.
+# If evaluation decides which weights are kept, its schedule and its rows count too.
 _SCHEDULE = {"eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps"}
 # Fields of `TrainingArguments` that change nothing about the weights.
 WITHOUT_EFFECT = _SCHEDULE | {
@@ -57,24 +57,24 @@ WITHOUT_EFFECT = _SCHEDULE | {
     # how batches get to the device
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
-    # how processes talk (TRL sets the first one itself)
+    # how processes communicate (TRL sets the first one itself)
     "ddp_find_unused_parameters", "ddp_backend", "ddp_timeout", "local_rank",
-    # what the call says, not the run
+    # about the call, not the run
     "do_train", "do_eval", "do_predict", "resume_from_checkpoint",
     "restore_callback_states_from_checkpoint",
 }  # fmt: skip
-_FORMAT = 2  # of a record; the first counted rows in another way
+_FORMAT = 2  # of a record; format 1 hashed rows in another way
 
 
 def run_identity(trainer: Any) -> dict[str, Any]:
-    """The run that a trainer would begin now: JSON, compared by `run_differences`.
+    """The run that a trainer would start now: JSON, compared by `run_differences`.
 
-    ``settings`` by name; SHA-256 of the training rows (``data``) and of the weights that are
-    trained as they are now (``start``); ``base``, the frozen rest (`mathsft.models.adapter_files`)
-    with the SHA-256 of its tensors as they are kept.
+    ``settings`` by name; SHA-256 of the training rows (``data``) and of the trained weights as
+    they are now (``start``); ``base``, the frozen rest (`mathsft.models.adapter_files`) with the
+    SHA-256 of its tensors as they are stored.
 
     Settings are the trainer's arguments without `WITHOUT_EFFECT`, every field of its objective
-    (``dpo.beta``) and its code if it is not the package's, what its batches are made with, the
+    (``dpo.beta``) with its code if it is not the package's, the settings of its batches, the
     adapter's configuration, and the model's own (``config.``), such as ``attention_dropout``.
     """
     base: PreTrainedModel = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
@@ -111,7 +111,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
 def arguments_that_count(args: TrainingArguments) -> dict[str, Any]:
     """The arguments that change the weights, by name: JSON values.
 
-    A dataclass among them (``accelerator_config``) gives each of its fields a name of its own.
+    If one is a dataclass (``accelerator_config``), each of its fields gets a name of its own.
     """
     left_out = set(WITHOUT_EFFECT)
     if _evaluation_decides(args):
@@ -121,7 +121,7 @@ def arguments_that_count(args: TrainingArguments) -> dict[str, Any]:
         value = getattr(args, field.name)
         if field.name in left_out:
             continue
-        if field.name == "fsdp_config":  # transformers writes what is off into it
+        if field.name == "fsdp_config":  # transformers adds disabled options to it
             value = {key: inner for key, inner in (value or {}).items() if inner} or None
         if field.name == "deepspeed" and isinstance(value, str | Path):
             value = json.loads(Path(value).read_text(encoding="utf-8"))  # the file may change
@@ -130,7 +130,7 @@ def arguments_that_count(args: TrainingArguments) -> dict[str, Any]:
         else:
             values[field.name] = plain(value)
     recomputed: Any = args.gradient_checkpointing and args.gradient_checkpointing_kwargs
-    # Without it what is computed again drops other values than the first time.
+    # Without it, dropout drops other values in the recomputation than the first time.
     values["preserve_rng_state"] = bool((recomputed or {}).get("preserve_rng_state", True))
     return values
 
@@ -141,28 +141,27 @@ def _evaluation_decides(args: TrainingArguments) -> bool:
 
 
 def _kept(base: Any, tensors: Mapping[str, torch.Tensor]) -> str:
-    """How weights are kept: bytes can be compared only with those of the same kind."""
+    """How weights are stored: bytes can be compared only with bytes of the same kind."""
     kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     # Each kind of card rounds to 4 bits in its own way.
     return f"{kinds} by {hardware()}" if getattr(base, "is_quantized", False) else kinds
 
 
 def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In words, how a recorded run differs from the one of now; [] where it is the same.
+    """Describe how a recorded run differs from the current one; [] if it is the same.
 
-    What a record does not hold it cannot contradict: another version of a library has other
-    settings. What it does hold must be the same now; a setting
-    that is absent now counts as None. The base's tensors are compared by SHA-256 where they are
-    kept alike, and else by samples (`mathsft.models.adapter_files`): another card may want another
-    precision.
+    Settings that the record does not hold are ignored: another version of a library has other
+    settings. Those that it holds must be the same now; a setting that is missing now counts as
+    None. The base's tensors are compared by SHA-256 if they are stored alike, otherwise by samples
+    (`mathsft.models.adapter_files`): another card may need another precision.
     """
     if recorded.get("format") != now.get("format"):
-        return ["it was written by another version of mathsft, which compared rows in another way"]
+        return ["it was written by another version of mathsft, which compared rows differently"]
     theirs, ours = recorded["settings"], now["settings"]
     found = [f"{key} {v}, now {ours.get(key)}" for key, v in theirs.items() if v != ours.get(key)]
     if theirs.get("reference_start") != ours.get("reference_start"):
         found = [line for line in found if not line.startswith("reference_start ")]
-        found.append("other weights as the reference (those of the model have moved since)")
+        found.append("other weights as the reference (the model's weights have changed since)")
     if recorded["data"] != now["data"]:
         found.append("other training rows")
     if recorded["start"] != now["start"]:
@@ -181,8 +180,8 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def rows_hash(rows: Any) -> str:
     """SHA-256 of a data set's token ids, labels and numbers in the order of its rows.
 
-    The same however the table is cut into pieces on disk. ``reference`` is left out: it follows
-    from the rows and the weights, and rounds in another way on another card.
+    It is the same however the table is split on disk. ``reference`` is left out: it follows from
+    the rows and the weights, and another card rounds it differently.
     """
     digest = hashlib.sha256()
     names = sorted(set(rows.column_names) - {"reference"})
@@ -196,18 +195,18 @@ def rows_hash(rows: Any) -> str:
 
 
 def _hash_values(values: Any, digest: Any) -> None:
-    """Lengths of lists at each level, and the numbers or texts in them."""
+    """Hash the lengths of lists at each level, and the numbers or texts in them."""
     while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         digest.update(pc.list_value_length(values).to_numpy(zero_copy_only=False).tobytes())
         values = values.flatten()
     if pa.types.is_primitive(values.type):
         digest.update(values.to_numpy(zero_copy_only=False).tobytes())
-    else:  # numpy would give addresses
+    else:  # numpy would hash addresses
         digest.update(json.dumps(values.to_pylist(), default=str).encode())
 
 
 def start_hash(model: torch.nn.Module) -> str:
-    """SHA-256 of the weights that are trained, as they are now."""
+    """SHA-256 of the trained weights as they are now."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

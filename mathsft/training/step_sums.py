@@ -1,4 +1,4 @@
-"""What is kept over the steps of a run: means of losses and metrics, and whether all was finite."""
+"""Kept over the steps of a run: means of losses and metrics, and whether all are finite."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from mathsft.models.sharding import whole
 from mathsft.objectives.base import Loss
-from mathsft.processes import whole
 
 
 class Means:
-    """Sums of losses and metrics over batches, and of the items that they are of."""
+    """Sums of losses and metrics over batches, and how many items each sum has."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Any] = defaultdict(int)
         self._items: dict[str, int] = defaultdict(int)
 
     def add(self, loss: Loss, *, items: int) -> None:
-        """Nothing is read from the device."""
+        """Add a batch's loss. Nothing is read from the device."""
         for name, values in {"loss": loss.total, **loss.metrics}.items():
             self._sums[name] = self._sums[name] + values.detach().double().sum()
             self._items[name] += items if name == "loss" else len(values)
 
     def taken(self, summed: Callable[..., Tensor]) -> dict[str, float]:
-        """The means over all processes (`ForestTrainer.summed`), which begin again afterwards."""
+        """Return the means over all processes (`ForestTrainer.summed`), and reset the sums."""
         totals = {
             name: (float(summed(self._sums[name])), int(summed(self._items[name])))
             for name in self._sums
@@ -36,12 +36,12 @@ class Means:
 
 
 class FiniteCheck(TrainerCallback):
-    """Looks at each optimiser step's losses and gradients just before the step is taken.
+    """Checks each optimiser step's losses and gradients just before the step is taken.
 
-    Several processes look at what any of them has found, so that all stop or none: one small
-    sum each step. One number is read from the device for it. Under float16 the loss is scaled
-    up, and gradients that overflow are usual until the scale has come down; GradScaler
-    leaves such steps out and halves the scale. At a scale of 1 that cannot help any more.
+    Several processes share what they find, so that all stop or none: one small sum per step.
+    One number is read from the device for it. In float16 the loss is scaled up, and gradients
+    often overflow until the scale has come down: GradScaler skips such steps and halves the
+    scale. At a scale of 1 that no longer helps.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -49,7 +49,7 @@ class FiniteCheck(TrainerCallback):
         self._loss: Tensor | None = None
 
     def add(self, loss: Tensor) -> None:
-        """A batch's loss; not read before the step, so that a GPU need not be waited for."""
+        """Add a batch's loss. It is not read before the step, which would wait for the GPU."""
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -75,19 +75,19 @@ class FiniteCheck(TrainerCallback):
 def _advice(what: str, step: int, args: Any) -> str:
     if step == 0:
         causes = (
-            "Nothing is trained yet, so the learning rate is not to blame: either weights of the "
+            "Nothing is trained yet, so the learning rate is not the cause. Either weights of the "
             "model are not finite, or its activations overflow in half precision: load it with "
-            "dtype='float32', or 'bfloat16' where the card has it"
+            "dtype='float32', or 'bfloat16' if the card has it"
         )
     else:
         half = (
-            "; in float16 activations may overflow: dtype='float32', or 'bfloat16' where the card "
+            "; in float16 activations may overflow: use dtype='float32', or 'bfloat16' if the card "
             "has it"
         )
         causes = (
             f"Usual causes: learning_rate={args.learning_rate:g} is too high (try a tenth, or more "
             f"warmup_steps){half if args.fp16 else ''}. The weights are still those of "
-            f"step {step}, but the same settings will come to the same end: change them and run "
-            "again from where the model is loaded"
+            f"step {step}, but the same settings will fail again: change them, load the model "
+            "again, and train again"
         )
     return f"optimiser step {step + 1}: the {what} is not finite, training stops. {causes}"

@@ -1,7 +1,7 @@
-"""The one trainer: transformers' Trainer for batches that are token forests, for any objective.
+"""The one trainer for all objectives: transformers' Trainer with token forests as batches.
 
-Loop, accumulation, mixed precision and several devices stay Trainer's; its checkpoints are
-`mathsft.training.resumable`'s. What is trained is the objective's (`mathsft.objectives`).
+Loop, accumulation, mixed precision and several devices are Trainer's; its checkpoints are from
+`mathsft.training.resumable`. The objective says what is trained (`mathsft.objectives`).
 """
 
 import time
@@ -37,16 +37,16 @@ class ForestTrainer(PaddedTrainer):
     """Trains any objective; made by `mathsft.training.make.make_trainer`.
 
     The ``loss`` is per item of the objective: a trained token, a question, a pair. It is logged
-    with the objective's metrics, in training the means since the last log, and by `evaluate` those
-    of all rows (``eval_loss``, …). Also logged: ``num_tokens``, the tokens that passed the model
-    since the training began, and ``tokens_per_second`` since the last log: of all processes,
-    without padding, and without the time of evaluating and saving.
+    with the objective's metrics: in training as means since the last log, by `evaluate` as means
+    over all rows (``eval_loss``, …). Also logged are ``num_tokens``, the tokens that passed
+    through the model since training started, and ``tokens_per_second`` since the last log. Both
+    count all processes and no padding; the rate leaves out the time for evaluating and saving.
 
-    Several processes (torchrun) train what one trains with their batches put together: no row
+    Several processes (torchrun) train like one process with all their batches combined: no row
     is trained twice in an epoch, and each counts once (`mathsft.training.batches`). Each
-    process draws its own dropout. A filler is one of ``num_tokens``.
+    process draws its own dropout. A filler counts as one token in ``num_tokens``.
 
-    Stops with FloatingPointError before a loss or a gradient that is not finite gets into
+    Training stops with FloatingPointError before a loss or a gradient that is not finite reaches
     the weights.
     """
 
@@ -61,16 +61,16 @@ class ForestTrainer(PaddedTrainer):
     ) -> None:
         self.objective: Objective = objective
         self.collate: Collator = collate
-        self._checkpointed = checkpoints_activations(model)  # by whoever lends the model
+        self._checkpointed = checkpoints_activations(model)  # as the caller set it
         with restored(model):
             super().__init__(model, data_collator=collate, **arguments)
-        if self.args.n_gpu > 1:  # DataParallel would hand each device rows without their places
+        if self.args.n_gpu > 1:  # DataParallel would split rows from the indices into them
             raise ValueError(
                 f"{self.args.n_gpu} devices in one process: start one process for each with "
                 "torchrun --nproc_per_node, or choose one by CUDA_VISIBLE_DEVICES=0"
             )
-        # `compute_loss` divides by the items of the whole step, so Trainer has to count the
-        # batch's labels, all of them, and must not divide by the accumulation steps again.
+        # `compute_loss` divides by the items of the whole step, so Trainer must count all of the
+        # batch's labels, and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
         self._finite = FiniteCheck(self)
@@ -82,7 +82,7 @@ class ForestTrainer(PaddedTrainer):
             say("reference: the model with its adapter switched off")
         self.reference_start: str | None = None
         if self.reference == "before_training":
-            self.reference_start = start_hash(model)  # weights may move till training begins
+            self.reference_start = start_hash(model)  # weights may change before training
             kept = partial(references.with_reference, model=model, collate=collate, args=self.args)
             tests: Any = self.eval_dataset
             self.train_dataset = kept(self.train_dataset)
@@ -98,7 +98,7 @@ class ForestTrainer(PaddedTrainer):
         self._since: float | None = None
 
     def summed(self, count: Tensor | int) -> Tensor:
-        """A count of this process, summed over all of them; to be called in each."""
+        """Sum a count of this process over all processes; each must call it."""
         here: Any = torch.as_tensor(count, device=self.args.device)
         return self.accelerator.reduce(here, reduction="sum")  # type: ignore[no-any-return]
 
@@ -121,7 +121,7 @@ class ForestTrainer(PaddedTrainer):
 
     def loss_of(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
         """The objective's loss of a batch on the device; ``wrapped`` is the model or its DDP."""
-        with self.accelerator.autocast():  # the projection as well, and as in evaluation
+        with self.accelerator.autocast():  # for the projection too, and as in evaluation
             return self.objective.loss(self._logprobs(batch, wrapped=wrapped), batch)
 
     def compute_loss(
@@ -131,9 +131,9 @@ class ForestTrainer(PaddedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The loss per item, of the whole optimiser step where Trainer counts its items.
+        """The loss per item; of the whole optimiser step if Trainer counts its items.
 
-        So every item weighs the same under accumulation and on several devices.
+        So every item has the same weight under accumulation and on several devices.
         """
         if return_outputs:
             raise NotImplementedError("the loss makes no logits; call the model for them")
@@ -162,7 +162,7 @@ class ForestTrainer(PaddedTrainer):
         return None, None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' loop; the loss and the metrics are those of all items together."""
+        """transformers' loop; the loss and the metrics are means over all items."""
         self._evaluated = Means()
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
@@ -171,7 +171,9 @@ class ForestTrainer(PaddedTrainer):
         return output._replace(metrics={**found, **(output.metrics or {})})
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("rows give no predictions: choice_logprobs and worked_answers do")
+        raise NotImplementedError(
+            "the trainer makes no predictions: use choice_logprobs or worked_answers"
+        )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
@@ -185,7 +187,7 @@ class ForestTrainer(PaddedTrainer):
 
     @contextmanager
     def _lent(self) -> Iterator[None]:
-        """The model comes back as it was lent, but for the weights that were trained."""
+        """Give the model back as it was, except for the weights that were trained."""
         model: Any = self.model
         with (
             forward_restored(model),
@@ -194,8 +196,8 @@ class ForestTrainer(PaddedTrainer):
             nullcontext() if self.objective.dropout else without_dropout(model),
         ):
             if self.args.gradient_checkpointing and isinstance(model, PeftModel):
-                # Only reentrant checkpointing needs inputs with a gradient; peft asks for them
-                # always. (A hook that is added twice is never removed.)
+                # Only reentrant checkpointing needs inputs with a gradient; peft always asks for
+                # them. (A hook that is added twice is never removed.)
                 model.disable_input_require_grads()
                 how: Any = self.args.gradient_checkpointing_kwargs or {}
                 if how.get("use_reentrant"):
@@ -211,7 +213,7 @@ class ForestTrainer(PaddedTrainer):
     def _clock_stopped(self) -> Iterator[None]:
         started, since = time.perf_counter(), self._since
         yield
-        if since is not None:  # of two, one inside the other, the outer one counts
+        if since is not None:  # if one is inside another, the outer one counts
             self._since = since + time.perf_counter() - started
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from model_files import qwen_config
 from transformers import Qwen2ForCausalLM
 
 from mathsft.data.problems import read_problems
 from mathsft.models.loading import load_model
-from mathsft.training.make import multiple_choice_trainer, sft_trainer
+from mathsft.objectives.preference import DPO
+from mathsft.training.make import make_trainer, multiple_choice_trainer, sft_trainer
 
 # The precision of a T4, also forced on a newer card, and that of Ampere and later.
 POLICIES: dict[str, dict[str, Any]] = {
@@ -50,6 +52,17 @@ def trainer(
         return sft_trainer(
             model, tokenizer, rows, per_device_train_batch_size=4,
             gradient_accumulation_steps=4, **options,
+        )  # fmt: skip
+    if objective == "dpo":
+        rows = read_problems("tiny-gsm", limit=600)[0]
+        pairs = {
+            "prompt": [f"Question: {q}\nAnswer:" for q in rows["question"]],
+            "chosen": [f" {text}" for text in rows["solution"]],
+            "rejected": [f" {text}" for text in [*rows["solution"][1:], "I do not know."]],
+        }
+        return make_trainer(
+            model, tokenizer, Dataset.from_dict(pairs), DPO(), per_device_train_batch_size=8,
+            gradient_accumulation_steps=2, **options,
         )  # fmt: skip
     rows = read_problems("tiny-mathqa", limit=600)[0]
     return multiple_choice_trainer(

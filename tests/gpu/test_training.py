@@ -1,6 +1,7 @@
 """The course's four trainings at the shape of Qwen2.5-0.5B, as on a T4 and as on an A100."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def test_a_training_is_finite_keeps_float32_adapters_and_takes_the_memory_that_w
     )  # fmt: skip
     print(f"\npeak {peak:.2f} GB, estimated {estimated.total:.2f} GB")
     assert estimated.total == pytest.approx(peak, rel=0.15)
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_first_loss_over_pairs_is_log_2_as_the_adapter_changes_nothing_yet(
+    policy: str, quantize: bool, qwen: Path, tmp_path: Path
+) -> None:
+    ours = trainer(qwen, tmp_path, objective="dpo", quantize=quantize, policy=policy,
+                   learning_rate=1e-3)  # fmt: skip
+    ours.train()
+    losses = [row["loss"] for row in ours.state.log_history if "loss" in row]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert {p.dtype for p in ours.model.parameters() if p.requires_grad} == {torch.float32}
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -1,8 +1,8 @@
-"""Grade-school problems of one to three steps, in GSM8K's schema and voice.
+"""Grade-school problems of one to three steps, in GSM8K's schema and style.
 
-A problem is a beginning (which sets a quantity), perhaps an event or two (which
-change it) and a question. Each part says its sentence and, where it calculates,
-its line of the worked solution with the calculator mark ``<<3*4=12>>``.
+A problem is a beginning (which sets a quantity), up to two events (which change
+it) and a question. Each part adds its sentence. If it calculates, it also adds a
+line of the worked solution, with the calculator mark ``<<3*4=12>>``.
 """
 
 import random
@@ -26,7 +26,7 @@ _LARGEST = 150  # a small model can learn sums of this size; the lessons are abo
 
 @dataclass
 class _Story:
-    """The problem so far: what was said, what was calculated, the quantity now."""
+    """The problem so far: its sentences, its worked lines and the current quantity."""
 
     rng: random.Random
     name: str
@@ -116,7 +116,7 @@ def _ask_price(story: _Story) -> None:
 
 def _ask_share(story: _Story) -> None:
     parts = [n for n in range(2, 11) if story.now % n == 0]
-    if not parts:  # a prime: nothing to share evenly
+    if not parts:  # no divisor up to 10: cannot be shared equally
         return _ask_how_many(story)
     friends = story.rng.choice(parts)
     story.said.append(
@@ -151,7 +151,7 @@ def _make_row(rng: random.Random) -> dict[str, str]:
 
 
 def tiny_gsm_rows(split: str = "train", limit: int | None = None) -> list[dict[str, str]]:
-    """Rows of ``{"question", "answer"}``, deterministic, no question in two splits.
+    """Return ``{"question", "answer"}`` rows; deterministic, no question in two splits.
 
     Args:
         split: ``train``, ``validation``, ``test`` or ``pretrain``.

@@ -1,10 +1,10 @@
-"""Multiple-choice problems in MathQA's published schema and voice.
+"""Multiple-choice problems in MathQA's published schema and style.
 
 **No shortcut in the choices.** Five sibling problems are drawn independently around
-one centre, same wording, other numbers; their five answers are the choices, and a fair
-draw decides which sibling is asked. Given the choices alone each of them is the right
-one with probability 1/5, by symmetry: a model that does not see the question is at
-chance whatever it learns.
+one centre, with the same wording and other numbers. Their five answers are the choices,
+and a fair draw decides which sibling is asked. By symmetry, each choice is the right one
+with probability 1/5 if only the choices are known. So a model that does not see the
+question scores at chance, whatever it learns.
 """
 
 import random
@@ -17,7 +17,7 @@ LETTERS = "abcde"
 
 
 def _siblings(rng: random.Random, pattern: Pattern) -> tuple[list[tuple[int, ...]], list[Fraction]]:
-    """Five operand tuples near one another whose values all differ, and those values."""
+    """Draw five operand tuples near one another with different values; return both."""
     while True:
         centre = [rng.choice(numbers) for numbers in pattern.operands]
         around = []
@@ -40,7 +40,7 @@ def write_value(value: Fraction, pattern: Pattern) -> str:
 
 
 def draw_problem(rng: random.Random) -> tuple[Pattern, tuple[int, ...], list[str], int]:
-    """A pattern, the numbers the asked sibling's text shows, the five choices, the right index."""
+    """Draw a pattern, the numbers in the question's text, five choices and the right index."""
     pattern = rng.choice(PATTERNS)
     operands, values = _siblings(rng, pattern)
     asked = rng.randrange(len(LETTERS))
@@ -67,7 +67,7 @@ def _make_row(rng: random.Random) -> dict[str, str]:
 
 
 def tiny_mathqa_rows(split: str = "train", limit: int | None = None) -> list[dict[str, str]]:
-    """Rows with MathQA's seven keys, deterministic, no question in two splits.
+    """Return rows with MathQA's seven keys; deterministic, no question in two splits.
 
     Args:
         split: ``train``, ``validation``, ``test`` or ``pretrain``.

@@ -1,10 +1,10 @@
 """What the generated multiple-choice problems ask: wording, numbers, formula.
 
-A pattern is data. ``operands`` lists the values each number may take, ``value`` computes
-the answer from them, ``shown`` the numbers that the text names as ``{0}``, ``{1}``, …
-(the operands themselves unless a division has to come out even). ``formula`` is MathQA's
-``annotated_formula``. ``facts`` say the same content as a statement with its result
-(``{answer}``): only the pre-training text of the tiny model uses them.
+A pattern is data. ``operands`` lists the values that each number may take. From them, ``value``
+computes the answer, and ``shown`` the numbers that the text names as ``{0}``, ``{1}``, … (the
+operands themselves, unless a division must have no remainder). ``formula`` is MathQA's
+``annotated_formula``. ``facts`` state the same content with its result (``{answer}``); only the
+pre-training text of the tiny model uses them.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _FRUIT = ("mangoes", "oranges", "pens", "notebooks", "toys")
 
 @dataclass(frozen=True)
 class Pattern:
-    """One kind of problem; see the module's text for the fields."""
+    """One kind of problem; the module's docstring explains the fields."""
 
     category: str
     operands: tuple[Sequence[int], ...]

@@ -1,4 +1,4 @@
-"""Our tasks for lm-evaluation-harness, one YAML file each, and how it finds them."""
+"""Our tasks for lm-evaluation-harness, one YAML file each, and how the harness finds them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ TASKS = Path(__file__).parent
 def task_manager(
     tasks: Sequence[str], *, file: str | Path | None = None, examples: str | Path | None = None
 ) -> TaskManager:
-    """The harness's task manager that knows ``tasks``, ours and, where needed, its own.
+    """The harness's task manager with ``tasks``: our tasks and, only if needed, its own.
 
-    Its own are some 14,000 files, which takes it ten seconds to read. Raises ValueError for a
-    task that neither knows.
+    Its own are some 14,000 files, and reading them takes ten seconds. Raises ValueError for an
+    unknown task.
     """
     files = {"file": file, "examples": examples}
     known = {

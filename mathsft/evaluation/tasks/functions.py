@@ -1,4 +1,4 @@
-"""What the task files of this folder call. Rows keep MathQA's published schema."""
+"""Functions that the task files in this folder call. Rows keep MathQA's published schema."""
 
 import os
 from collections import Counter
@@ -22,19 +22,19 @@ _COLUMNS = {"Problem", "options", "correct"}
 def rows_of_file(file: str | None = None, examples: str | None = None, **_: Any) -> DatasetDict:
     """The rows of ``file`` as the test, and those of ``examples`` for few-shot prompts.
 
-    Default: ``MATHSFT_MATHQA``, and the file itself for the examples (the harness leaves the
-    question that is asked out of its examples).
+    Default: the variable ``MATHSFT_MATHQA``, and for the examples the file itself (the harness
+    never uses a question as its own example).
 
     Raises:
-        ValueError: no file is named, its rows have not MathQA's columns, or a part of the question
+        ValueError: no file is named, its rows lack a column of MathQA's, or a part of the question
             is in a column that is not read.
         FileNotFoundError: there is no such file.
     """
     file = file or os.environ.get("MATHSFT_MATHQA")
     if not file:
         raise ValueError(
-            "which file? evaluate(..., file='dev.json'), on the harness's command line "
-            '--metadata \'{"file": "dev.json"}\', or the variable MATHSFT_MATHQA'
+            "which file? give evaluate(..., file='dev.json'), on the harness's command line "
+            '--metadata \'{"file": "dev.json"}\', or set the variable MATHSFT_MATHQA'
         )
     test = _rows(file)
     others = test if examples is None else _rows(examples)
@@ -58,7 +58,7 @@ def generated_rows(**_: Any) -> DatasetDict:
     return _generated()
 
 
-@cache  # some seconds to write, and the same every time
+@cache  # making them takes some seconds, and gives the same every time
 def _generated() -> DatasetDict:
     splits = ("train", "validation", "test")
     return DatasetDict({split: Dataset.from_list(tiny_mathqa_rows(split)) for split in splits})
@@ -87,7 +87,7 @@ def clean_hub_rows(**_: Any) -> DatasetDict:
 
 
 def _readable(splits: DatasetDict) -> DatasetDict:
-    """Rows whose choices a person can read; prints how many of the test were left out, and why."""
+    """Keep rows whose choices a person can read; print how many test rows are left out, and why."""
     reasons: dict[str, Counter[str]] = {split: Counter() for split in splits}
     kept: dict[str, list[int]] = {split: [] for split in splits}
     for split, docs in splits.items():

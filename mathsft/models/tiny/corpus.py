@@ -1,13 +1,13 @@
-"""The text from which the tiny model is trained from scratch, and its tokenizer.
+"""The text for training the tiny model from scratch, and its tokenizer.
 
-The text tells the model what a base model would know: how worked solutions go, what plain
-arithmetic gives, and statements with their results. It holds none of the course's formats (no
-``### Question``, no ``Question:``, no ``Answer:``, no ``####``, no choices) and no question of a
-lesson: its problems are the generators' split ``pretrain``.
+The text teaches the model what a base model would know: how worked solutions look, the results
+of plain arithmetic, and statements with their results. It contains none of the course's formats
+(no ``### Question``, no ``Question:``, no ``Answer:``, no ``####``, no choices) and no question of
+a lesson: its problems are from the generators' split ``pretrain``.
 
 The tokenizer is a byte-level BPE that splits text as Qwen2.5's does, with a small vocabulary.
-Byte-level, so that any text can be encoded; digits one by one, so that arithmetic looks to the
-model as it does in Qwen2.5.
+Because it works on bytes, it can encode any text. It splits numbers into single digits, so that
+the model sees arithmetic in the same form as Qwen2.5.
 """
 
 import random
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from mathsft.data.synthetic.grade_school import tiny_gsm_rows
 from mathsft.data.synthetic.multiple_choice import draw_problem, tiny_mathqa_rows
 
-# The split of the published Qwen2 tokenizer: words take one leading non-letter, digits stand alone.
+# The split of the published Qwen2 tokenizer: words take one leading non-letter, digits are single.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,10 +27,10 @@ END_OF_TEXT = "<|endoftext|>"  # Qwen2.5 base uses it both as eos and as padding
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn the merges from ``texts``; deterministic for equal texts in equal order.
+    """Learn the merges from ``texts``; the same texts in the same order give the same result.
 
-    The result has ``eos_token == pad_token == "<|endoftext|>"`` and adds no token of
-    its own when it encodes.
+    The tokenizer has ``eos_token == pad_token == "<|endoftext|>"`` and adds no token of its
+    own when it encodes.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -62,7 +62,7 @@ _MARK = "<<"
 
 
 def _worked(row: dict[str, str]) -> str:
-    """A grade-school problem and its solution, as a textbook would set it."""
+    """A grade-school problem and its solution, as in a textbook."""
     lines = row["answer"].split("\n")
     plain = "\n".join(_without_marks(line) for line in lines[:-1])
     return f"{row['question']}\n{plain}\nSo it is {lines[-1].removeprefix('#### ')}."
@@ -76,7 +76,7 @@ def _without_marks(line: str) -> str:
 
 
 def _facts(rng: random.Random) -> str:
-    """Four statements with their results, in the multiple-choice problems' voice."""
+    """Four statements with their results, in the style of the multiple-choice problems."""
     said = []
     for _ in range(4):
         pattern, numbers, choices, label = draw_problem(rng)
@@ -87,7 +87,7 @@ def _facts(rng: random.Random) -> str:
 
 
 def _sums(rng: random.Random) -> str:
-    """Eight lines of arithmetic, each ``a * b = c`` or its like."""
+    """Eight lines of arithmetic, each like ``a * b = c``."""
     lines = []
     for _ in range(8):
         sign = rng.choice("+-*/")
@@ -107,7 +107,7 @@ def _sums(rng: random.Random) -> str:
 
 
 def _explained(row: dict[str, str]) -> str:
-    """A problem in the multiple-choice voice with its calculation, without its choices."""
+    """A problem in multiple-choice style with its calculation, without its choices."""
     steps = row["Rationale"].removeprefix("explanation : ").split(" . answer", 1)[0]
     return f"{row['Problem']} {steps} ."
 
@@ -115,8 +115,8 @@ def _explained(row: dict[str, str]) -> str:
 def documents(count: int, *, seed: int) -> Iterator[str]:
     """``count`` documents, mixed at random: worked 30 %, facts 40 %, sums 15 %, explained 15 %.
 
-    Deterministic; ``seed`` decides the order of kinds, the statements and the sums, while
-    the problems are the generators' own. A document is a few lines of text.
+    The result is deterministic. ``seed`` decides the order of kinds, the statements and the
+    sums; the generators decide the problems. A document is a few lines of text.
     """
     rng = random.Random(seed)
     kinds = rng.choices(["worked", "facts", "sums", "explained"], [30, 40, 15, 15], k=count)

@@ -1,7 +1,7 @@
 """Train the tiny model from scratch: ``python -m mathsft.models.tiny.pretrain --output DIR``.
 
-Everything is seeded and runs on a CPU; the model card (README.md beside this file) tells
-the settings of the shipped weights, how long they took and what they can do.
+Everything is seeded and runs on a CPU. The model card (README.md beside this file) says
+how the shipped weights were trained, how long it took and what the model can do.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathsft.models.tiny.corpus import documents, train_tokenizer
 
-VOCAB_SIZE = 1024  # at most: the text may run out of pairs to merge before
-CONTEXT = 256  # tokens a training row; the longest document has about 130
+VOCAB_SIZE = 1024  # at most: the text may run out of pairs to merge earlier
+CONTEXT = 256  # tokens per training row; the longest document has about 130
 ROWS_PER_STEP = 16
-HELD_OUT_ROWS = 64  # rows that are not trained on, though problems may recur in them
+HELD_OUT_ROWS = 64  # rows that are not trained on; problems may also occur in trained rows
 
 
 def build_model(vocab_size: int, end_of_text: int) -> Qwen2ForCausalLM:
@@ -41,7 +41,7 @@ def build_model(vocab_size: int, end_of_text: int) -> Qwen2ForCausalLM:
 
 
 def build_rows(tokenizer: Any, texts: Iterable[str], *, seed: int) -> torch.Tensor:
-    """Texts joined by the end-of-text token, cut into shuffled rows: int64 (rows, CONTEXT)."""
+    """Join texts with the end-of-text token, cut into shuffled rows: int64 (rows, CONTEXT)."""
     ids: list[int] = []
     for encoding in tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False):
         ids.extend(encoding.ids)
@@ -65,7 +65,7 @@ def build_optimizers(
 
 
 def schedule(step: int, steps: int) -> float:
-    """Factor on the learning rate: 2 % warm-up, flat, then linear to zero over the last 40 %."""
+    """Return the learning-rate factor: 2 % warm-up, flat, linear to zero over the last 40 %."""
     warm, cool = max(1, steps // 50), 0.4 * steps
     return min(1.0, (step + 1) / warm, (steps - step) / cool)
 
@@ -73,7 +73,7 @@ def schedule(step: int, steps: int) -> float:
 def run_steps(
     model: Qwen2ForCausalLM, rows: torch.Tensor, *, steps: int, learning_rate: float
 ) -> None:
-    """``steps`` optimiser steps over ``rows`` in order, ``ROWS_PER_STEP`` each; prints the loss."""
+    """Run ``steps`` optimiser steps of ``ROWS_PER_STEP`` rows, in order; print the loss."""
     optimizers = build_optimizers(model, learning_rate=learning_rate)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     start = time.time()
@@ -94,12 +94,12 @@ def run_steps(
 
 
 def train(*, output: Path, steps: int = 3600, learning_rate: float = 0.02, seed: int = 0) -> None:
-    """From random weights to a model that solves problems; saved to ``output``.
+    """Train a model that solves problems from random weights; save it to ``output``.
 
     Args:
         output: folder for config, tokenizer and bfloat16 weights.
         steps: optimiser steps of ``ROWS_PER_STEP`` rows of ``CONTEXT`` tokens.
-        learning_rate: Muon's peak; AdamW runs at a fifth of it.
+        learning_rate: Muon's peak; AdamW uses a fifth of it.
         seed: for text, order and initial weights.
     """
     torch.manual_seed(seed)
@@ -115,18 +115,18 @@ def train(*, output: Path, steps: int = 3600, learning_rate: float = 0.02, seed:
     print(f"held-out loss {loss:.4f}", flush=True)
     model.to(dtype=torch.bfloat16)
     print(
-        f"{tell_unseen_apart(model, tokenizer, seed=seed)} tokens of the vocabulary were never seen"
+        f"{tell_unseen_apart(model, tokenizer, seed=seed)} tokens of the vocabulary never occurred"
     )
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
 
 
 def tell_unseen_apart(model: Any, tokenizer: Any, *, seed: int) -> int:
-    """Give each token that the text never shows an embedding of its own; returns their number.
+    """Give each token that never occurs in the text its own embedding; return their number.
 
     The softmax pushes all of them the same way, so they end with one common embedding, and
-    no adapter could learn to write ``#`` rather than ``@``. A random direction each, half
-    as long as a usual embedding, tells them apart and leaves them as improbable as before.
+    no adapter could learn to write ``#`` rather than ``@``. Each gets a random direction, half
+    as long as a usual embedding. They then differ, and are as improbable as before.
     """
     seen = {tokenizer.eos_token_id}
     texts = list(documents(20_000, seed=seed))
