@@ -40,13 +40,13 @@ help:
 $(VENV)/.installed: requirements.txt pyproject.toml constraints/latest.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints/latest.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints/latest.txt -r requirements.txt -e ".[dev]"
 	touch $@
 
 .venv-colab/.installed: requirements.txt pyproject.toml constraints/colab.txt
 	$(PYTHON) -m venv .venv-colab
 	.venv-colab/bin/python -m pip install -q --upgrade pip
-	.venv-colab/bin/python -m pip install -q -c constraints/colab.txt -e ".[dev]"
+	.venv-colab/bin/python -m pip install -q -c constraints/colab.txt -r requirements.txt -e ".[dev]"
 	touch $@
 
 install: $(VENV)/.installed

@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,14 +56,17 @@ def _colab_secrets(names: Iterable[str]) -> dict[str, str]:
 def tracker(wanted: str | None = None) -> str:
     """The value for a trainer's ``report_to``: "wandb", "tensorboard" or "none".
 
-    ``wanted``: None means wandb if there is a key for it, else none. "tensorboard" needs no
-    account: ``%tensorboard --logdir`` with the run's folder shows the curves in the notebook.
-    Raises ValueError for any other value.
+    ``wanted``: None means wandb if it is installed and there is a key for it, else none.
+    "tensorboard" needs no account: ``%tensorboard --logdir`` with the run's folder shows the
+    curves in the notebook. Raises ValueError for any other value, and ImportError for a tracker
+    that is not installed.
     """
     if wanted is None:
-        return "wandb" if _wandb_key() else "none"
+        return "wandb" if _wandb_key() and find_spec("wandb") else "none"
     if wanted not in _TRACKERS:
         raise ValueError(unknown_name("tracker", wanted, _TRACKERS))
+    if wanted != "none":
+        _check_installed(wanted)
     return wanted
 
 
@@ -73,6 +77,8 @@ def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None
     how to upload that later. If ``WANDB_MODE`` and ``WANDB_DIR`` are set, they win.
     """
     words = [report_to] if isinstance(report_to, str) else report_to or []
+    for name in {"wandb", "tensorboard"} & set(words):
+        _check_installed(name)
     if {"wandb", "all"} & set(words):
         _export("WANDB_DIR", output_dir)
         if _wandb_key():
@@ -91,6 +97,11 @@ def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None
             f"TensorBoard: %load_ext tensorboard and %tensorboard --logdir '{output_dir}', in a "
             "cell before training, show the curves as they grow"
         )
+
+
+def _check_installed(name: str) -> None:
+    if find_spec(name) is None:
+        raise ImportError(f"report_to: {name} is not installed: pip install 'mathsft[tracking]'")
 
 
 def _export(name: str, value: str | None) -> bool:

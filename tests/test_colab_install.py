@@ -121,10 +121,10 @@ def test_the_install_cell_adds_the_package_and_nothing_that_is_there_moves(tmp_p
     cells = {install_cell(lesson) for lesson in (PROJECT / "notebooks").glob("0*.ipynb")}
     assert len(cells) == 1
     lines = re.findall(r"^    !((?:.*\\\n)*.*)$", cells.pop(), flags=re.M)
-    assert len(lines) == 2
-    address = re.search(r"mathsft @ git\+https://[^\"\s]+", lines[1])
+    assert len(lines) == 3
+    address = re.search(r"https://github\.com/\S+", lines[1])
     assert address is not None
-    here = f"git+file://{PROJECT}"
+    here = f"file://{PROJECT}"
     if not (PROJECT / ".git").exists():
         pytest.skip("not a git checkout")
     # Without pip and setuptools of its own: those of the rest are used, as everything else.

@@ -173,7 +173,7 @@ def test_weights_to_train_in_half_precision_are_refused_and_frozen_ones_are_not(
 ) -> None:
     model, tokenizer = load_model(small_model_dir, dtype=dtype, device="cpu")
     for make, problems in ((sft_trainer, WORKED), (multiple_choice_trainer, PROBLEMS)):
-        with pytest.raises(ValueError, match=rf"to be trained in {dtype}: .*dtype='float32'"):
+        with pytest.raises(ValueError, match=rf"would be trained in {dtype}: .*dtype='float32'"):
             make(model, tokenizer, problems, output_dir=tmp_path)
     freeze(model, "*", but="model.norm.weight")
     with pytest.raises(ValueError, match=re.escape("model.norm.weight would be trained in")):

@@ -43,7 +43,7 @@ def test_every_address_of_the_repository_is_the_one_in_pyproject() -> None:
     for file in (ROOT / "README.md", *LESSONS, *SOLUTIONS):
         text = file.read_text(encoding="utf-8")
         badges = re.findall(r"colab\.research\.google\.com/github/([\w-]+/[\w.-]+)", text)
-        installs = re.findall(r"git\+https://github\.com/([\w-]+/[\w-]+)", text)
+        installs = re.findall(r"(?<!/)https://github\.com/([\w-]+/[\w-]+) /tmp/mathsft", text)
         assert badges or file in SOLUTIONS
         assert installs or file not in (*LESSONS, *SOLUTIONS)
         assert {f"https://github.com/{name}" for name in badges + installs} == {ADDRESS}

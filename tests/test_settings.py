@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mathsft import settings
 from mathsft.settings import load_settings, prepare_tracking, quiet, run_dir, tracker
 
 
@@ -150,6 +151,21 @@ def test_wandb_is_taken_where_there_is_a_key_and_tensorboard_by_one_word(
     assert tracker("none") == "none"
     with pytest.raises(ValueError, match="did you mean 'tensorboard'"):
         tracker("tensorbord")
+
+
+@pytest.mark.usefixtures("_no_wandb")
+def test_a_tracker_that_is_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert tracker() == "none"
+    for name in ("wandb", "tensorboard"):
+        with pytest.raises(ImportError, match=rf"{name} is not installed: pip install"):
+            tracker(name)
+        with pytest.raises(ImportError, match=rf"{name} is not installed: pip install"):
+            prepare_tracking(name, str(tmp_path))
+    prepare_tracking("none", str(tmp_path))
 
 
 @pytest.mark.usefixtures("_no_wandb")

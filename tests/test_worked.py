@@ -68,7 +68,7 @@ def test_wilson_stays_inside_the_unit_interval_and_refuses_nothing() -> None:
     ("rows", "told"),
     [
         ("mine.jsonl", r"found a text. Load them: load_problems\('mine.jsonl'\)"),
-        ({"train": []}, r"found a mapping with train: .* such as rows\['train'\]"),
+        ({"train": []}, r"found a mapping with train. .* such as rows\['train'\]"),
     ],
 )
 def test_a_file_or_splits_in_place_of_rows_are_refused_in_words(

@@ -1,7 +1,6 @@
 """How much memory the process, or its GPU, uses; and freeing memory that is no longer needed."""
 
 import gc
-import resource
 import sys
 import traceback
 
@@ -18,9 +17,14 @@ def memory_gb() -> tuple[float, float]:
         return torch.cuda.memory_allocated() / 1e9, torch.cuda.max_memory_allocated() / 1e9
     import psutil
 
+    used = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return used.rss / 1e9, used.peak_wset / 1e9
+    import resource  # Unix alone has it
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
-    return psutil.Process().memory_info().rss / 1e9, peak * unit / 1e9
+    return used.rss / 1e9, peak * unit / 1e9
 
 
 def free_memory() -> None:
