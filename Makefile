@@ -1,5 +1,5 @@
 # make course   install into .venv and run the lessons offline with the embedded model
-# make test     the quick tests and all notebooks, newest stack
+# make test     the quick tests and every lesson, newest versions
 # make help     the rest
 
 PYTHON ?= python3
@@ -10,30 +10,32 @@ BIN := $(VENV)/bin
 # a GPU. The tests compare numbers of a CPU, offline, whatever else this machine has.
 MATHSFT_PROFILE ?= tiny
 export MATHSFT_PROFILE
-TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIVE= CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1
+TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIVE= CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 MATHSFT_KEEP=
 # Two processes of one thread each: faster than one of two, and PyTorch's threads do not compete.
 IN_TWO := -n 2 --dist worksteal
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
-# Lesson 04 finds what 03 made, so these two stand in one row, the others in another beside it.
-# They begin with an empty folder of runs: what an earlier test left must not be gone on from.
-ROW := notebooks/03_mathqa_mixing.ipynb notebooks/04_evaluation.ipynb
-OTHERS := $(filter-out $(ROW),$(sort $(wildcard notebooks/*.ipynb))) notebooks/solutions
-define NOTEBOOKS
+# Lessons run in two processes; 04 uses what 03 made. They start with an empty folder of runs, so
+# that no run of an earlier test is resumed. Given: an environment, a recipe, further notebooks.
+LATE := notebooks/03_mathqa_mixing.ipynb notebooks/04_evaluation.ipynb
+EARLY := $(filter-out $(LATE),$(sort $(wildcard notebooks/[0-9]*.ipynb)))
+QUICK := $(CURDIR)/tests/quick.yaml
+define LESSONS
 rm -rf runs/test
-export OMP_NUM_THREADS=1 MATHSFT_RUNS=$(CURDIR)/runs/test $(TESTING); \
-$(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(OTHERS) & others=$$!; \
-$(1)/python -m pytest $(NBVAL) $(ROW); row=$$?; wait $$others && exit $$row
+export OMP_NUM_THREADS=1 MATHSFT_RUNS="$(CURDIR)/runs/test" $(TESTING) MATHSFT_PROFILE="$(2)"; \
+$(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(EARLY) $(3) & early=$$!; \
+$(1)/python -m pytest $(NBVAL) $(LATE); late=$$?; wait $$early && exit $$late
 endef
 
-.PHONY: help install course test test-slow test-colab test-gpu bench format check
+.PHONY: help install course test test-slow test-all test-colab test-gpu bench docs format check
 
 help:
 	@echo "make course      install, then run every lesson (pages and a report in runs/course)"
-	@echo "make test        quick tests and notebooks on the newest stack"
-	@echo "make test-slow   the tests that take longer: kills, several processes, whole lessons"
+	@echo "make test        the quick tests and every lesson (with few steps), newest versions"
+	@echo "make test-all    make test, then what is slow: kills, processes, real widths, full lessons"
 	@echo "make test-colab  make test on Colab's versions, and what only Colab does (needs a registry)"
 	@echo "make test-gpu    what needs a CUDA device: exactness, memory, speed in half precision"
 	@echo "make bench       every benchmark"
+	@echo "make docs        write docs/api.md from the docstrings"
 	@echo "make format      let ruff format code and notebooks"
 	@echo "make check       fail where format, lint or types are off"
 
@@ -56,14 +58,18 @@ course: install
 
 test: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab and not slow" tests
-	$(call NOTEBOOKS,$(BIN))
+	$(call LESSONS,$(BIN),$(QUICK),notebooks/solutions)
 
+# What test-all runs after test: the slow tests, and the lessons as learners run them.
 test-slow: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "slow and not colab" tests
+	$(call LESSONS,$(BIN),tiny)
+
+test-all: test test-slow
 
 test-colab: .venv-colab/.installed
 	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) -m "colab or not slow" tests
-	$(call NOTEBOOKS,.venv-colab/bin)
+	$(call LESSONS,.venv-colab/bin,$(QUICK),notebooks/solutions)
 
 test-gpu: install
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python -m pytest -s tests/gpu
@@ -75,6 +81,9 @@ bench: install
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5 --sampler first_n
 	$(BIN)/python benchmarks/scaling.py --json
+
+docs: install
+	$(BIN)/python docs/make_api.py
 
 format: install
 	$(BIN)/ruff format .

@@ -26,7 +26,6 @@ the same ones for all.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -189,6 +188,8 @@ def main() -> None:
             )
 
         if options.peak:
+            import resource  # Unix alone has it
+
             # Enough questions to fill a pass: 4,096 tokens for ours, eight rows for HFLM.
             run(options.peak, max(questions, 12 if shots else 72) if options.peak == "ours" else 4)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -3,33 +3,31 @@
     python benchmarks/multiple_choice_training.py --json [--shape tiny|qwen2.5-0.5b]
         [--questions N] [--rounds N] [--no-sweep]
 
-If there is a GPU, it is hidden and stays idle: the times are those of a CPU. The rivals
-(`multiple_choice_rivals`) are `loop`, five padded passes with full logits and log-probabilities
-picked one by one, and `vectorised`, one padded batch of all choices in which only the scored
-positions are projected. `ours` calls what the trainer calls.
+A GPU is hidden: the times are those of a CPU. The rivals (`multiple_choice_rivals`) are `loop`,
+five padded passes with full logits, and `vectorised`, one padded batch of all choices in which only
+the scored positions are projected. `ours` calls what the trainer calls.
 
 Timed: collation, forward, backward, clipping, AdamW's update. Not timed: tokenization. The
 model has random weights and LoRA without dropout; LoRA's B is moved away from zero, because
 A has no gradient otherwise. Every step starts from the same adapter and a fresh optimiser.
-In a round all three take the same questions, and their order changes from round to round;
-each round takes other questions. Ratios and the limit are medians over the rounds.
+In a round all three take the same questions, in an order that changes; each round takes other
+questions. Ratios and the limit are medians over the rounds.
 
 - `flop_limit_vs_vectorised`: floating-point operations of the vectorised step divided by ours
   (`counted_flops`), padding and masked attention included: how much faster ours would be if both
   did equally many operations a second. `fraction_of_limit`: a round's speedup over its own limit.
 - `grad_rel_diff`: the largest max |ours - rival's| / max |rival's| of any parameter, round, rival.
-- `peak_rss_mb`: the peak memory of a separate process that makes the model and takes one step
-  (`ru_maxrss`), Python and weights included. At 0.5B, the rivals need 12-17 GB for 4 questions.
+- `peak_rss_mb`: of a separate process that makes the model and takes one step (`ru_maxrss`). At
+  0.5B, the rivals need 12-17 GB for 4 questions.
 - `positions`: what passed through the model in all rounds, with padding; `_tokens`: without it.
-- `by_choices`: the same questions with 2 to 32 choices (`more_choices`). `separate_gflop` is
-  the vectorised batch; `seconds` is our forward and backward, the median over the rounds.
+- `by_choices`: the same questions with 2 to 32 choices. `separate_gflop`: the vectorised batch;
+  `seconds`: our forward and backward, the median over the rounds.
 """
 
 import argparse
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -195,6 +193,8 @@ def main() -> None:
     *rows, warm_up = rows.select(range(needed))
     turns = [rows[n * count : (n + 1) * count] for n in range(rounds)]
     if options.peak:
+        import resource  # Unix alone has it
+
         model, start = model_to_train(shape)
         step(METHODS[options.peak], model, start, turns[0])
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -4,7 +4,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+# Methods of other libraries' classes that start with an underscore, and that our subclasses
+# override or call, because no public method does the same: why, and until when. A test compares
+# this list with the code.
+HOOKS = {
+    "_save_checkpoint": "transformers.Trainer: a manifest, the run's record and rotation go with "
+    "each checkpoint. Until callbacks run before a checkpoint is written and can undo it",
+    "_load_from_checkpoint": "transformers.Trainer: peft only warns about missing keys, so the "
+    "adapter is compared after loading. Until it raises",
+    "_load_best_model": "transformers.Trainer: a finished run gives back its best weights without "
+    "training. Until resuming a finished run does so",
+    "_load_optimizer_and_scheduler": "transformers.Trainer: torch cannot load to the device "
+    "cpu:0. Until the Trainer names it cpu",
+    "_get_dataloader": "transformers.Trainer: several processes need rows that fill the last "
+    "batch. Until a data loader can be given",
+    "_get_train_sampler": "transformers.Trainer: as `_get_dataloader`",
+    "_get_eval_sampler": "transformers.Trainer: as `_get_dataloader`",
+    "_prepare_inputs": "transformers.Trainer: a step of evaluation puts its batch on the device. "
+    "Until `prediction_step` is called with it there",
+    "_loglikelihood_tokens": "lm_eval's TemplateLM: the abstract method that scores requests; "
+    "subclasses must define it. For good",
+    "_model_generate": "lm_eval's HFLM: logits that are not finite must not become answers. Until "
+    "generation takes logits processors",
+}
+# What accelerate leaves on a model that it has wrapped. Until it can take a wrapper off again.
+ACCELERATE_MARKS = ("_original_forward", "_is_accelerate_prepared")
+
+
+def use_plain_cpu(arguments: Any) -> None:
+    """Let training arguments name the CPU "cpu": torch cannot load an optimiser to "cpu:0".
+
+    `TrainingArguments.device` can only be read. Until torch can.
+    """
+    if arguments.device.type == "cpu":
+        vars(arguments)["_setup_devices"] = torch.device("cpu")
 
 
 def dataset_fingerprint(rows: Any) -> str:
@@ -31,6 +67,15 @@ def commit_of(config: Any) -> str | None:
     transformers keeps it to download the weights of the same commit. Needed until it is public.
     """
     return getattr(config, "_commit_hash", None)
+
+
+def set_rank(lm: Any, rank: int, world_size: int) -> None:
+    """Tell a model of lm-evaluation-harness which of several processes it is in.
+
+    Its `rank` and `world_size` can only be read, and are set only for models that it loads itself.
+    Needed until they can be given.
+    """
+    lm._rank, lm._world_size = rank, world_size
 
 
 def keep_requests(task: Any, kept: list[Any]) -> None:

@@ -3,11 +3,11 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mathsft.checks import at_least, check_number, unknown_name
+from mathsft.device import default_profile
 from mathsft.settings import runs_folder
 
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -19,7 +19,7 @@ def course(
     """Execute the lessons' notebooks; pages, ``report.html`` and ``index.html`` show the results.
 
     Args:
-        lessons: names such as ``01_sft``; default: all, in order. None depends on another one.
+        lessons: names such as ``01_sft``; default: all, in order. Each can run on its own.
         output_dir: where the pages go; made if absent.
         timeout: seconds that one cell may take.
 
@@ -44,29 +44,29 @@ def course(
             raise ValueError(unknown_name("lesson", name, there))
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    done: list[dict[str, Any]] = []
+    minutes: dict[str, float] = {}
     names = list(lessons or there)
-    for number, name in enumerate(names, start=1):
-        print(f"lesson {number} of {len(names)}, {name} …", flush=True)
-        began = time.perf_counter()
-        title = _run(there[name], output_dir / f"{name}.html", timeout)
-        minutes = (time.perf_counter() - began) / 60
-        print(f"    {minutes:.1f} minutes, {output_dir / name}.html", flush=True)
-        done.append({"page": f"{name}.html", "title": title, "minutes": minutes})
-    pages = [output_dir / lesson["page"] for lesson in done]
-    results = runs_folder() / "results"
-    if results.is_dir() and any(results.glob("*.json")):
-        from mathsft.evaluation.report import write_report
+    try:
+        for number, name in enumerate(names, start=1):
+            print(f"lesson {number} of {len(names)}, {name} …", flush=True)
+            began = time.perf_counter()
+            _run(there[name], output_dir / f"{name}.html", timeout)
+            minutes[name] = (time.perf_counter() - began) / 60
+            print(f"    {minutes[name]:.1f} minutes, {output_dir / name}.html", flush=True)
+        results = runs_folder() / "results"
+        if results.is_dir() and any(results.glob("*.json")):
+            from mathsft.evaluation.report import write_report
 
-        pages.append(write_report(results, output_dir / "report.html"))
-    pages.append(_index(done, output_dir, report="report.html" if len(pages) > len(done) else None))
-    total = sum(lesson["minutes"] for lesson in done)
-    print(f"Done in {total:.1f} minutes. Open {pages[-1]} in a browser: it links every page.")
-    return pages
+            write_report(results, output_dir / "report.html")
+    finally:
+        index = _index(there, minutes, output_dir)
+    print(f"Done in {sum(minutes.values()):.1f} minutes. Open {index}: it links every page.")
+    report = output_dir / "report.html"
+    return [*(output_dir / f"{name}.html" for name in names), *[report] * report.exists(), index]
 
 
-def _run(notebook: Path, page: Path, timeout: int) -> str:
-    """Execute a notebook and write its page; returns its title. Raises RuntimeError if it fails."""
+def _run(notebook: Path, page: Path, timeout: int) -> None:
+    """Execute a notebook and write its page. Raises RuntimeError if a cell fails."""
     # Importing the kernel, here and in its own process, would print a warning on frozen modules.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
@@ -80,17 +80,21 @@ def _run(notebook: Path, page: Path, timeout: int) -> str:
 
     book = nbformat.read(notebook, as_version=4)
     # disable=None: a bar of cells in a terminal, and none in a log file.
-    bar = tqdm(total=len(book.cells), unit="cell", leave=False, disable=None)
+    code = sum(cell.cell_type == "code" for cell in book.cells)
+    bar = tqdm(total=code, unit="cell", leave=False, disable=None)
     client = NotebookClient(
         book,
         timeout=timeout,
         kernel_name="python3",
         resources={"metadata": {"path": str(notebook.parent)}},
         extra_arguments=["--log-level=ERROR"],  # no warnings about the kernel's transport
-        on_cell_complete=lambda **_: bar.update(),
+        on_cell_executed=lambda **_: bar.update(),
     )
-    # Kernels start beside the notebook; runs go to the folder that this process looks into.
+    # Kernels start beside the notebook; runs and recipe are the ones of this process.
     places = {"MATHSFT_RUNS": str(runs_folder().resolve())}
+    profile = default_profile()
+    if Path(profile).is_file():
+        places["MATHSFT_PROFILE"] = str(Path(profile).resolve())
     failed: Exception | None = None
     try:
         client.execute(env=os.environ | places)
@@ -98,21 +102,38 @@ def _run(notebook: Path, page: Path, timeout: int) -> str:
         failed = error
     finally:
         bar.close()
-    page.write_text(HTMLExporter().from_notebook_node(book)[0], encoding="utf-8")
+    name = {"metadata": {"name": notebook.stem}}  # the page's title
+    page.write_text(HTMLExporter().from_notebook_node(book, name)[0], encoding="utf-8")
     if failed is not None:
         print(failed, file=sys.stderr)
         raise RuntimeError(f"{notebook.stem} stopped: the traceback is above, the cells in {page}")
-    first = next((cell.source for cell in book.cells if cell.cell_type == "markdown"), "")
-    return next((line[2:] for line in first.splitlines() if line[:2] == "# "), notebook.stem)
 
 
-def _index(lessons: Sequence[dict[str, Any]], folder: Path, *, report: str | None) -> Path:
-    """Write ``index.html``, which links the pages of the lessons and the report."""
+def _index(notebooks: Mapping[str, Path], minutes: Mapping[str, float], folder: Path) -> Path:
+    """Write ``index.html``, which links the pages that are in the folder.
+
+    ``minutes`` are those of the lessons that this call ran; other pages are of earlier calls.
+    """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     environment = Environment(
         loader=PackageLoader("mathsft.evaluation"), autoescape=select_autoescape(["html", "j2"])
     )
+    lessons = [
+        {"page": f"{name}.html", "title": _title(path), "minutes": minutes.get(name)}
+        for name, path in notebooks.items()
+        if (folder / f"{name}.html").exists()
+    ]
+    report = (folder / "report.html").exists()
     text = environment.get_template("course.html.j2").render(lessons=lessons, report=report)
     (folder / "index.html").write_text(text, encoding="utf-8")
     return folder / "index.html"
+
+
+def _title(notebook: Path) -> str:
+    """The first heading of a notebook."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    lines = (line for cell in cells for line in cell.source.splitlines())
+    return next((line[2:] for line in lines if line.startswith("# ")), notebook.stem)

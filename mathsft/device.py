@@ -10,6 +10,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mathsft.checks import unknown_name
@@ -87,7 +88,7 @@ def device_defaults(capability: Capability | Literal["auto"] | None = "auto") ->
     """The choices for a device of this CUDA compute ``capability``, such as ``(7, 5)``.
 
     ``"auto"`` asks the current machine; ``None`` means no CUDA device, that is, a CPU.
-    An Apple GPU counts as a CPU: see `reasons["device"]` there.
+    An Apple GPU counts as a CPU: `reasons["device"]` then says why.
     """
     import torch
 
@@ -136,12 +137,15 @@ def _why_cpu() -> str:
 def default_profile() -> str:
     """Return "tiny" without CUDA, "t4" below capability 8.0, "a100" from there on.
 
-    The environment variable ``MATHSFT_PROFILE`` overrides this. Raises ValueError for a profile
-    that does not exist.
+    The environment variable ``MATHSFT_PROFILE`` overrides this: it holds one of these names, or
+    the path of a recipe file (``.yaml``). Raises ValueError for a profile that does not exist.
     """
     chosen = os.environ.get("MATHSFT_PROFILE", "").strip()
     if chosen:
-        if chosen not in PROFILES:
+        if chosen.endswith(".yaml"):
+            if not Path(chosen).is_file():
+                raise ValueError(f"MATHSFT_PROFILE: there is no file {chosen} (from {Path.cwd()})")
+        elif chosen not in PROFILES:
             raise ValueError(f"MATHSFT_PROFILE: {unknown_name('profile', chosen, PROFILES)}")
         return chosen
     capability = device_defaults().capability

@@ -217,7 +217,7 @@ def _wrong(value: Any, kinds: Mapping[Any, Any], text: bool) -> str:
     found = f"the text {value!r}" if isinstance(value, str) else str(value)
     hint = ""
     if {str, Literal} & kinds.keys() and isinstance(value, date | int | float) and not text:
-        hint = " (YAML reads no as false, and a date or a number as such): put it in quotes"
+        hint = " (YAML reads no as false, and dates and numbers not as text): put it in quotes"
     return f"{wanted} is expected, found {found}{hint}"
 
 

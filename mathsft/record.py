@@ -81,7 +81,7 @@ def check_same(folder: str | Path, recipe: Mapping[str, Any]) -> None:
     if differ:
         raise ValueError(
             f"{folder} holds a run with other settings ({', '.join(differ)}): resume it with its "
-            f"own, --config {path}, or give another --output_dir"
+            f"own settings (--config {path}), or give another --output_dir"
         )
 
 

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from importlib.util import find_spec
+from importlib import metadata
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -62,12 +62,30 @@ def tracker(wanted: str | None = None) -> str:
     that is not installed.
     """
     if wanted is None:
-        return "wandb" if _wandb_key() and find_spec("wandb") else "none"
+        return "wandb" if _wandb_key() and _installed("wandb") else "none"
     if wanted not in _TRACKERS:
         raise ValueError(unknown_name("tracker", wanted, _TRACKERS))
-    if wanted != "none":
-        _check_installed(wanted)
+    check_trackers(wanted)
     return wanted
+
+
+def check_trackers(report_to: str | list[str] | None) -> None:
+    """Raise ImportError if wandb or TensorBoard is asked for by name and is not installed."""
+    for name in _named(report_to) & {"wandb", "tensorboard"}:
+        if not _installed(name):
+            raise ImportError(
+                f"report_to: {name} is not installed: pip install 'mathsft[tracking]'"
+            )
+
+
+def _named(report_to: str | list[str] | None) -> set[str]:
+    return {report_to} if isinstance(report_to, str) else set(report_to or [])
+
+
+def _installed(name: str) -> bool:
+    """Whether a tracker is installed: a folder of runs called wandb could be imported as well."""
+    packages = ("tensorboard", "tensorboardX") if name == "tensorboard" else (name,)
+    return any(any(metadata.distributions(name=package)) for package in packages)
 
 
 def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None:
@@ -76,10 +94,9 @@ def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None
     Without a key, wandb would ask for one and wait: it records offline instead, and a line says
     how to upload that later. If ``WANDB_MODE`` and ``WANDB_DIR`` are set, they win.
     """
-    words = [report_to] if isinstance(report_to, str) else report_to or []
-    for name in {"wandb", "tensorboard"} & set(words):
-        _check_installed(name)
-    if {"wandb", "all"} & set(words):
+    check_trackers(report_to)
+    words = _named(report_to)
+    if {"wandb", "all"} & words:
         _export("WANDB_DIR", output_dir)
         if _wandb_key():
             if _export("WANDB_MODE", None):  # offline only while there was no key
@@ -90,18 +107,13 @@ def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None
         elif _export("WANDB_MODE", "offline"):
             say(
                 f"wandb: no key was found, so this is recorded offline, in {output_dir}/wandb; "
-                "with a key, `wandb sync` and the folder offline-run-… in there uploads it"
+                "with a key, `wandb sync` uploads the folder offline-run-… in it"
             )
-    if {"tensorboard", "all"} & set(words):
+    if {"tensorboard", "all"} & words:
         say(
             f"TensorBoard: %load_ext tensorboard and %tensorboard --logdir '{output_dir}', in a "
             "cell before training, show the curves as they grow"
         )
-
-
-def _check_installed(name: str) -> None:
-    if find_spec(name) is None:
-        raise ImportError(f"report_to: {name} is not installed: pip install 'mathsft[tracking]'")
 
 
 def _export(name: str, value: str | None) -> bool:
@@ -131,8 +143,7 @@ def _wandb_key() -> bool:
 def runs_folder() -> Path:
     """The folder of all runs: ``runs`` in the repository, or in the current folder.
 
-    ``MATHSFT_RUNS`` replaces it. Inside a checkout it is the checkout's, wherever the notebook
-    is.
+    ``MATHSFT_RUNS`` replaces it. Every notebook inside a checkout gets the checkout's folder.
     """
     top = os.environ.get("MATHSFT_RUNS")
     if top is not None:
@@ -156,7 +167,7 @@ def quiet() -> None:
     """Keep a notebook readable: no bars for loading from disk, no notices about internals.
 
     Downloads and training keep their progress bars. Call it before importing transformers,
-    whose import already says that a notebook without ipywidgets gets plain bars.
+    because that import already prints a notice in a notebook without ipywidgets.
     """
     warnings.filterwarnings("ignore", message="IProgress not found")
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")

@@ -27,7 +27,7 @@ def encode(problem, tokenizer):
     completion = f"{problem['solution']}\n#### {problem['answer']}"
     asked = len(tokenizer(prompt).input_ids)
     ids = tokenizer(prompt + completion).input_ids
-    ids.append(tokenizer.eos_token_id)  # a model that never learned to stop goes on writing
+    ids.append(tokenizer.eos_token_id)  # a model that never learned to stop keeps writing
     return torch.tensor(ids), torch.tensor([IGNORE] * asked + ids[asked:])
 
 

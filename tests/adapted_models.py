@@ -1,4 +1,4 @@
-"""Small models with an adapter of any kind that changes something."""
+"""Small models with an adapter of any kind whose effect is not zero."""
 
 from pathlib import Path
 from typing import Any

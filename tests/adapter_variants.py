@@ -1,4 +1,4 @@
-"""LoRA as peft's own `get_peft_model` makes it, in the variants that people use."""
+"""LoRA made by peft's own `get_peft_model`, in the variants that people use."""
 
 import shutil
 from pathlib import Path
@@ -59,7 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def untied_model(folder: Path, like: Path) -> Path:
-    """The model of the folder ``like`` with an output head of its own, and its tokenizer."""
+    """Save the model of ``like`` with an untied output head, and its tokenizer."""
     shutil.copytree(like, folder)
     config = Qwen2Config.from_pretrained(like, tie_word_embeddings=False)
     torch.manual_seed(3)
@@ -68,7 +68,7 @@ def untied_model(folder: Path, like: Path) -> Path:
 
 
 def adapted(folder: Path, *, new_words: int = 0, quantize: bool = False, **settings: Any) -> Any:
-    """The model of ``folder`` with a new adapter; `settings` are those of peft's `LoraConfig`."""
+    """Return the model of ``folder`` with a new adapter; `settings` go to peft's `LoraConfig`."""
     model = base(folder, quantize=quantize)
     torch.manual_seed(11)
     if new_words:
@@ -79,7 +79,7 @@ def adapted(folder: Path, *, new_words: int = 0, quantize: bool = False, **setti
 
 
 def steps(model: Any, *, count: int = 3, rows: torch.Tensor = ROWS) -> Any:
-    """The model after some steps of AdamW on `ROWS`, in plain PyTorch."""
+    """Train the model for some AdamW steps on `ROWS`, in plain PyTorch."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=0.02)
     model.train()
@@ -94,7 +94,7 @@ def steps(model: Any, *, count: int = 3, rows: torch.Tensor = ROWS) -> Any:
 def by_plain_peft(
     folder: Path, adapter: Path, *, new_words: int = 0, quantize: bool = False
 ) -> Any:
-    """As its documentation says: the base, resized by hand, and `PeftModel.from_pretrained`."""
+    """Load an adapter as peft documents it: resize the base by hand, then `from_pretrained`."""
     model = base(folder, quantize=quantize)
     if new_words:
         model.resize_token_embeddings(model.config.vocab_size + new_words)
@@ -103,7 +103,7 @@ def by_plain_peft(
 
 @torch.no_grad()
 def all_logits(model: Any) -> torch.Tensor:
-    """Of the rows that were trained on, and of the vocabulary's last words."""
+    """Logits for the training rows and for the last words of the vocabulary."""
     words = model.config.get_text_config().vocab_size
     rows = torch.cat([ROWS, torch.arange(words - 24, words)[None]])
     return model(input_ids=rows, use_cache=False).logits.float()

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 
 class PeakMemory(TrainerCallback):
-    """``bytes``: the most that was allocated at once during a training, beyond what was before."""
+    """``bytes``: the peak allocated during a training run, above the level before it."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)

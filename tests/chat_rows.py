@@ -1,4 +1,4 @@
-"""Conversations and chat templates for tests, on tokens that the tiny tokenizer has."""
+"""Conversations and chat templates for tests, with tokens that the tiny tokenizer has."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from mathsft.models.forest import IGNORE
 from mathsft.models.loading import load_model
 from mathsft.objectives.sft import tokenize_problems
 
-# ChatML's form with marks of one character, which `with_template` makes special tokens.
+# ChatML with one-character marks, which `with_template` makes special tokens.
 TEMPLATE = (
     "{% for m in messages %}{{ '^' + m['role'] + '\n' + m['content'] + '~\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '^assistant\n' }}{% endif %}"
@@ -14,14 +14,14 @@ TEMPLATE = (
 
 
 def with_template(tokenizer: Any, template: str = TEMPLATE) -> Any:
-    """The tokenizer with the template, and ^ and ~ (of its vocabulary) as special tokens."""
+    """Give the tokenizer the template, and make ^ and ~ (in its vocabulary) special tokens."""
     tokenizer.add_special_tokens({"additional_special_tokens": ["^", "~"]})
     tokenizer.chat_template = template
     return tokenizer
 
 
 def chat(*contents: str, system: str | None = None) -> dict[str, Any]:
-    """User and assistant by turns."""
+    """A conversation in which user and assistant take turns."""
     turns = [{"role": "system", "content": system}] if system else []
     roles = ("user", "assistant")
     turns += [{"role": roles[n % 2], "content": text} for n, text in enumerate(contents)]
@@ -29,7 +29,7 @@ def chat(*contents: str, system: str | None = None) -> dict[str, Any]:
 
 
 def sums(count: int) -> list[dict[str, Any]]:
-    """Conversations of two questions each."""
+    """Conversations with two questions each."""
     return [chat(f"What is {n} + 2?", f"It is {n + 2}.", "Sure?", "Yes.") for n in range(count)]
 
 
@@ -55,6 +55,6 @@ def trained_parts(found: dict[str, list[int]], tokenizer: Any) -> list[str]:
 
 
 def joint(row: dict[str, Any], tokenizer: Any) -> list[int]:
-    """What transformers makes of the whole conversation."""
+    """The tokens that transformers makes from the whole conversation."""
     found = tokenizer.apply_chat_template(row["messages"], tokenize=True, return_dict=True)
     return list(found["input_ids"])

@@ -1,4 +1,4 @@
-"""Worked problems without choices, and data sets of them."""
+"""Worked problems without choices, and data sets built from them."""
 
 from datasets import Dataset
 

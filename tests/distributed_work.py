@@ -1,4 +1,4 @@
-"""What test_distributed.py has done by one process and by several, through the public functions.
+"""The jobs that test_distributed.py runs in one and in several processes, by public functions.
 
 python -m torch.distributed.run … distributed_work.py FOLDER PROCESSES JOB…
 """
@@ -35,10 +35,10 @@ from mathsft import (
 from mathsft.training.runs import rows_hash
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-TOGETHER = 4  # rows a batch, of all processes; 13 rows leave one process without any in the last
+TOGETHER = 4  # rows per batch, over all processes; with 13 rows one process has none in the last
 OBJECTIVES = {"sft": SFT(packing=False), "choices": MultipleChoice(), "dpo": DPO()}
 GSM, MATHQA = load_problems("tiny-gsm", limit=40), load_problems("tiny-mathqa", limit=40)
-# The solution of a problem, and that of another one.
+# Chosen: the solution of the problem. Rejected: the solution of another problem.
 PAIRS = Dataset.from_list(
     [
         {"prompt": row["question"], "chosen": row["solution"], "rejected": other["solution"]}
@@ -71,7 +71,7 @@ def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: An
 
 
 def write(path: Path, content: Any) -> None:
-    """Each process a file of its own: the tests compare them."""
+    """Write one file per process; the tests compare them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name(f"{path.name}.{RANK}.json").write_text(json.dumps(content))
 
@@ -92,8 +92,8 @@ def train_all(folder: Path) -> None:
 
 
 def full_dpo(folder: Path) -> None:
-    """Each pair keeps what the model made of it before training; the last batch has fillers alone
-    in one process."""
+    """Each pair keeps its log-probabilities from before training; in the last batch, one process
+    has only fillers."""
     where = folder / "full-dpo"
     trainer = trainer_of("dpo", where, adapter=False, learning_rate=1e-4)
     before = trainer.evaluate()
@@ -102,7 +102,7 @@ def full_dpo(folder: Path) -> None:
 
 
 def stop_amid(folder: Path) -> None:
-    """Stopped in the second epoch, and gone on with by another trainer."""
+    """Stop a run in the second epoch, and resume it with another trainer."""
     settings: dict[str, Any] = {"dropout": 0.1, "save_strategy": "steps", "save_steps": 1}
     whole = trainer_of("choices", folder / "whole", **settings)
     whole.train()
@@ -110,12 +110,12 @@ def stop_amid(folder: Path) -> None:
     trainer_of("choices", folder / "stopped", callbacks=[At(6, stop)], **settings).train()
     again = trainer_of("choices", folder / "stopped", **settings)
     again.train(resume_from_checkpoint=True)
-    again.train(resume_from_checkpoint=True)  # had ended, as all processes have to find
+    again.train(resume_from_checkpoint=True)  # the run has ended; every process must notice that
     save_adapter(again.model, folder / "stopped" / "adapter")
 
 
 def diverge(folder: Path) -> None:
-    """A loss that is not finite in one process alone."""
+    """Train with a loss that is not finite in only one process."""
     trainer = trainer_of("sft", folder / "diverged", max_steps=1)
     if RANK == 1:
         trainer._finite.add(torch.tensor(torch.nan))
@@ -126,14 +126,14 @@ def diverge(folder: Path) -> None:
 
 
 def save_by_clock(folder: Path) -> None:
-    """A checkpoint is due by the first process's clock, and by that of no other."""
+    """Save checkpoints when only the first process's clock says that one is due."""
     run = folder / "clock" / "run"
     saving = persist(run, minutes=0 if RANK == 0 else 60, keep=9)
     trainer_of("sft", folder / "clock", max_steps=3, callbacks=[saving]).train()
 
 
 def tokenise(folder: Path) -> None:
-    """Rows that lie on disk, and how many of them this process tokenised."""
+    """Write how many rows from disk this process tokenised, and the hash of the result."""
     seen, groups = [], SFT.groups
     SFT.groups = lambda self, rows, *a, **n: seen.append(len(rows)) or groups(self, rows, *a, **n)
     model, tokenizer = load_model("tiny", lora=True, device="cpu")
@@ -143,7 +143,7 @@ def tokenise(folder: Path) -> None:
 
 
 class At(TrainerCallback):  # type: ignore[misc]
-    """Does something when a step has ended, and been saved."""
+    """Calls a function after a step has ended and been saved."""
 
     def __init__(self, step: int, what: Any) -> None:
         self.step, self.what = step, what
@@ -183,7 +183,7 @@ def scores(folder: Path) -> None:
 
 
 def sharded(folder: Path) -> None:
-    """Two steps with FSDP2 by accelerate's own code, which asks for an accelerator first."""
+    """Two steps with FSDP2 by accelerate's own code, which normally requires an accelerator."""
     settings: dict[str, Any] = {"max_steps": 2, "warmup_steps": 0, "optim": "sgd"}
     if WORLD > 1:
         let_accelerate_shard_on_cpu()

@@ -1,4 +1,4 @@
-"""A small model with LoRA whose every part learns, and the comparison of gradients."""
+"""A small model with LoRA in which every part learns, and a comparison of gradients."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from mathsft.models.adapters import add_adapter
 
 
 def adapted(folder: Path, *, dropout: float = 0.0, b_scale: float = 0.02, **kwargs):
-    """The small model with LoRA on the seven projections, B not zero so that every part learns."""
+    """The small model with LoRA on the seven projections; B is not zero, so every part learns."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
     model = add_adapter(model, r=4, lora_alpha=8, lora_dropout=dropout)

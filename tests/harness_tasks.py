@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness over rows of ours, and one run of a model on one of them."""
+"""Tasks of lm-evaluation-harness over our own rows, and a run of a model on one task."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def task_over(
     examples: list[dict[str, Any]],
     sampler: str | None = None,
 ) -> dict[str, Any]:
-    """The harness's own task file, with ``test`` and ``examples`` in place of the hub's rows."""
+    """The harness's own task file, with ``test`` and ``examples`` instead of the hub's rows."""
     files = {}
     for split, rows in (("test", test), ("train", examples)):
         path = folder / f"{split}.jsonl"
@@ -48,7 +48,7 @@ def task_over(
 
 
 def samples_of(lm: Any, config: dict[str, Any], **arguments: Any) -> list[dict[str, Any]]:
-    """The harness's samples of one run."""
+    """Return the harness's samples from one run."""
     with quiet_harness():
         found = lm_eval.simple_evaluate(
             lm,
@@ -64,7 +64,7 @@ def samples_of(lm: Any, config: dict[str, Any], **arguments: Any) -> list[dict[s
 def assert_same_samples(
     ours: list[dict[str, Any]], stock: list[dict[str, Any]], *, tolerance: float = 1e-4
 ) -> None:
-    """Log-likelihoods within ``tolerance`` nats; prompts, greedy flags and metrics equal."""
+    """Log-likelihoods agree within ``tolerance`` nats; prompts, greedy flags, metrics exactly."""
     assert len(ours) == len(stock) > 0
     for one, other in zip(ours, stock, strict=True):
         assert one["arguments"] == other["arguments"]
@@ -77,7 +77,7 @@ def assert_same_samples(
 
 @contextmanager
 def passes_counted(model: Any) -> Iterator[list[int]]:
-    """The number of positions of each pass through the model."""
+    """Record the number of positions in each pass through the model."""
     seen: list[int] = []
 
     def count(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:

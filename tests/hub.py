@@ -1,7 +1,7 @@
-"""A hub on the loopback: serves folders to ``load_dataset`` and ``from_pretrained``.
+"""A hub on the loopback interface: serves folders to ``load_dataset``, ``from_pretrained``.
 
-``HF_ENDPOINT`` is read when huggingface_hub is imported, so a test walks the hub path in a
-process of its own::
+``HF_ENDPOINT`` is read when huggingface_hub is imported, so a test that uses the hub runs its
+code in a new process::
 
     from hub import local_hub  # noqa: F401  (the fixture)
 
@@ -37,20 +37,20 @@ class LocalHub:
         self.endpoint = endpoint
 
     def folder(self, kind: str, repository: str) -> Path:
-        """The folder of a repository, made if need be; ``kind`` is ``datasets`` or ``models``."""
+        """Return (or make) a repository's folder; ``kind`` is ``datasets`` or ``models``."""
         folder = self.root / kind / repository
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def environment(self, *, home: Path) -> dict[str, str]:
-        """Variables of a process that knows no hub but this one and has an empty cache."""
+        """Variables for a process that uses only this hub and has an empty cache."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         kept |= {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
         kept |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
         return kept | {"PYTHONPATH": str(_PROJECT), "no_proxy": "127.0.0.1"}
 
     def python(self, code: str, *, home: Path) -> subprocess.CompletedProcess[str]:
-        """Runs ``code`` in a new process with that environment."""
+        """Run ``code`` in a new process with that environment."""
         kept = self.environment(home=home) | {"PYTHONIOENCODING": "utf-8"}
         return subprocess.run(
             [sys.executable, "-c", code], env=kept, capture_output=True, text=True, timeout=300
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Silent: a test that fails shows what its client said."""
+        """Log nothing: a failing test shows the output of its client."""
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What of a model must be the same before and after it is lent."""
+"""The state of a model that a function must leave unchanged."""
 
 import copy
 from typing import Any
@@ -12,9 +12,9 @@ HOOKS = (
 
 
 def state_of(model: Any, *, trained: bool = True) -> dict[str, Any]:
-    """Parameters, buffers, hooks, modes, what is trained, both configurations, and logits.
+    """Parameters, buffers, hooks, modes, `requires_grad`, both configurations, and logits.
 
-    With ``trained=False`` without the values of trained parameters, and without logits.
+    ``trained=False`` leaves out the values of trained parameters and the logits.
     """
     inner = getattr(model, "get_base_model", lambda: model)()
     modules = dict(model.named_modules())
@@ -42,7 +42,7 @@ def state_of(model: Any, *, trained: bool = True) -> dict[str, Any]:
     if trained:
         ids = torch.arange(3, 19)[None] % inner.config.vocab_size
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # of the dropout of modules in training mode
+            torch.manual_seed(0)  # for the dropout of modules in training mode
             found["logits"] = model(input_ids=ids, use_cache=False).logits
     return found
 

@@ -1,4 +1,4 @@
-"""Rows and batches of the objectives, as the trainers make them: for tests."""
+"""Rows and batches of the objectives, made as the trainers make them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

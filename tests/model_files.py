@@ -1,4 +1,4 @@
-"""What the tests of models and adapters do to their files."""
+"""Helpers that make, load and change model files."""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def rewrite(path: Path, change: Change) -> None:
 
 
 def hub_cache(monkeypatch: pytest.MonkeyPatch, cache: Path, name: str, source: Path) -> None:
-    """Lay `source` down as the hub's client keeps a repository that it has downloaded."""
+    """Copy `source` to `cache`, in the layout that the hub's client gives a download."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = cache / ("models--" + name.replace("/", "--"))
     (repository / "refs").mkdir(parents=True)
@@ -34,7 +34,7 @@ def hub_cache(monkeypatch: pytest.MonkeyPatch, cache: Path, name: str, source: P
 
 
 def trained(model: Any, *, scale: float = 0.05, **settings: Any) -> Any:
-    """The model with an adapter as training leaves it: lora_B no longer zero."""
+    """Return the model with an adapter whose lora_B is not zero, as after training."""
     model = add_adapter(model, **settings)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def trained(model: Any, *, scale: float = 0.05, **settings: Any) -> Any:
 
 
 def qwen_config(layers: int) -> Qwen2Config:
-    """Width, heads and vocabulary of Qwen2.5-0.5B, which has 24 layers."""
+    """Return a config with the width, heads and vocabulary of Qwen2.5-0.5B (24 layers)."""
     return Qwen2Config(
         vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers,
         num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
@@ -54,7 +54,7 @@ def qwen_config(layers: int) -> Qwen2Config:
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
-    """Of one fixed sequence, in evaluation mode: (1, 28, V), float32."""
+    """Return the logits of one fixed sequence, in evaluation mode: (1, 28, V), float32."""
     model.eval()
     with torch.no_grad():
         return model(input_ids=torch.arange(2, 30)[None]).logits.float()

@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces that are joined by a cable of their own."""
+"""Two hosts on one machine: two network namespaces, joined by a virtual cable."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 
 class Host(NamedTuple):
-    """``inside`` is put before a command to run it there."""
+    """One host; ``inside`` before a command runs the command there."""
 
     inside: tuple[str, ...]
     address: str
@@ -19,7 +19,7 @@ class Host(NamedTuple):
 
 @contextmanager
 def two_hosts() -> Iterator[list[Host]]:
-    """Skips the test where this user may make no namespaces; leaves none behind."""
+    """Make two hosts and remove them again; skip the test if namespaces are not allowed."""
     names = [f"mathsft-{os.getpid()}-{side}" for side in "ab"]
     cable = [f"m{side}{os.getpid()}" for side in "ab"]
     hosts = [
@@ -38,9 +38,9 @@ def two_hosts() -> Iterator[list[Host]]:
                 _ip("-n", name, "link", "set", "lo", "up")
         except (OSError, subprocess.CalledProcessError) as error:
             told = getattr(error, "stderr", "") or str(error)
-            pytest.skip(f"no network namespaces can be made here: {told.strip()}")
+            pytest.skip(f"network namespaces cannot be made here: {told.strip()}")
         yield hosts
-    finally:  # the cable goes with the namespace that one of its ends is in
+    finally:  # deleting a namespace deletes the cable too
         for arguments in [("netns", "del", name) for name in names] + [("link", "del", cable[0])]:
             with suppress(OSError, subprocess.CalledProcessError):
                 _ip(*arguments)

@@ -1,4 +1,4 @@
-"""Pairs, a trainer of them, and the plain passes that it is held against."""
+"""Pairs, a trainer for them, and the plain forward passes that it is compared with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +37,7 @@ def trainer(model: Any, tokenizer: Any, folder: Path, objective: Any, **argument
 
 
 def plain_sum(model: Any, tokenizer: Any, prompt: str, answer: str) -> Tensor:
-    """log p(answer and stop | prompt) by a plain pass."""
+    """Return log p(answer and stop | prompt), computed by a plain forward pass."""
     ids = tokenizer(prompt).input_ids
     whole = [*tokenizer(prompt + answer).input_ids, tokenizer.eos_token_id]
     logits = model(input_ids=torch.tensor([whole[:-1]])).logits[0].float().log_softmax(-1)

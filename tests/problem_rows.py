@@ -1,4 +1,4 @@
-"""One made-up row in each schema, for the tests of the data part."""
+"""One made-up row in each schema."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line of tests that train by a recipe."""
+"""The command line, for tests that train with a recipe."""
 
 from mathsft import cli
 

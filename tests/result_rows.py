@@ -1,4 +1,4 @@
-"""Results as an evaluation would store them, without one."""
+"""Results in the form that an evaluation stores, made without running one."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def result(
     seed: int = 0,
     **changes: object,
 ) -> Result:
-    """Five choices a question; the right one's log-likelihood is highest where ``correct``."""
+    """Make a result with five choices a question; if ``correct``, the right one scores highest."""
     ids = [f"q{n}" for n in range(len(correct))] if ids is None else ids
     questions = []
     for n, right in enumerate(correct):

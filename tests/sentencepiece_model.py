@@ -1,11 +1,11 @@
-"""A real SentencePiece model, trained here, with a tokenizer of Llama's kind around it."""
+"""A real SentencePiece model, trained here, in a tokenizer of Llama's kind."""
 
 from pathlib import Path
 from typing import Any
 
 
 def lines() -> list[str]:
-    """Text to train it on."""
+    """Return the text to train it on."""
     text = [
         f"Question: Tom has {n} apples and eats {n // 2}. How many are left?\nAnswer:\n"
         f"Five is {n} - {n // 2} = {n - n // 2} apples left. #### {n - n // 2}"
@@ -15,9 +15,10 @@ def lines() -> list[str]:
 
 
 def llama_tokenizer(folder: Path, **settings: Any) -> Any:
-    """`transformers.LlamaTokenizer` on a BPE model as Llama 2, Mistral and Phi-3 have them.
+    """Return a `transformers.LlamaTokenizer` with a BPE model like that of Llama 2 and Mistral.
 
-    Byte fallback, no normalisation, digits apart, a mark at the start of a text.
+    Phi-3 has the same kind: byte fallback, no normalisation, one token per digit, a mark at the
+    start of a text.
     """
     import sentencepiece
     from transformers import LlamaTokenizer

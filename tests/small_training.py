@@ -1,4 +1,4 @@
-"""A short training by choices of a small random model: for tests of checkpoints."""
+"""A short multiple-choice training run of a small random model, for tests of checkpoints."""
 
 from pathlib import Path
 from typing import Any

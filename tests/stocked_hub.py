@@ -1,7 +1,7 @@
-"""A hub on the loopback with what the recipes name: models, GSM8K and MathQA.
+"""A hub on this machine with what the recipes name: models, GSM8K and MathQA.
 
-Each model is the embedded one under another name (it is of the same kind, and small); the
-rows are made up, in the real schemas.
+Each model is the embedded one under another name (the same architecture, but small). The rows
+are made up, in the real schemas.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from mathsft.models.model_files import TINY
 
 
 def stock(hub: LocalHub, models: Iterable[str]) -> LocalHub:
-    """Put the data sets and these models, by their hub names, on the shelves."""
+    """Add the data sets and the named models to the hub."""
     for name in models:
         folder = hub.folder("models", name)
         for path in Path(TINY).iterdir():

@@ -1,6 +1,6 @@
-"""A training in a process of its own, to be killed: for test_survival.py.
+"""A training run in its own process, which test_survival.py kills.
 
-Imported by a fork server, so that each process has torch at hand within milliseconds.
+A fork server imports this module, so that each process has torch within milliseconds.
 """
 
 import sys
@@ -22,7 +22,7 @@ COMMON: dict[str, Any] = {
 
 
 def train(objective: str, folder: Path, mirror: Path | None, log: Path) -> None:
-    """4-bit base, dropout, accumulation, several epochs; each step saved and copied."""
+    """Train a 4-bit base with dropout, accumulation, several epochs; save and copy every step."""
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     torch.set_num_threads(1)
     settings = {**COMMON, "output_dir": folder, "callbacks": [persist(folder, mirror)]}

@@ -1,4 +1,4 @@
-"""Adapters on the embedding and the output head are scored, trained and asked as they compute."""
+"""Adapters on embedding and output head: scores, training and answers are exact."""
 
 import contextlib
 from pathlib import Path
@@ -31,7 +31,7 @@ ADAPTED = [
 ]  # fmt: skip
 CHOICES = read_problems("tiny-mathqa", split="test", limit=4)[0]
 WORKED = read_problems("tiny-gsm", split="test", limit=4)[0]
-ADAPTED.remove("fewer words")  # the tokenizer has them all
+ADAPTED.remove("fewer words")  # the tokenizer has all of the words
 
 
 UNTIED = ["LoRA on both", "tokens", "both saved", "new words, LoRA on both", "head saved"]
@@ -40,7 +40,7 @@ PAIRS = [(v, True) for v in ADAPTED] + [(v, False) for v in UNTIED]
 
 @pytest.fixture(scope="module")
 def folders(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """By whether embedding and output head are tied."""
+    """Model folders; the key says whether embedding and output head are tied."""
     other = tmp_path_factory.mktemp("models") / "untied"
     return {True: small_model_dir, False: untied_model(other, small_model_dir)}
 
@@ -51,7 +51,7 @@ def tokenizer(small_model_dir: Path) -> Any:
 
 
 def logprobs(model: Any, sequence: Any) -> torch.Tensor:
-    """Of the scored tokens, by one pass over the sequence alone: (T,)."""
+    """Log-probabilities of the scored tokens, by a pass over this sequence only: (T,)."""
     ids, labels = torch.tensor(sequence["input_ids"]), torch.tensor(sequence["labels"])
     scores = model(input_ids=ids[None, :-1], use_cache=False).logits[0].float().log_softmax(-1)
     chosen = scores[torch.arange(len(ids) - 1), ids[1:]]
@@ -73,7 +73,7 @@ def test_choices_are_scored_as_by_separate_passes(
         with context:
             check_isolation(model)
     head = model.get_output_embeddings()
-    if has_plain_head(model):  # its weight must then be all there is
+    if has_plain_head(model):  # then its weight must be all that counts
         hidden = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(head(hidden), hidden @ head.weight.T)
     found = choice_logprobs(model, tokenizer, CHOICES)
@@ -122,7 +122,7 @@ def test_the_gradients_are_those_of_the_plain_losses(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ADAPTED)
-def test_it_is_trained_saved_loaded_and_asked(
+def test_an_adapted_embedding_is_trained_saved_loaded_and_evaluated(
     small_model_dir: Path, tokenizer: Any, tmp_path: Path, variant: str
 ) -> None:
     model = adapted(small_model_dir, **VARIANTS[variant])

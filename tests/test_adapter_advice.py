@@ -1,4 +1,4 @@
-"""What the messages about models and adapters advise works when it is followed to the letter."""
+"""The advice in messages about models and adapters works when it is followed exactly."""
 
 import shutil
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_the_layers_that_a_model_has_are_named_and_can_be_given(small_model_dir:
     add_adapter(base(small_model_dir), target_modules=tuple(names))
 
 
-def test_a_folder_with_model_and_adapter_is_taken_apart(
+def test_a_folder_with_model_and_adapter_can_be_split_as_advised(
     small_model_dir: Path, adapter: Path, tmp_path: Path
 ) -> None:
     mixed = shutil.copytree(small_model_dir, tmp_path / "mixed")
@@ -119,7 +119,7 @@ def test_an_adapter_of_another_kind_is_loaded_with_peft(
     assert torch.equal(all_logits(loaded), all_logits(model))
 
 
-def test_what_save_model_does_not_save_has_another_way(
+def test_what_save_model_refuses_can_be_saved_as_advised(
     small_model_dir: Path, tmp_path: Path
 ) -> None:
     _, tokenizer = load_model(small_model_dir, device="cpu")
@@ -136,7 +136,7 @@ def test_what_save_model_does_not_save_has_another_way(
         save_model(injected, tokenizer, tmp_path / "none")
 
 
-def test_an_identity_that_tells_nothing_is_refused(small_model_dir: Path, adapter: Path) -> None:
+def test_a_base_identity_without_weights_is_refused(small_model_dir: Path, adapter: Path) -> None:
     (adapter / "base_identity.json").write_text('{"name": "other", "samples": {"x": [0.0]}}')
     with pytest.raises(ValueError, match=r"names no weight .* trained on 'other'"):
         load_adapter(base(small_model_dir), adapter)

@@ -1,4 +1,4 @@
-"""Models of other kinds, with other names for their layers: their adapters come back too."""
+"""Adapters of other architectures, with other layer names, are also restored exactly."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_an_adapter_with_parts_of_every_sort_comes_back(
     small(kind, FAITHFUL[kind]).save_pretrained(tmp_path / "base")
 
     def fresh() -> Any:
-        # transformers on Colab would take sdpa, which leaves Gemma 2's cap on scores out.
+        # transformers on Colab would use sdpa, which ignores Gemma 2's cap on scores.
         how = {"attn_implementation": "eager"} if kind == "gemma2" else {}
         return AutoModelForCausalLM.from_pretrained(tmp_path / "base", **how)
 
@@ -52,7 +52,7 @@ def test_an_adapter_with_parts_of_every_sort_comes_back(
         target_modules=[projection, embedding],
         modules_to_save=[norm, head],
         bias="all",
-        fan_in_fan_out=kind == "gpt2",  # its linear layers are stored the other way round
+        fan_in_fan_out=kind == "gpt2",  # its linear layers are stored transposed
         task_type="CAUSAL_LM",
     )
     model = steps(get_peft_model(resized(), config), rows=ROWS)

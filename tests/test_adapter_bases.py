@@ -1,4 +1,4 @@
-"""An adapter is for the base that it was trained on, and for no other."""
+"""An adapter only loads on the base that it was trained on."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 
 
 def other_model(folder: Path, like: Path, *, seed: int, **changes: int) -> Path:
-    """Another random model in the architecture of `like`, with its tokenizer."""
+    """Save another random model with the architecture of `like`, and its tokenizer."""
     shutil.copytree(like, folder)
     old = Qwen2Config.from_pretrained(like).to_dict()
     config = Qwen2Config(**{**old, "layer_types": None, **changes})
@@ -54,7 +54,7 @@ def test_an_adapter_of_a_base_with_other_weights_raises(
 def test_the_base_with_another_adapter_merged_in_is_another_base(
     small_model_dir: Path, tmp_path: Path, quantize: bool
 ) -> None:
-    """Embedding and norms are equal there; only the projections tell."""
+    """Embedding and norms are equal; only the projections differ."""
     merge_adapter(trained(base(small_model_dir)), tmp_path / "merged")
     for path in small_model_dir.glob("tokenizer*"):
         shutil.copy(path, tmp_path / "merged")

@@ -1,4 +1,4 @@
-"""A training of any kind of adapter that is accepted resumes where it stopped."""
+"""Training with any accepted kind of adapter resumes where it stopped."""
 
 from pathlib import Path
 

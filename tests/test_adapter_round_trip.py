@@ -1,4 +1,4 @@
-"""What is saved gives back the model, with `load_adapter` and with plain peft, on a fresh base."""
+"""A saved adapter restores the model on a fresh base, by `load_adapter` and by plain peft."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 
 OLD_PEFT = Version(peft.__version__) < Version("0.21")
-# Tied or not is the same to what leaves embedding and head alone.
+# Tying only matters to variants that adapt the embedding or the head.
 UNTIED = [
     v for v in VARIANTS if any(w in v for w in ("words", "both", "head", "embedding", "tokens"))
 ]
 PAIRS = [(v, True) for v in VARIANTS] + [(v, False) for v in UNTIED]
-# In 4 bits only the projections are other layers; these variants treat them in other ways.
+# In 4 bits only the projections are different layers; these variants treat them differently.
 IN_4_BITS = ("plain", "bias all", "lora_bias", "DoRA", "both saved", "tokens", "parameters",
              "all-linear", "new words, LoRA on both")  # fmt: skip
 
@@ -43,7 +43,7 @@ def assert_comes_back(model: Any, folder: Path, out: Path, *, quantize: bool = F
 
 
 def refused_here(variant: str) -> bool:
-    """peft 0.20 trains these biases, but does not save them; check_saveable says so."""
+    """peft 0.20 trains these biases but does not save them; check_saveable reports that."""
     return OLD_PEFT and variant == "bias lora_only"
 
 
@@ -91,7 +91,7 @@ def test_settings_in_any_combination_come_back(
     folder = small_model_dir if tied else untied
     model = adapted(
         folder, new_words=new_words, target_modules=targets, r=r, use_rslora=rslora,
-        # The padding token's row is zero, and DoRA divides by the length of a row.
+        # The padding token's row is zero, and DoRA divides by the norm of a row.
         use_dora=dora and "lm_head" not in targets,
         modules_to_save=sorted(set(saved) - set(targets)) or None,
     )  # fmt: skip
@@ -99,7 +99,7 @@ def test_settings_in_any_combination_come_back(
 
 
 @pytest.mark.parametrize("variant", ["bias all", "new words, LoRA on both", "both saved"])
-def test_what_was_loaded_and_trained_on_comes_back_too(
+def test_an_adapter_that_was_loaded_and_trained_further_comes_back(
     small_model_dir: Path, tmp_path: Path, variant: str
 ) -> None:
     save_adapter(steps(adapted(small_model_dir, **VARIANTS[variant])), tmp_path / "first")
@@ -118,7 +118,7 @@ def test_eva_comes_back(small_model_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["both saved", "new words", "tokens", "bias all"])
-def test_what_is_brought_of_the_base_is_rounded_to_a_base_in_half_precision(
+def test_base_weights_saved_with_an_adapter_are_rounded_for_a_half_precision_base(
     small_model_dir: Path, tmp_path: Path, variant: str
 ) -> None:
     model = steps(adapted(small_model_dir, **VARIANTS[variant]))
@@ -135,7 +135,7 @@ def test_what_is_brought_of_the_base_is_rounded_to_a_base_in_half_precision(
 def test_merged_and_loaded_it_is_the_same_model(
     small_model_dir: Path, untied: Path, tmp_path: Path, variant: str, tied: bool
 ) -> None:
-    """LoRA on an embedding that is the output head too must not be merged into both."""
+    """LoRA on an embedding that is tied to the head must not be merged into both."""
     folder = small_model_dir if tied else untied
     model = steps(adapted(folder, **VARIANTS[variant]))
     expected = all_logits(model)
@@ -146,7 +146,7 @@ def test_merged_and_loaded_it_is_the_same_model(
     assert merged.config.tie_word_embeddings is one
 
 
-def test_the_vocabulary_of_the_base_is_made_to_fit_and_that_is_said(
+def test_the_base_is_resized_to_the_adapters_vocabulary_with_a_message(
     small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = steps(adapted(small_model_dir, **VARIANTS["new words"]))
@@ -164,7 +164,7 @@ def test_the_vocabulary_of_the_base_is_made_to_fit_and_that_is_said(
 def test_an_adapted_embedding_is_not_stored_beside_its_adapter(
     small_model_dir: Path, tmp_path: Path
 ) -> None:
-    """peft would keep the base's own embedding as well; load_adapter takes both kinds of file."""
+    """peft would also save the base's own embedding; load_adapter accepts both kinds of file."""
     model = steps(adapted(small_model_dir, **VARIANTS["LoRA on both"]))
     ours = save_adapter(model, tmp_path / "ours")
     model.save_pretrained(tmp_path / "peft")
@@ -179,7 +179,7 @@ def test_an_adapted_embedding_is_not_stored_beside_its_adapter(
 def test_another_base_is_refused_whatever_the_adapter_brings(
     small_model_dir: Path, tmp_path: Path, variant: str
 ) -> None:
-    """A base of the same shapes with one projection changed."""
+    """The other base has the same shapes, and one projection differs."""
     save_adapter(steps(adapted(small_model_dir, **VARIANTS[variant])), tmp_path / "adapter")
     other = base(small_model_dir)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""An adapter that is not whole, or without effect, never passes for one."""
+"""An incomplete adapter, or one without effect, is never accepted."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_new_adapter_changes_nothing_and_is_the_same_every_time(small_model_di
 
 def test_a_second_adapter_is_refused(small_model_dir: Path, adapter: Path) -> None:
     wrapped = add_adapter(base(small_model_dir))
-    injected = wrapped.get_base_model()  # no PeftModel, but with adapter layers in it
+    injected = wrapped.get_base_model()  # not a PeftModel, but it has adapter layers
     for model in (wrapped, injected):
         assert has_adapter(model)
         with pytest.raises(ValueError, match="has an adapter already"):
@@ -53,7 +53,7 @@ def test_a_module_that_is_not_there_raises(small_model_dir: Path) -> None:
         add_adapter(base(small_model_dir), target_modules=("q_proj", "c_attn"))
 
 
-# There and back
+# Saving and loading
 
 
 @pytest.mark.parametrize("options", [{}, {"quantize": True}, {"dtype": "bfloat16"}], ids=str)
@@ -100,7 +100,7 @@ def test_an_adapter_comes_from_the_hub_by_its_name(
     assert torch.equal(logits(by_name), logits(load_adapter(base(small_model_dir), adapter)))
 
 
-def test_saving_and_loading_ask_no_network(
+def test_saving_and_loading_use_no_network(
     small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -116,7 +116,7 @@ def test_saving_and_loading_ask_no_network(
 # Files that are not what they should be
 
 
-def test_an_adapter_wrapped_twice_is_told_from_its_keys(
+def test_an_adapter_wrapped_twice_is_recognised_by_its_keys(
     small_model_dir: Path, tmp_path: Path
 ) -> None:
     config = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
@@ -125,7 +125,7 @@ def test_an_adapter_wrapped_twice_is_told_from_its_keys(
     model = base(small_model_dir)
     with pytest.raises(ValueError, match=r"wrapped twice.*get_peft_model"):
         load_adapter(model, tmp_path / "twice")
-    assert not has_adapter(model)  # the base is as it was
+    assert not has_adapter(model)  # the base is unchanged
     with pytest.raises(ValueError, match="twice"):
         save_adapter(twice, tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -194,7 +194,7 @@ def test_no_folder_and_no_hub_name_raises(small_model_dir: Path, tmp_path: Path)
         load_adapter(model, "nobody/nothing")
 
 
-# Where an adapter may be written
+# Folders in which an adapter may be written
 
 
 def test_an_adapter_is_never_written_beside_a_full_model(

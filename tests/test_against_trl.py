@@ -1,4 +1,4 @@
-"""TRL's own trainers as the reference: the same rows, loss and gradients, for one step."""
+"""One step of TRL's own trainers is the reference: same rows, same loss, same gradients."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mathsft.objectives.preference import DPO
 from mathsft.objectives.sft import SFT
 from mathsft.training.make import make_trainer
 
-# What TRL needs to know which turns are the assistant's.
+# TRL needs these marks to know which turns are the assistant's.
 MARKED = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}"
     "{{ '^assistant\n' }}{% generation %}{{ m['content'] + '~' }}{% endgeneration %}{{ '\n' }}"
@@ -61,7 +61,7 @@ CHAT_PAIRS = [
 
 @pytest.fixture
 def loaded() -> Any:
-    """The embedded model in float32 with an adapter that changes something, without dropout."""
+    """The packaged model in float32 with an adapter whose effect is not zero, without dropout."""
     model, tokenizer = load_model("tiny", lora={"r": 4, "lora_dropout": 0.0}, device="cpu")
     return model, with_template(tokenizer, MARKED)
 
@@ -74,7 +74,7 @@ def moved(model: Any) -> None:
 
 
 def step(trainer: Any) -> tuple[float, dict[str, Tensor]]:
-    """The loss and the gradients of the trainer's first batch."""
+    """Return the loss and the gradients of the trainer's first batch."""
     trainer.model.zero_grad()
     trainer.model.train()
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -136,7 +136,7 @@ def test_a_step_of_dpo_is_that_of_trls_trainer(
     loaded: Any, tmp_path: Path, rows: Any, beta: float
 ) -> None:
     model, tokenizer = loaded
-    # Ours scores a turn to its stop token, TRL to the end of what the template writes after it.
+    # Ours scores a turn up to its stop token, TRL also what the template writes after it.
     tokenizer.chat_template = MARKED.replace("{{ '\n' }}", "").replace("~\n", "~")
     objective = DPO(beta=beta)
     ours = make_trainer(
@@ -162,7 +162,7 @@ def test_a_step_of_dpo_is_that_of_trls_trainer(
     moved(model)
     assert_equal(step(ours), step(theirs), rel=1e-5)
     found, expected = ours.evaluate(), theirs.evaluate()
-    expected |= theirs.state.log_history[-1]  # where TRL 0.29 has its metrics
+    expected |= theirs.state.log_history[-1]  # TRL 0.29 keeps its metrics here
     names = ["loss"] + [
         f"{group}/{side}"
         for group, sides in {

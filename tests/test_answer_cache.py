@@ -1,4 +1,4 @@
-"""The harness's cache answers for the very same model, tokenizer and settings, and no other."""
+"""The harness's cache answers only for exactly the same model, tokenizer and settings."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def files(folder: Path) -> int:
     return len([*folder.glob("c*.db")])
 
 
-def test_only_lora_alpha_differs_and_the_answers_are_its_own(
+def test_models_that_differ_only_in_lora_alpha_share_no_answers(
     small_model_dir: Path, tmp_path: Path
 ) -> None:
     _, tokenizer = load_model(small_model_dir, device="cpu")
@@ -38,7 +38,7 @@ def test_only_lora_alpha_differs_and_the_answers_are_its_own(
     ).scores()  # fmt: skip
 
 
-def test_weights_that_differ_away_from_the_samples_are_asked_anew(
+def test_weights_that_differ_outside_the_samples_are_evaluated_again(
     small_model_dir: Path, tmp_path: Path
 ) -> None:
     model, tokenizer = load_model(small_model_dir, device="cpu")
@@ -53,7 +53,7 @@ def test_weights_that_differ_away_from_the_samples_are_asked_anew(
 
 
 def test_an_answer_that_was_stored_is_what_is_given(small_model_dir: Path, tmp_path: Path) -> None:
-    """So that the tests above could fail: a stored answer is spoilt, and comes back so."""
+    """This shows that the tests above can fail: a changed stored answer is returned as it is."""
     from sqlitedict import SqliteDict
 
     model, tokenizer = load_model(small_model_dir, device="cpu")
@@ -82,7 +82,7 @@ def named(model: Any, tokenizer: Any, **arguments: Any) -> str:
     ],
     ids=lambda arguments: next(iter(arguments)),
 )  # fmt: skip
-def test_what_the_harness_s_model_is_told_is_in_the_name(
+def test_arguments_of_the_harness_model_are_in_the_cache_name(
     small_model_dir: Path, arguments: dict[str, Any]
 ) -> None:
     model, tokenizer = load_model(small_model_dir, device="cpu")

@@ -1,4 +1,4 @@
-"""The answer line: ``####`` with a number behind it, and not every ``####``."""
+"""The answer line: ``####`` followed by a number, and no other ``####``."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def test_a_number_makes_the_answer_line(text: str, solution: str, answer: str) -
         (f"{STEPS}\n12 + 5 = 17", "17"),
         ("She has 17 apples.\n#### Step 2", "17"),
         ("So 17.\n#### 2. Check it", "17"),
-        ("#### Step 1", "1"),  # nothing else is there
+        ("#### Step 1", "1"),  # there is nothing else to read
         ("#### Step one\nnothing", ""),
     ],
 )
@@ -100,7 +100,7 @@ def test_the_stored_solution_keeps_its_headings(tmp_path: Path) -> None:
         ("It is so.\n#### ", "no final answer in the solution"),
     ],
 )
-def test_what_is_not_understood_is_a_counted_drop(
+def test_an_unreadable_answer_is_a_counted_drop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], worked: str, reason: str
 ) -> None:
     unread: dict[str, Any] = {"question": "What is it?", "answer": worked}

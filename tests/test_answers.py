@@ -1,4 +1,4 @@
-"""Final answers: what is read from a solution, and which answers are the same."""
+"""Final answers: how they are read from a solution, and which answers are the same."""
 
 import json
 from fractions import Fraction
@@ -29,7 +29,7 @@ from mathsft.data.answers import (
         ("He lost: 5-8 = -$3.50", "-3.5"),
         ("5-8=$-3", "-3"),
         ("The average temperature was -7 degrees.", "-7"),
-        ("It is 9 -4", ""),  # a sum or a range, and not 4
+        ("It is 9 -4", ""),  # a difference or a range, not the number 4
         ("6/8 = 3/4 of the cake", "3/4"),
         ("They wait 1 1/2 hours", "3/2"),
         ("That is 10/40 = 25% of them", "25"),
@@ -65,7 +65,7 @@ def gsm8k_train(data_dir: Path) -> list[tuple[str, str]]:
 
 
 def test_the_plain_rule_reads_99_percent_of_real_solutions(data_dir: Path) -> None:
-    """Without marks and ``####``; on each half as well, so that the rule is not fitted to one."""
+    """Without marks and ``####``; also on each half, to show that the rule fits both."""
     rows = gsm8k_train(data_dir)
     assert len(rows) == 7473
     right = [same_answer(extract_answer(strip_marks(worked)), label) for worked, label in rows]

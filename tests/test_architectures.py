@@ -1,7 +1,7 @@
-"""Other architectures: every objective is exact on them or refused; adapters fit; the page is true.
+"""Other architectures: each objective is exact or refused, adapters fit, the page is true.
 
-The constructors and the comparison are in benchmarks/architectures.py, which writes the table of
-docs/models.md. Each line of that table is measured here again.
+The constructors and the comparison are in benchmarks/architectures.py, which writes the table in
+docs/models.md. These tests measure each line of that table again.
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_the_page_has_no_line_of_an_architecture_that_is_not_measured(architectu
 def test_a_mask_that_forgets_the_windows_is_not_equal(
     architectures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The comparison can fail, for each objective."""
+    """This shows that the comparison can fail, for each objective."""
     model = architectures.build("mistral")
     monkeypatch.setattr(attention, "layer_windows", lambda config: {"any": None})
     for objective in architectures.OBJECTIVES.values():
@@ -87,7 +87,7 @@ def test_recomputed_activations_meet_the_same_masks(architectures: Any, name: st
 def test_flex_attention_keeps_the_windows(
     architectures: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not compiled, and forward only: a CPU has no backward pass of it."""
+    """Not compiled, and forward only: FlexAttention has no backward pass on a CPU."""
     settings = architectures.ARCHITECTURES[name] | {"head_dim": 16}
     monkeypatch.setitem(architectures.ARCHITECTURES, name, settings)
     model = architectures.build(name, "flex_attention")
@@ -99,7 +99,7 @@ def test_flex_attention_keeps_the_windows(
             assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
 
 
-def test_groups_longer_than_a_row_that_counts_places_may_be_go_the_harness_s_own_way(
+def test_groups_too_long_for_one_row_of_a_row_window_model_are_scored_by_the_harness(
     architectures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = architectures.ARCHITECTURES["gpt_neo"] | {"window_size": 60}
@@ -113,11 +113,11 @@ def test_groups_longer_than_a_row_that_counts_places_may_be_go_the_harness_s_own
         attention, "forest_mask", lambda end, *more: rows.append(end.shape[1]) or real(end, *more)
     )
     assert architectures.scoring(model) == "equal"
-    assert 26 < max(rows) <= 60  # more than the check of isolation, so some did share a row
+    assert 26 < max(rows) <= 60  # longer than in the isolation check, so some shared a row
 
 
 @pytest.mark.parametrize("kind", [sft_trainer, multiple_choice_trainer])
-def test_a_mixture_trains_with_router_logits_asked_for_and_says_so_afterwards(
+def test_a_mixture_trains_with_router_logits_requested_and_keeps_that_setting(
     architectures: Any, kind: Any, tmp_path: Path
 ) -> None:
     model = add_adapter(architectures.build("mixtral"))
@@ -131,7 +131,7 @@ def test_a_mixture_trains_with_router_logits_asked_for_and_says_so_afterwards(
     assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
 
 
-# A router that gives more than a product; names that peft takes for those of experts.
+# A router that returns more than a product; names that peft mistakes for experts' names.
 LEFT_OUT = {
     "llama4_text": ("router",),
     "phimoe": ("router",),
@@ -200,7 +200,7 @@ def test_a_model_without_sdpa_loads_with_eager_attention_and_a_line_says_so(
     capsys.readouterr()
     loaded, _ = load_model(tmp_path)
     assert loaded.config._attn_implementation == "eager"
-    said = f"{tmp_path}: attention is eager, as {type(model).__name__} has no sdpa"
+    said = f"{tmp_path}: attention is eager: {type(model).__name__} has no sdpa"
     assert said in capsys.readouterr().out.splitlines()
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Every lesson, from top to bottom, as someone with a T4 runs it: hub names and all.
+"""Every lesson from top to bottom, as a user with a T4 runs it, with names from the hub.
 
-The t4 recipe's model and data sets come from a hub on the loopback (`stocked_hub`). Nothing of
-a notebook is changed but its parameters cell, which makes it short.
+The t4 recipe's model and data sets come from a hub on the loopback (`stocked_hub`). Only the
+parameters cell of each notebook is changed, to make it short.
 """
 
 import json
@@ -16,7 +16,7 @@ from stocked_hub import stock
 
 PROJECT = Path(__file__).parent.parent
 SECRETS = {"HF_TOKEN": "hf_" + "Zq7" * 11, "WANDB_API_KEY": "7d" * 20}
-# What is appended to the parameters cell of each lesson.
+# The text appended to the parameters cell of each lesson.
 SHORT = {
     "01_sft": """
 recipe["train"]["limit"], recipe["test"]["limit"] = 60, 12
@@ -58,7 +58,7 @@ finally:
 
 
 def run(hub: LocalHub, lesson: str, folder: Path, home: Path) -> str:
-    """Executes a copy of the lesson; gives all that its cells printed."""
+    """Execute a copy of the lesson; return everything that its cells printed."""
     notebook: Any = nbformat.read(PROJECT / "notebooks" / f"{lesson}.ipynb", 4)
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     parameters.source += "\n" + SHORT[lesson]
@@ -71,7 +71,7 @@ def run(hub: LocalHub, lesson: str, folder: Path, home: Path) -> str:
 
 
 def no_secret_in(folder: Path) -> list[Path]:
-    """Every file under ``folder`` but the .env, once none of them was found to hold a token."""
+    """Check that no file under ``folder`` holds a token; return the files except .env."""
     searched = [path for path in folder.rglob("*") if path.is_file() and path.name != ".env"]
     for path in searched:
         data = path.read_bytes()
@@ -94,7 +94,7 @@ def test_every_lesson_runs_on_the_t4_recipe_and_survives_the_loss_of_the_machine
         "MATHSFT_PROFILE": "t4",
         "MATHSFT_RUNS": str(tmp_path / "runs"),
         "MATHSFT_KEEP": str(drive),
-        "WANDB_MODE": "offline",  # there is a key, so wandb is taken; this is not the network
+        "WANDB_MODE": "offline",  # there is a key, so wandb is used; it must not need the network
     }.items():
         monkeypatch.setenv(name, value)
 
@@ -106,7 +106,7 @@ def test_every_lesson_runs_on_the_t4_recipe_and_survives_the_loss_of_the_machine
 
     assert "wandb" in {part for path in no_secret_in(tmp_path) for part in path.parts}
 
-    # The machine is lost; the notebook is opened again, on another one.
+    # The machine is lost; the notebook is opened again on another one.
     shutil.rmtree(tmp_path / "runs")
     again = run(hub, "01_sft", folder, home)
     assert "training had ended" in again

@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def result_of(script: str, *options: str) -> dict[str, Any]:
-    """What a benchmark prints last, of the tiny shape."""
+    """Return the last line that a benchmark prints, at the tiny shape."""
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / script), "--shape", "tiny", "--json", *options],
         env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
@@ -69,9 +69,9 @@ def test_the_scoring_benchmark_gives_the_harness_s_numbers_from_fewer_positions(
 
 
 def test_floating_point_operations_are_counted_as_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step of ours at the tiny shape: a question, five choices, LoRA of rank 16."""
+    """One of our steps at the tiny shape: a question, five choices, LoRA of rank 16."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the benchmark sets it: put it back afterwards
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the benchmark sets it; restored afterwards
     import common
     import multiple_choice_training as benchmark
 
@@ -91,8 +91,8 @@ def test_floating_point_operations_are_counted_as_by_hand(monkeypatch: pytest.Mo
     total = 0
     for layer in range(layers):
         for place, (a, b) in enumerate([*into_layer, *others]):
-            products = 2 * a * b + 3 * 16 * (a + b)  # forward, input; LoRA's: weights as well
-            if layer == 0 and place < 3:  # nothing below is trained: no gradient of the input
+            products = 2 * a * b + 3 * 16 * (a + b)  # forward, input gradient; LoRA also weights
+            if layer == 0 and place < 3:  # nothing below is trained, so no input gradient
                 products -= a * b + 16 * a
             total += 2 * tokens * products
         total += 12 * tokens**2 * hidden  # attention: 2 products forward, 4 backward

@@ -1,4 +1,4 @@
-"""Trainings by a recipe: what is read first, `--check`, early stopping, a new objective."""
+"""Training by a recipe: checks before training, `--check`, early stopping, new objectives."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ from mathsft.models.model_files import TINY
 from mathsft.models.pretrained import load_tokenizer
 from mathsft.recipes.sections import objective_sections, recipe_sections
 
-pytestmark = pytest.mark.usefixtures("runs")  # their folder is a temporary one
+pytestmark = pytest.mark.usefixtures("runs")  # run folders are in a temporary folder
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -71,7 +71,7 @@ def test_on_a_terminal_trained_tokens_are_coloured(
 def test_training_stops_when_the_test_gets_no_better(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # At a rate of 0 the first evaluation is the best one; the second and third are no better.
+    # At a learning rate of 0 the first evaluation is the best; the next two are no better.
     mathsft_(
         "sft", *SHORT, "--learning_rate", "0", "--max_steps", "20", "--eval_strategy", "steps",
         "--eval_steps", "1", "--early_stopping_patience", "2", "--per_device_train_batch_size", "1",
@@ -82,10 +82,10 @@ def test_training_stops_when_the_test_gets_no_better(
     assert Path(state["best_model_checkpoint"]).name == "checkpoint-1"
     recorded = yaml.safe_load((runs / "sft-1" / "config.yaml").read_text())
     assert recorded["sft"]["early_stopping_patience"] == 2
-    assert recorded["sft"]["save_strategy"] == "no"  # what was given, from which the rest follows
+    assert recorded["sft"]["save_strategy"] == "no"  # the given value; the rest follows from it
 
 
-def test_early_stopping_counts_on_after_a_kill_and_ends_once(
+def test_early_stopping_keeps_its_count_after_a_kill_and_ends_once(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = (
@@ -99,7 +99,7 @@ def test_early_stopping_counts_on_after_a_kill_and_ends_once(
     mathsft_(*start, "--resume")
     assert "training resumes after step 2 of 20" in capsys.readouterr().out
     state = json.loads((runs / "mine" / "trainer_state.json").read_text())
-    assert state["global_step"] == 3  # one evaluation without a better loss was before the kill
+    assert state["global_step"] == 3  # the kill came after one evaluation without a better loss
     mathsft_(*start, "--resume")
     assert "training had ended" in capsys.readouterr().out
 
@@ -143,7 +143,7 @@ def one_more_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     sys.modules.pop("mathsft.objectives.weighted_here", None)
     for cached in caches:
         cached.cache_clear()
-    gc.collect()  # the class is found as long as it lives
+    gc.collect()  # the class is found as long as it exists
 
 
 @pytest.mark.usefixtures("one_more_objective")
@@ -186,25 +186,25 @@ def test_pairs_are_trained_by_the_command_line(
     start = ["train", "--objective", "dpo", "--config", "tiny", "--train.source", pairs]
     mathsft_(*start, "--check")
     told = capsys.readouterr()
-    assert "test: the recipe's is left out" in told.err
+    assert "test: the recipe's section is left out" in told.err
     first = told.out.split("\nrow 1, ")[1].split("\nrow ")[0].splitlines()
     assert first[0].startswith("2 answers")
     assert [line for line in first[1:3] if "⟦1⟧" in line or "⟦ 1⟧" in line] == first[1:2]
     mathsft_(*start, "--max_steps", "2", "--beta", "0.5", "--logging_steps", "1")
     log = json.loads((runs / "dpo-1" / "trainer_state.json").read_text())["log_history"]
-    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)  # the model is its reference yet
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)  # the model is its reference
     recorded = yaml.safe_load((runs / "dpo-1" / "config.yaml").read_text())
     assert recorded["dpo"]["beta"] == 0.5
     assert recorded.keys() == {"model", "train", "dpo"}
 
 
-def test_train_wants_an_objective(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_requires_an_objective(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         mathsft_("train", "--config", "tiny")
     assert stop.value.code == 2
     assert "objective is missing: give --objective" in capsys.readouterr().err
 
 
-def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     mathsft_("--version")
     assert re.fullmatch(r"mathsft \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)

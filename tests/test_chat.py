@@ -1,4 +1,4 @@
-"""Conversations as tokens: what the template writes, trained on the turns and their stops alone."""
+"""Conversations as tokens: the template's text, trained only on the turns and their stops."""
 
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def test_what_cannot_be_tokenized_is_dropped_whole_and_counted(
     assert dropped == {reason: 2}
 
 
-def test_a_mixture_of_problems_chats_and_prompts_is_trained_and_generation_told_the_stop(
+def test_a_mixture_of_problems_chats_and_prompts_is_trained_and_generation_gets_the_stop(
     tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.jsonl").write_text('{"prompt": "2 + 3 =", "completion": " 5"}\n' * 8)
@@ -166,8 +166,8 @@ def test_a_mixture_of_problems_chats_and_prompts_is_trained_and_generation_told_
     assert "train: 24 documents" in said
     assert model.get_base_model().generation_config.eos_token_id == 0
     stop = tokenizer.convert_tokens_to_ids("~")
-    assert stop_tokens(model, tokenizer) == [0, stop]  # what generation of ours ends at
-    stop_after_turns(model, tokenizer)  # for generation by other means
+    assert stop_tokens(model, tokenizer) == [0, stop]  # our own generation ends at these
+    stop_after_turns(model, tokenizer)  # for generation by other code
     stop_after_turns(model, tokenizer)
     said_now = capsys.readouterr().out
     assert said_now.count("generation now ends at '~' too, as turns do in the chat template") == 1

@@ -1,4 +1,4 @@
-"""Reasoning, template arguments and content in parts: used as the template has it, or counted."""
+"""Reasoning, template arguments, content in parts: used as the template does, or counted drops."""
 
 import json
 import re

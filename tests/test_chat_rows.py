@@ -1,4 +1,4 @@
-"""Chats and prompts as rows: every published form, every drop counted, every fault named."""
+"""Chats and prompts as rows: every published form, counted drops, and errors that name faults."""
 
 import json
 import re
@@ -26,7 +26,7 @@ ASKED = "Ann buys 2 pens at $3 each. What does she pay?"
 
 
 def split(row: dict[str, Any]) -> dict[str, Any]:
-    """TRL's conversational form: the last turn apart."""
+    """TRL's conversational form, with the last turn in its own column."""
     return {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
 
 
@@ -118,7 +118,7 @@ def test_rows_of_another_form_name_file_row_and_turn(
         read_problems(jsonl(tmp_path / "a.jsonl", good, bad))
 
 
-def test_readings_and_choices_are_refused_for_them(tmp_path: Path) -> None:
+def test_readings_and_choices_are_refused_for_chats(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", CHAT)
     with pytest.raises(ValueError, match="reading='clean' is for MathQA's options"):
         load_problems(path, reading="clean", drop_disputed=True)
@@ -129,7 +129,7 @@ def test_readings_and_choices_are_refused_for_them(tmp_path: Path) -> None:
         add_choices(rows)
 
 
-def test_a_column_of_nothing_is_no_mixture(tmp_path: Path) -> None:
+def test_an_empty_column_does_not_make_a_mixture(tmp_path: Path) -> None:
     chats = [{**CHAT, "system": None}, {**CHAT, "messages": None, "question": "1 + 1?"}]
     with pytest.raises(ValueError, match="no usable row"):
         read_problems(jsonl(tmp_path / "c.jsonl", chats[1]))

@@ -29,7 +29,7 @@ def test_an_answer_begins_where_the_generation_prompt_ends() -> None:
         f"{{% for m in messages %}}{header}{{% endfor %}}"
         "{% if add_generation_prompt %}^a{% endif %}",
     )
-    row = chat("Hi", "ll done")  # transformers makes one token of a|ll
+    row = chat("Hi", "ll done")  # transformers joins a|ll to one token
     found = document(row, tokenizer)
     prompt = tokenizer.apply_chat_template(
         row["messages"][:1], add_generation_prompt=True, tokenize=True, return_dict=True
@@ -42,7 +42,7 @@ def test_an_answer_begins_where_the_generation_prompt_ends() -> None:
 @pytest.mark.parametrize(
     ("template", "turns"),
     [
-        # Marks that end before the stop, as in published templates: no notice is taken of them.
+        # Marks that end before the stop, as in published templates: they are ignored.
         (
             "{% for m in messages %}{{ '^' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
             "{% generation %}{{ m['content'] }}{% endgeneration %}{% else %}{{ m['content'] }}"
@@ -62,7 +62,7 @@ def test_an_answer_begins_where_the_generation_prompt_ends() -> None:
             "{% if m['role'] == 'assistant' %}{{ ' .~ \n^^~' }}{% endif %}{% endfor %}",
             ["~assistant:Five. .~", "~assistant:Yes. .~"],
         ),
-        # Text is trimmed, and the stop is the tokenizer's own.
+        # The text is trimmed, and the stop is the tokenizer's own.
         (
             "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim }}"
             "{{ eos_token if m['role'] == 'assistant' else '\n' }}{% endfor %}"
@@ -81,8 +81,8 @@ def test_the_turn_is_what_the_template_adds_to_the_generation_prompt(
     assert found["input_ids"] == joint(row, tokenizer)
 
 
-# What published templates train of two answers; None: they write the first one otherwise
-# once the second is there, so that the conversation cannot be trained.
+# What published templates train of two answers. None: a second answer changes how the first is
+# written, so the conversation cannot be trained.
 PUBLISHED = {
     "qwen2_5": ["Five.<|im_end|>", "Yes.<|im_end|>"],
     "qwen3": None,  # only the last answer begins with an empty <think>
@@ -94,7 +94,7 @@ PUBLISHED = {
     "gemma3": ["Five.<end_of_turn>", "Yes.<end_of_turn>"],
     "phi3": ["Five.<|end|>", "Yes.<|end|>"],
     "cohere": ["Five.<|END_OF_TURN_TOKEN|>", "Yes.<|END_OF_TURN_TOKEN|>"],
-    "gptoss": None,  # the last answer ends with another token than those before it
+    "gptoss": None,  # the last answer ends with a different token than the ones before
 }
 
 
@@ -148,7 +148,7 @@ def test_a_chat_template_is_loaded_from_a_file_and_its_faults_are_named(tmp_path
     path = tmp_path / "chat.jinja"
     path.write_text(TEMPLATE)
     assert load_model("tiny", chat_template_path=path)[1].chat_template == TEMPLATE
-    path.write_text("{{ raise_exception('never') }}")  # may take other conversations
+    path.write_text("{{ raise_exception('never') }}")  # it may accept other conversations
     load_model("tiny", chat_template_path=str(path))
     for text, message in (
         ("a\n{% for m in messages %}\n{{ m['content' }}", r"chat.jinja, line 3: invalid Jinja"),

@@ -53,7 +53,7 @@ def test_calls_are_trained_as_the_template_writes_them(
     assert document(read, tokenizer) == found
 
 
-def test_what_a_tool_answers_and_what_may_be_called_carry_no_loss(tokenizer: Any) -> None:
+def test_tool_results_and_tool_definitions_carry_no_loss(tokenizer: Any) -> None:
     found = document(tool_chat(), tokenizer)
     trained = "".join(trained_parts(found, tokenizer))
     text = tokenizer.decode(found["input_ids"])
@@ -94,7 +94,7 @@ def test_nulls_that_arrow_adds_to_calls_are_not_trained(tokenizer: Any, tmp_path
     assert tokenize_problems(read_problems(tmp_path / "a.parquet")[0], tokenizer) == (expected, {})
 
 
-def test_arguments_come_out_as_an_object_whichever_way_row_and_template_have_them() -> None:
+def test_arguments_are_written_as_an_object_for_every_form_of_row_and_template() -> None:
     as_object = with_template(new_tokenizer(), TOOLS)
     as_text = with_template(
         new_tokenizer(),
@@ -204,12 +204,12 @@ def test_a_sample_shows_the_call_and_only_users_are_asked(tokenizer: Any) -> Non
 
 
 QWEN = '{"name": "add", "arguments": {"a": 2, "b": 3}}'
-# Published templates: what the model writes to call a tool.
+# What the model writes to call a tool under published templates.
 PUBLISHED = {
     "qwen2_5": f"<tool_call>\n{QWEN}\n</tool_call><|im_end|>",
     "qwen3_training": f"<think>\n\n</think>\n\n<tool_call>\n{QWEN}\n</tool_call><|im_end|>",
     "llama3_1": '{"name": "add", "parameters": {"a": 2, "b": 3}}<|eot_id|>',
-    "gptoss": None,  # a call ends with another token than an answer
+    "gptoss": None,  # a call and an answer end with different tokens
 }
 
 

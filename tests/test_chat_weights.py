@@ -1,4 +1,4 @@
-"""What a row says of its own training is read: by message, by row, in files and in plain rows."""
+"""Rows can say what is trained: per message or per row, in files and in plain rows."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ def tokenizer() -> Any:
 
 
 def said(row: dict[str, Any], **by_turn: dict[str, Any]) -> dict[str, Any]:
-    """``row`` with more keys in some messages: ``said(row, m1={"weight": 0})``."""
+    """Return ``row`` with more keys in some messages: ``said(row, m1={"weight": 0})``."""
     messages = [{**turn, **by_turn.get(f"m{n}", {})} for n, turn in enumerate(row["messages"])]
     return {**row, "messages": messages}
 
@@ -40,7 +40,7 @@ TRAINED = [{"weight": 1}, {"weight": 1.0}, {"train": True}, {"training": True}, 
 
 
 @pytest.mark.parametrize("key", NOT_TRAINED, ids=str)
-def test_a_turn_that_says_so_is_context_and_carries_no_loss(
+def test_a_turn_marked_as_not_trained_is_context_and_carries_no_loss(
     tokenizer: Any, tmp_path: Path, key: dict[str, Any]
 ) -> None:
     row = said(FOUR, m1=key)
@@ -55,7 +55,7 @@ def test_a_turn_that_says_so_is_context_and_carries_no_loss(
 
 
 @pytest.mark.parametrize("key", TRAINED, ids=str)
-def test_a_turn_that_asks_to_be_trained_or_says_nothing_is_trained(
+def test_a_turn_marked_as_trained_or_without_a_mark_is_trained(
     tokenizer: Any, tmp_path: Path, key: dict[str, Any]
 ) -> None:
     row = said(FOUR, m1=key)
@@ -168,7 +168,7 @@ def test_another_label_is_an_error(tokenizer: Any, tmp_path: Path, label: Any) -
             tokenize_problems([{**row, "label": label}], tokenizer)
 
 
-def test_questions_with_choices_say_it_too(tokenizer: Any) -> None:
+def test_questions_with_choices_can_be_marked_as_not_trained(tokenizer: Any) -> None:
     rows = [OWN, {**OWN, "question": "1 + 1?", "weight": 0}]
     assert len(multiple_choice_rows(rows, tokenizer)) == 1
     with pytest.raises(ValueError, match="'weight': expected 0 or 1, found 2"):
@@ -216,7 +216,7 @@ def test_the_sample_that_is_shown_is_the_last_turn_that_is_trained(tokenizer: An
 
 def test_untrained_turns_are_not_evaluated_either(tokenizer: Any) -> None:
     found = document(said(FOUR, m1={"train": False}), tokenizer, train_on_prompt=True)
-    assert found["labels"] == [IGNORE, *found["input_ids"][1:]]  # asked for: all is trained
+    assert found["labels"] == [IGNORE, *found["input_ids"][1:]]  # requested: everything is trained
 
 
 def test_rows_of_the_printed_line_are_counted(

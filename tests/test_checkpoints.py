@@ -1,4 +1,4 @@
-"""Only whole checkpoints of the same run are gone on from, and copies are whole or not there."""
+"""A run resumes only from whole checkpoints of its own; a copy is whole or does not exist."""
 
 import json
 import shutil
@@ -70,14 +70,14 @@ def test_without_its_manifest_a_checkpoint_whose_files_all_open_is_whole(trainin
     assert checkpoint_problem(training / "checkpoint-6") is None
 
 
-def test_weights_alone_can_be_evaluated_but_not_gone_on_from(training: Path) -> None:
+def test_weights_alone_can_be_evaluated_but_not_resumed(training: Path) -> None:
     (training / "checkpoint-6" / "optimizer.pt").unlink()
     write_manifest(training / "checkpoint-6")
     assert checkpoint_problem(training / "checkpoint-6") == "it has no optimizer.pt"
     assert checkpoint_problem(training / "checkpoint-6", weights_only=True) is None
 
 
-def test_the_finder_of_transformers_takes_what_ours_passes_over(training: Path) -> None:
+def test_transformers_finds_a_damaged_checkpoint_that_ours_skips(training: Path) -> None:
     emptied(training / "checkpoint-6" / "adapter_model.safetensors")
     assert get_last_checkpoint(str(training)) == str(training / "checkpoint-6")
     found = newest_checkpoint([training], of_this_run=same_run)

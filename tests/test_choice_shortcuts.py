@@ -1,4 +1,4 @@
-"""Made-up choices by themselves, without the question, do not tell the right one."""
+"""Generated choices alone, without the question, do not reveal the right one."""
 
 import random
 
@@ -11,7 +11,7 @@ from mathsft.data.choices import add_choices
 
 
 def values_and_labels(problems: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 5) absolute values and (n,) labels: the few negative sets only mirror the others."""
+    """(n, 5) absolute values and (n,) labels; the few negative sets mirror positive ones."""
     values = np.array([[abs(int(choice)) for choice in row] for row in problems["choices"]])
     return values, np.array(problems["label"])
 
@@ -28,7 +28,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return values.argsort(1).argsort(1)
 
 
-# A rule gives every choice a score and takes the highest; equal scores share the hit.
+# A rule scores every choice and takes the highest; equal scores share the hit.
 RULES = {
     "the smallest": lambda v: _ranks(v) == 0,
     "the second": lambda v: _ranks(v) == 1,
@@ -70,7 +70,7 @@ def test_a_rule_that_ignores_the_question_is_at_chance(
 
 
 def _features(values: np.ndarray) -> np.ndarray:
-    """(n, 5, f): what can be seen of a choice among the others: size, digits, relations."""
+    """(n, 5, f): features of a choice among the others: size, digits, relations."""
     v = values.astype(float)
     other = ~np.eye(5, dtype=bool)[None]
     mine, others = v[:, :, None], v[:, None, :]
@@ -94,7 +94,7 @@ def _features(values: np.ndarray) -> np.ndarray:
 
 
 def hidden_question_accuracy(problems: Dataset, *, more_seeds: int) -> tuple[float, int]:
-    """Accuracy of boosted trees that see the choices only, and the number of test questions.
+    """Accuracy of boosted trees that only see the choices, and the number of test questions.
 
     They learn from one half of the questions, each with ``1 + more_seeds`` sets of choices.
     """
@@ -136,7 +136,7 @@ def test_a_classifier_that_does_not_see_the_question_is_at_chance(
 def test_the_classifier_would_find_a_shortcut() -> None:
     rng = random.Random(0)
     rows = []
-    for n in range(1500):  # the right one is the median, as in many a hand-made set
+    for n in range(1500):  # the right one is the median, as in many hand-made sets
         choices = sorted(rng.sample(range(1, 300), 5))
         label = 2 if rng.random() < 0.5 else rng.randrange(5)
         rows.append(problem(question=str(n), choices=list(map(str, choices)), label=label))

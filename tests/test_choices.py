@@ -1,4 +1,4 @@
-"""Choices made from a worked answer: five distinct values, one format, no shortcut."""
+"""Choices made from a worked answer: five distinct values in one format, no shortcut."""
 
 import random
 import re
@@ -18,7 +18,7 @@ from mathsft.data.distractors import Law, grade_school_law, read_steps, slips, t
 from mathsft.data.problems import FEATURES
 from mathsft.data.schemas import UnusableRowError
 
-# Formats: every way to write a plain number, small and run-away large.
+# Formats: every way to write a plain number, from small to extremely large.
 DIGITS = st.one_of(st.integers(1, 200), st.integers(1, 10**6), st.integers(1, 10**30))
 ANSWERS = st.one_of(
     st.builds(lambda n, f: f.format(n), DIGITS, st.sampled_from(["{}", "-{}", "${:,}", "{}%"])),

@@ -19,7 +19,7 @@ from mathsft.training.arguments import unheeded
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What is said of a command line that fails, without the line that quiet() may cause."""
+    """Return the message of a failing command line, without a line that quiet() may cause."""
     with pytest.raises(SystemExit) as stop:
         cli.main([str(argument) for argument in arguments])
     assert stop.value.code not in (0, None)
@@ -27,7 +27,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def options(*arguments: str, command: str = "sft") -> dict[str, dict[str, Any]]:
-    """The sections that a training's command reads from these arguments."""
+    """The sections that a training command reads from these arguments."""
     run, about = cli.COMMANDS[command]
     return next(run(about, arguments)).read(arguments)[0]
 
@@ -63,7 +63,7 @@ def test_overrides_win_over_later_files_and_files_over_defaults(tmp_path: Path) 
     mine = tmp_path / "mine.yaml"
     mine.write_text("sft: {learning_rate: 1e-5, num_train_epochs: 3}\nmodel: {lora: {r: 4}}\n")
     read = options("--config", "t4", "--config", str(mine), "--sft.num_train_epochs", "5")
-    # Wherever they stand.
+    # The order on the command line does not matter.
     line = ("--sft.num_train_epochs", "5", "--config=t4", "--config", str(mine))
     assert options(*line) == read
     assert read["sft"]["learning_rate"] == 1e-5
@@ -74,7 +74,7 @@ def test_overrides_win_over_later_files_and_files_over_defaults(tmp_path: Path) 
     assert read["sft"]["max_grad_norm"] == 0.3  # the function's
 
 
-def test_the_recipe_of_this_machine_is_taken_where_none_is_named(
+def test_the_recipe_of_this_machine_is_used_if_none_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
@@ -82,7 +82,7 @@ def test_the_recipe_of_this_machine_is_taken_where_none_is_named(
     assert "source: tiny-gsm" in capsys.readouterr().out
 
 
-def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
+def test_a_printed_config_can_be_loaded_and_sets_no_extra_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -92,7 +92,7 @@ def test_a_printed_config_is_a_config_and_gives_nothing_that_nobody_gave(
     recipe = load_recipe(printed)
     assert recipe["sft"]["weight_decay"] == 0.1
     assert recipe["model"]["lora"] is True
-    # A library's defaults would override what fits this machine.
+    # The defaults of a library would override the values that fit this machine.
     assert not {"use_cpu", "bf16", "fp16", "adam_beta1"} & recipe["sft"].keys()
     assert "persist" not in recipe
     assert options("--config", str(printed)) == options(
@@ -167,7 +167,7 @@ def test_a_mistake_in_a_file_names_file_and_key(
         assert word in said
 
 
-def test_every_argument_of_the_library_that_is_heeded_is_an_option() -> None:
+def test_every_used_argument_of_the_library_is_an_option() -> None:
     known = recipe_sections()["multiple_choice"]
     arguments = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     missing = {name for name in arguments if name not in known or known[name].refused}
@@ -200,7 +200,7 @@ def test_mix_writes_rows_of_any_kinds_that_load_problems_reads_again(
     assert "exists already" in fails(capsys, "mix", "--config", config, "--file", file)
 
 
-def test_compare_tells_what_compare_tells(
+def test_the_compare_command_prints_the_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [result("base", [1, 0, 0, 1] * 10), result("tuned", [1, 1, 0, 1] * 10)]
@@ -262,7 +262,7 @@ def test_the_module_and_the_script_are_the_command_line() -> None:
     script = Path(sys.executable).parent / "mathsft"
     for start in ([sys.executable, "-m", "mathsft"], [str(script)]):
         done = subprocess.run(
-            [*start, "describe"], capture_output=True, text=True, env=os.environ, check=False
+            [*start, "--version"], capture_output=True, text=True, env=os.environ, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("device ")
+        assert done.stdout.startswith("mathsft ")

@@ -1,4 +1,4 @@
-"""Every shipped recipe, through the real command line, with its model and data by hub name."""
+"""Every shipped recipe runs by the real command line, with model and data by hub name."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SMALL = {
         "--multiple_choice.per_device_train_batch_size=4", "--multiple_choice.logging_steps=1",
     ],
 }  # fmt: skip
-# All in one process: the imports take longer than these trainings. Only sizes are changed.
+# All run in one process: the imports take longer than the training. Only sizes are changed.
 RUN = """
 import os
 from mathsft.cli import main
@@ -104,7 +104,7 @@ def test_the_recipe_for_a_cluster_trains_both_ways_in_two_processes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # On a CPU accelerate shards nothing; that is test_distributed's part.
+    # On a CPU accelerate shards nothing; test_distributed tests sharding.
     script = tmp_path / "both.py"
     small = {**SMALL, "sft": [*SMALL["sft"], "--sft.ddp_timeout=600"]}
     script.write_text(RUN.format(recipes=["cluster"], runs=str(tmp_path), small=small) + PATIENCE)

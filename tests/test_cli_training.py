@@ -1,4 +1,4 @@
-"""Trainings from the command line: what a run folder holds, and that it repeats the run."""
+"""Training by the command line: what a run folder holds, and that it can repeat the run."""
 
 import json
 import subprocess
@@ -60,7 +60,7 @@ def test_the_revision_is_that_of_the_checkout() -> None:
         ["git", "-C", str(home), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("not a git checkout")
     assert str(git_revision()).startswith(done.stdout.strip())
 
 

@@ -1,9 +1,9 @@
-"""The install cell changes nothing that Colab has preinstalled, so nothing has to be restarted.
+"""The install cell changes no package that Colab has preinstalled, so no restart is needed.
 
-Resolved against the package list of a real Colab GPU runtime, for its Python 3.13, by pip
-itself. What cannot be had here is stood in for: the runtime's torch build (an empty wheel of
-its version; its vendor libraries are not in the usual registry), and wheels of four packages
-that exist as source only: three that Colab would build, and one that it has.
+pip resolves the requirements against the package list of a real Colab GPU runtime, for its
+Python 3.13. Two things are replaced here: the runtime's torch build (by an empty wheel of its
+version; its vendor libraries are not in the usual registry), and four packages that exist as
+source only (by wheels built here): three that Colab would build, and one that it has.
 """
 
 import json
@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parent.parent
 SOURCE_ONLY = (
-    *("rouge_score", "sqlitedict", "word2number"),  # what lm_eval needs of the kind
-    "antlr4-python3-runtime==4.9.3",  # what math-verify needs, in the version that Colab has
+    *("rouge_score", "sqlitedict", "word2number"),  # lm_eval needs these
+    "antlr4-python3-runtime==4.9.3",  # math-verify needs it; the version is Colab's
 )
 VENDOR = re.compile(r"nvidia-|cuda-|cu\d\d|cupy|cudf|cuml|rapids|libcu|pylibcu|rmm|nx-cu|triton")
 
@@ -41,7 +41,7 @@ def pip(*arguments: str, timeout: int = 300) -> str:
 
 @pytest.fixture(scope="module")
 def runtime(data_dir: Path) -> dict[str, str]:
-    """Package → version of the runtime."""
+    """Package → version in the runtime."""
     lines = (data_dir / "colab" / "pip-freeze.gpu.txt").read_text().splitlines()
     pairs = [line.split("==") for line in lines if re.match(r"[A-Za-z0-9]", line) and "==" in line]
     return {canonicalize_name(name): version.strip() for name, version in pairs}
@@ -51,7 +51,7 @@ def runtime(data_dir: Path) -> dict[str, str]:
 def wheels(runtime: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     pip("wheel", "-q", "--no-deps", "--wheel-dir", str(folder), *SOURCE_ONLY)
-    version = runtime["torch"]  # with its local part, so that it goes before the registry's
+    version = runtime["torch"]  # with its local part, so that pip prefers it to the registry's
     about = f"torch-{version}.dist-info"
     with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(
@@ -65,7 +65,7 @@ def wheels(runtime: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def resolved(requirements: Path, wheels: Path, folder: Path, constraints: Path) -> dict[str, str]:
-    """What pip would install for ``requirements`` on Colab's Python: package → version."""
+    """Packages that pip would install on Colab's Python for ``requirements``, with versions."""
     tags = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17")
     platforms = [f"{tag}_x86_64" for tag in tags]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
@@ -82,7 +82,7 @@ def resolved(requirements: Path, wheels: Path, folder: Path, constraints: Path) 
     return {canonicalize_name(entry["name"]): entry["version"] for entry in found}
 
 
-def test_our_requirements_move_nothing_that_colab_has(
+def test_our_requirements_change_no_package_of_colab(
     runtime: dict[str, str], wheels: Path, tmp_path: Path
 ) -> None:
     constraints = tmp_path / "installed.txt"
@@ -101,7 +101,7 @@ def test_our_requirements_move_nothing_that_colab_has(
 def test_the_tested_versions_of_colabs_stack_are_the_ones_it_would_get(
     runtime: dict[str, str],
 ) -> None:
-    """constraints/colab.txt is what we test; torch and our own tools apart, it is the runtime."""
+    """constraints/colab.txt, which we test, is the runtime except for torch and our own tools."""
     lines = (PROJECT / "constraints" / "colab.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if "==" in line)
     ours = {"torch", "trl", "bitsandbytes", "lm_eval", "nbval", "pytest-xdist", "hypothesis"}
@@ -116,8 +116,8 @@ def install_cell(lesson: Path) -> str:
     return next(c.source for c in nbformat.read(lesson, 4).cells if c.source.startswith("# Colab"))
 
 
-def test_the_install_cell_adds_the_package_and_nothing_that_is_there_moves(tmp_path: Path) -> None:
-    """The cell's own lines, in an environment that holds all the rest; ours comes from here."""
+def test_the_install_cell_adds_the_package_and_changes_no_other(tmp_path: Path) -> None:
+    """Run the cell in an environment that has all other packages; ours comes from the checkout."""
     cells = {install_cell(lesson) for lesson in (PROJECT / "notebooks").glob("0*.ipynb")}
     assert len(cells) == 1
     lines = re.findall(r"^    !((?:.*\\\n)*.*)$", cells.pop(), flags=re.M)
@@ -127,7 +127,7 @@ def test_the_install_cell_adds_the_package_and_nothing_that_is_there_moves(tmp_p
     here = f"file://{PROJECT}"
     if not (PROJECT / ".git").exists():
         pytest.skip("not a git checkout")
-    # Without pip and setuptools of its own: those of the rest are used, as everything else.
+    # Without its own pip and setuptools: like all other packages, they come from outside.
     venv = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "runtime")]
     subprocess.run(venv, check=True)
     python = tmp_path / "runtime" / "bin" / "python"

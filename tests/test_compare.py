@@ -1,4 +1,4 @@
-"""Differences, and how sure they are, against textbook formulas and known tables."""
+"""Differences and their uncertainty, checked against textbook formulas and known tables."""
 
 import math
 from dataclasses import replace
@@ -75,7 +75,7 @@ def test_p_is_corrected_for_all_pairs_as_holm_has_it() -> None:
 
 
 def test_what_n_questions_can_show_is_shown_four_times_out_of_five() -> None:
-    """Simulated: a true difference of the size given, the exact test, p < 0.05."""
+    """Simulation: a true difference of the given size, the exact test, p < 0.05."""
     n, unequal = 300, 0.3
     size = detectable_difference(n, unequal)
     draw = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_two_runs_of_equal_scores_are_one_model_under_two_names() -> None:
         compare(a, copy)
     close = [result(n, [1, 0, 1], dtype="bfloat16", adapter_hash=n, questions=q)
              for n, q in (("one", a.questions), ("other", shifted))]  # fmt: skip
-    compare(*close)  # a short training in half precision moves no more than that
+    compare(*close)  # a short training run in half precision changes no more than that
     with pytest.raises(ValueError, match="are equal"):
         compare(close[0], replace(close[0], name="copy"))
     moved = [{**shifted[0], "loglikelihoods": [-1.0, -2, -3, -4, -5]}, *shifted[1:]]
@@ -145,7 +145,7 @@ def test_accuracy_by_category_template_and_reading_counts_every_question_once() 
     assert template_labels(run, train[1:]) == [UNSEEN] * 5
     other = result("other", [1] * 5)
     other.questions[3]["choices"] = ["1 , 000"]
-    clean = result("clean", [1] * 4, questions=other.questions[:4])  # the fifth was unreadable
+    clean = result("clean", [1] * 4, questions=other.questions[:4])  # the fifth is unreadable
     assert reading_labels(run, clean) == [READ_ALIKE] * 3 + [GARBLED] * 2
     with pytest.raises(ValueError, match="1 labels for 5 questions"):
         accuracy_by(run, ["x"])

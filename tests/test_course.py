@@ -1,4 +1,4 @@
-"""The course as a command: pages with outputs, a report, and a lesson that fails."""
+"""The `course` command: pages with outputs, a report, and a lesson that fails."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from mathsft.course import course
 
 @pytest.fixture
 def lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two lessons of one cell each in place of the real ones, which nbval runs."""
+    """Two lessons of one cell each instead of the real ones, which nbval runs."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
     for name, cell in {
@@ -56,6 +56,8 @@ def test_a_lesson_that_fails_stops_the_course_and_says_so(
         course(output_dir=tmp_path / "pages")
     assert "ZeroDivisionError" in capfd.readouterr().err
     assert "ZeroDivisionError" in (tmp_path / "pages" / "02_bad.html").read_text()
+    index = (tmp_path / "pages" / "index.html").read_text()  # also of what ran before
+    assert index.index("01_good.html") < index.index("02_bad.html")
 
 
 def test_a_package_without_its_notebooks_says_so(

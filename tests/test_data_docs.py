@@ -1,4 +1,4 @@
-"""docs/data.md is true: each row that it shows is read, as the kind that it says."""
+"""docs/data.md is true: each row that it shows is read as the kind that it names."""
 
 import json
 import re

@@ -1,4 +1,6 @@
-"""The choices for each kind of device follow from its capability alone."""
+"""The choices for each kind of device depend only on its capability."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,7 +57,7 @@ def test_every_choice_has_a_reason_and_runs_on_the_stack(
 
 
 def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What PyTorch answers on a T4, where it emulates the type.
+    # PyTorch's answer on a T4, where it emulates the type.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: T4)
@@ -82,9 +84,17 @@ def test_the_profile_follows_the_capability(
     assert default_profile() == profile
 
 
-def test_the_environment_overrides_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MATHSFT_PROFILE", "a100")
-    assert default_profile() == "a100"
+def test_the_environment_overrides_the_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.touch()
+    for chosen in ("a100", str(mine)):
+        monkeypatch.setenv("MATHSFT_PROFILE", chosen)
+        assert default_profile() == chosen
+    monkeypatch.setenv("MATHSFT_PROFILE", "nowhere.yaml")
+    with pytest.raises(ValueError, match=r"there is no file nowhere\.yaml \(from /"):
+        default_profile()
 
 
 def test_an_unknown_profile_names_the_known_and_the_nearest(

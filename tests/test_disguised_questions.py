@@ -1,4 +1,4 @@
-"""A test question that only looks different in bytes is found on every path; another one is not."""
+"""A test question that only differs in bytes is found everywhere; a different one is not."""
 
 import json
 import random
@@ -111,7 +111,7 @@ def test_a_disguised_question_is_found_by_every_measure(
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 10**6), Disguised)
-def test_so_is_any_real_question(
+def test_any_real_question_is_found_when_disguised(
     questions: Questions, number: int, how: tuple[int, list[int]]
 ) -> None:
     question = questions[number % len(questions)]
@@ -122,7 +122,7 @@ def test_so_is_any_real_question(
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(REAL), Disguised, st.sampled_from(["{}", "Please solve: {} Thanks a lot"]))
-def test_in_chats_and_prompts_as_well(
+def test_a_disguised_question_is_found_in_chats_and_prompts(
     tmp_path_factory: pytest.TempPathFactory, question: str, how: tuple[int, list[int]], around: str
 ) -> None:
     text = around.format(disguise(question, *how))
@@ -144,7 +144,7 @@ def test_in_chats_and_prompts_as_well(
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(REAL), Disguised)
-def test_and_inside_an_instruction(
+def test_a_disguised_question_is_found_inside_an_instruction(
     tmp_path_factory: pytest.TempPathFactory, question: str, how: tuple[int, list[int]]
 ) -> None:
     wrapped = f"I am stuck: {disguise(question, *how)} Can you help me?"
@@ -172,7 +172,7 @@ def test_another_question_is_not_found(one: str, other: str) -> None:
     assert overlap(asking(one), asking(other)).exact == [-1]
 
 
-def test_a_question_that_goes_on_in_a_chat_is_another(tmp_path: Path) -> None:
+def test_a_question_that_continues_in_a_chat_is_a_different_one(tmp_path: Path) -> None:
     test = asking("Tell me please what is 3 + 2 ?", "Tell me please what is 3 - 2 ?")
     texts = [
         "Tell me please what is 3 + 2 - 1 ?",

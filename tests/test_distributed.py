@@ -1,4 +1,4 @@
-"""Several processes give what one gives: training, checkpoints, evaluation, sharded weights."""
+"""Several processes give the same as one: training, checkpoints, evaluation, sharding."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ from mathsft.training.checkpoints import checkpoint_problem
 
 WORK = Path(__file__).with_name("distributed_work.py")
 OBJECTIVES = ["sft", "choices", "dpo"]
-# Before it, accelerate cannot shard weights that are tied, as torch has come to forbid its way.
+# Older versions of accelerate shard tied weights in a way that torch now forbids.
 can_shard = pytest.mark.skipif(
     tuple(map(int, version("accelerate").split(".")[:2])) < (1, 15),
     reason="this accelerate cannot shard tied weights with torch 2.13",
@@ -37,7 +37,7 @@ SHARD = ["sharded"] if not can_shard.args[0] else []
 
 @pytest.fixture(scope="session")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes of it."""
+    """The results of one process."""
     folder = tmp_path_factory.mktemp("one")
     arguments = [sys.executable, WORK, folder, "1", "train", "full-dpo", "scores", *SHARD]
     subprocess.run(list(map(str, arguments)), env=environment(), check=True, capture_output=True)
@@ -46,7 +46,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes make of it; `printed` holds their output."""
+    """The results of two processes; the file `printed` holds their output."""
     folder = tmp_path_factory.mktemp("two")
     distributed_work.GSM.save_to_disk(folder / "rows")
     jobs = ["train", "full-dpo", "scores", "stop", "diverge", "clock", "tokenise", *SHARD]
@@ -56,7 +56,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def difference(a: Path, b: Path) -> float:
-    """The largest between the weights of two files."""
+    """The largest difference between the weights of two files."""
     ours, theirs = load_file(a), load_file(b)
     assert ours.keys() == theirs.keys()
     return max((ours[key] - theirs[key]).abs().max().item() for key in ours)
@@ -115,11 +115,11 @@ def test_logs_and_held_out_losses_are_those_of_all_processes(
                 assert other.get(key, 0) == pytest.approx(entry.get(key, 0), rel=1e-5)
             if objective == "sft" and "num_tokens" in entry:
                 fillers = other["num_tokens"] - entry["num_tokens"]
-                assert 0 <= fillers <= 3 * 2  # three an epoch, of one token each
+                assert 0 <= fillers <= 3 * 2  # three per epoch, of one token each
 
 
 @pytest.mark.slow
-def test_a_reference_from_before_training_is_shared_out_and_meets_its_own_pairs(
+def test_a_reference_from_before_training_is_split_and_matched_with_its_own_pairs(
     one: Path, two: Path
 ) -> None:
     alone, together = (read(folder / "full-dpo" / "log") for folder in (one, two))
@@ -141,7 +141,7 @@ def test_lines_are_printed_once(two: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stopped_amid_an_epoch_two_processes_go_on_to_the_bit(two: Path) -> None:
+def test_two_processes_stopped_inside_an_epoch_resume_to_the_bit(two: Path) -> None:
     assert adapter(two / "stopped").read_bytes() == adapter(two / "whole").read_bytes()
 
 
@@ -175,7 +175,7 @@ def test_questions_shared_out_give_the_table_of_one_process(
     )
     assert first == second
     assert first["harness"] == pytest.approx(alone["harness"], rel=1e-12)
-    assert len(first["questions"]) == 11  # which two do not share evenly
+    assert len(first["questions"]) == 11  # two processes cannot share them evenly
     for ours, theirs in zip(first["questions"], alone["questions"], strict=True):
         found, wanted = ours.pop("loglikelihoods"), theirs.pop("loglikelihoods")
         assert found == pytest.approx(wanted, abs=1e-5, rel=1e-6)
@@ -219,7 +219,7 @@ def test_sharded_weights_are_trained_and_saved_as_those_of_one_process(
 @pytest.mark.slow
 def test_what_was_saved_from_shards_loads_in_a_single_process(two: Path) -> None:
     model, _ = load_model("tiny", device="cpu")
-    load_adapter(model, two / "sharded-sft-adapter" / "adapter")  # raises where it does nothing
+    load_adapter(model, two / "sharded-sft-adapter" / "adapter")  # raises if it does nothing
     full, tokenizer = load_model(two / "sharded-choices-full" / "model", device="cpu")
     question = {"question": "1 + 1?", "choices": ["2", "3"], "label": 0}
     assert choice_logprobs(full, tokenizer, [question])
@@ -252,7 +252,7 @@ def test_two_hosts_train_the_adapter_of_one_process(one: Path, tmp_path: Path) -
     with two_hosts() as hosts:
         started = []
         for number, host in enumerate(hosts):
-            # Two real hosts have names that tell whose the endpoint is; here it has to be said.
+            # Real hosts know by name which of them is the endpoint; here we must say it.
             launch = (
                 "--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint={hosts[0].address}:29400",
                 "--rdzv_id=two", f"--rdzv_conf=is_host={int(number == 0)}",

@@ -1,4 +1,4 @@
-"""The documents are true: their links lead somewhere, and every guard they name is a test."""
+"""The documents are true: each link leads to a file, and each guard that they name is a test."""
 
 import re
 from pathlib import Path

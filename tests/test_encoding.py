@@ -1,4 +1,4 @@
-"""Prompts, completions and stops in tokens: one way, for every kind of tokenizer."""
+"""Prompts, completions and stops as tokens: one rule for every kind of tokenizer."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_labels_decode_to_the_completion_whatever_stands_before(
 
 
 def test_where_nothing_merges_the_tokens_are_those_of_the_joined_text(tokenizer) -> None:
-    """As TRL has it: the joined text's tokens, cut behind the prompt's."""
+    """As in TRL: the tokens of the joined text, cut after those of the prompt."""
     row = {"prompt": "Question: Tom has 4 apples.\nAnswer:\n", "completion": "Five is 5"}
     ids, _ = document(tokenizer, row)
     (joined,) = encode_prompts(tokenizer, [row["prompt"] + row["completion"]])
@@ -156,7 +156,7 @@ def test_an_answer_ends_at_every_token_that_training_or_the_checkpoint_stops_at(
 
 @pytest.mark.parametrize("name", ["legacy", "current", "begins", "no mark"])
 def test_trl_trains_the_same_tokens(tokenizers, name, tmp_path) -> None:
-    """On rows of prompt and completion, of which TRL trains the completion."""
+    """On prompt-completion rows, where TRL trains the completion."""
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer

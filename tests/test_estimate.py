@@ -1,4 +1,4 @@
-"""The memory that is estimated before anything is loaded is the memory that is then taken."""
+"""The memory estimated before anything is loaded is the memory that training then uses."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from mathsft.training.make import make_trainer
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Width, heads and vocabulary of Qwen2.5-0.5B with two of its 24 layers."""
+    """Width, heads and vocabulary of Qwen2.5-0.5B, with two of its 24 layers."""
     folder = tmp_path_factory.mktemp("wide")
     torch.manual_seed(0)
     Qwen2ForCausalLM(qwen_config(layers=2)).save_pretrained(folder)
@@ -37,7 +37,7 @@ def measured_and_estimated(
     name: str | Path, folder: Path, *, section: str, quantize: bool,
     lora: bool | dict[str, Any], **settings: Any,
 ) -> tuple[float, float]:  # fmt: skip
-    """Peak GB of two optimiser steps, and what `estimate_memory` says of them."""
+    """Peak GB of two optimiser steps, and the estimate of `estimate_memory` for them."""
     model, tokenizer = load_model(name, quantize=quantize, lora=lora, device="cpu")
     own = sum(p.numel() * p.element_size() for p in model.parameters())
     peak = PeakMemory()
@@ -52,7 +52,7 @@ def measured_and_estimated(
         model, tokenizer, rows, objective_class(section)(), output_dir=folder, max_steps=2,
         callbacks=[peak], disable_tqdm=True, **settings,
     )  # fmt: skip
-    # What the estimate cannot know is read from the batches: how long, and how much of it trained.
+    # The estimate cannot know lengths and numbers of trained tokens: they come from the batches.
     size, collate = settings["per_device_train_batch_size"], trainer.data_collator
     batches: list[Any] = []
     trainer.data_collator = lambda rows: batches.append(collate(rows)) or batches[-1]
@@ -108,7 +108,7 @@ def test_the_estimate_is_within_fifteen_per_cent_of_the_peak_of_real_allocations
         ("wide", "sft", 1, 256, 1, False),
     ],
 )
-def test_so_is_that_of_full_fine_tuning(
+def test_the_estimate_of_full_fine_tuning_is_as_close(
     model: str, section: str, batch: int, length: int, steps: int, checkpointing: bool,
     request: pytest.FixtureRequest, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -131,7 +131,7 @@ def test_the_shapes_are_those_of_the_loaded_model() -> None:
 
 
 def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the shapes of Qwen2.5 as its authors publish them; the hub is not asked."""
+    """With the published shapes of Qwen2.5; the hub is not contacted."""
     published = {
         "Qwen/Qwen2.5-0.5B": qwen_config(layers=24),
         "Qwen/Qwen2.5-1.5B": Qwen2Config(
@@ -156,7 +156,7 @@ def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> Non
     assert estimate_memory(small, device="t4").weights == pytest.approx(0.46, abs=0.01)
     print(estimate_memory(large, device="t4"))
 
-    # The first change that helps is named, and is true.
+    # The verdict names the first change that helps, and it does help.
     small["sft"]["per_device_train_batch_size"] = 32
     found = estimate_memory(small, device="t4")
     assert found.total > 15
@@ -189,7 +189,7 @@ def test_what_is_not_known_is_refused_by_name() -> None:
         estimate_memory("t4")
 
 
-def test_a_cpu_is_asked_what_is_free_and_fewer_adapters_count_less() -> None:
+def test_free_memory_of_a_cpu_is_read_and_fewer_adapters_count_less() -> None:
     found = estimate_memory("tiny")
     assert re.fullmatch(r"fits \d+\.\d GB", found.verdict)
     assert f"{found.total:8.4f} GB: fits" in str(found)
@@ -203,7 +203,7 @@ Estimator = Callable[..., MemoryEstimate]
 
 @pytest.fixture
 def half_a_billion(monkeypatch: pytest.MonkeyPatch) -> Estimator:
-    """Estimates at the sizes of Qwen2.5-0.5B on an A100, of batches of 4 rows of 512."""
+    """Estimates at the sizes of Qwen2.5-0.5B on an A100, for batches of 4 rows of 512 tokens."""
     monkeypatch.setattr(counting, "model_config", lambda name, revision: qwen_config(layers=24))
 
     def estimate(*, model: dict[str, Any] | None = None, **options: Any) -> MemoryEstimate:
@@ -212,7 +212,7 @@ def half_a_billion(monkeypatch: pytest.MonkeyPatch) -> Estimator:
     return estimate
 
 
-def test_shards_divide_what_is_stored_and_not_what_passes_the_model(
+def test_shards_divide_stored_tensors_and_not_activations(
     half_a_billion: Estimator,
 ) -> None:
     for lora in (True, False):
@@ -222,7 +222,7 @@ def test_shards_divide_what_is_stored_and_not_what_passes_the_model(
             assert getattr(shared, part) == pytest.approx(getattr(whole, part) / 8), part
         assert shared.logits == whole.logits
         assert whole.gathered == 0
-        # Embedding and two of the 24 layers in half precision; a layer's gradients besides.
+        # Embedding and two of the 24 layers in half precision, plus the gradients of a layer.
         layer = (494_032_768 - 136_134_656) / 24
         expected = 2 * (136_134_656 + 2 * layer) + 4 * layer * (not lora)
         assert shared.gathered == pytest.approx(expected / 1e9, rel=0.01)
@@ -260,10 +260,10 @@ def test_checkpointing_counts_by_its_newer_name_as_by_its_older(
     assert named[0].activations < half_a_billion().activations / 2
     recipe = {"model": {}, "sft": {"activation_checkpointing": True}}
     tight = estimate_memory(recipe, device="a100", memory=named[0].total - 1)
-    assert "gradient_checkpointing" not in tight.verdict  # it has it already
+    assert "gradient_checkpointing" not in tight.verdict  # the recipe has it already
 
 
-def test_a_recipe_that_shards_is_told_to_give_the_number_of_shards(
+def test_a_recipe_that_shards_must_give_the_number_of_shards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(counting, "model_config", lambda name, revision: qwen_config(layers=24))

@@ -1,4 +1,4 @@
-"""From a model to a stored result, through the harness's own tasks."""
+"""From a model to a stored result, by the harness's own tasks."""
 
 import json
 import subprocess
@@ -92,9 +92,9 @@ def test_a_cache_answers_for_its_own_model_only_and_keeps_nothing_that_is_not_fi
             evaluate(model, "mathqa_tiny", **arguments)
 
 
-def test_a_result_takes_no_other_run_s_place(base: Result, tmp_path: Path) -> None:
+def test_a_result_does_not_overwrite_that_of_another_run(base: Result, tmp_path: Path) -> None:
     base.save(tmp_path)
-    base.save(tmp_path)  # evaluated once more
+    base.save(tmp_path)  # as after a second evaluation
     few = evaluate("tiny", "mathqa_tiny", name="base", limit=2, num_fewshot=1, folder=tmp_path)
     assert len(load_results(tmp_path)) == 2
     with pytest.raises(ValueError, match="holds the result of 'base': give 'Base' another name"):
@@ -133,7 +133,7 @@ def test_a_damaged_result_is_an_error(tmp_path: Path, text: str, message: str) -
         load_results(tmp_path / "nowhere")
 
 
-def test_hashes_tell_weights_apart_that_names_do_not(
+def test_hashes_distinguish_weights_that_names_do_not(
     small_model_dir: Path, tmp_path: Path, base: Result
 ) -> None:
     model, tokenizer = load_model(small_model_dir)
@@ -154,19 +154,19 @@ def test_hashes_tell_weights_apart_that_names_do_not(
 def test_the_public_experiment_s_failure_is_an_error_at_each_of_its_steps(
     small_model_dir: Path, tmp_path: Path, base: Result
 ) -> None:
-    """Wrapped twice, merged, the merged weights saved into the adapter's folder; then scored."""
+    """Wrap twice, merge, save the merged weights into the adapter's folder, and score."""
     folder = tmp_path / "adapter"
     model, tokenizer = load_model(small_model_dir)
     once = trained(model)
     config = once.peft_config["default"]
-    twice = get_peft_model(once, config)  # what running the cell again does
+    twice = get_peft_model(once, config)  # running the cell again does this
     with torch.no_grad():
         for name, parameter in twice.named_parameters():
             if "lora_B" in name:
                 parameter.fill_(0.05)
     with pytest.raises(ValueError, match="wrapped with an adapter twice"):
         save_adapter(twice, folder)
-    twice.save_pretrained(folder)  # peft itself saves it without a word
+    twice.save_pretrained(folder)  # peft itself saves it silently
 
     arguments: dict[str, Any] = {"limit": 20, "base": base}
     with pytest.raises(ValueError, match="the adapter was wrapped twice"):
@@ -177,7 +177,7 @@ def test_the_public_experiment_s_failure_is_an_error_at_each_of_its_steps(
     with pytest.raises(ValueError, match="holds a full model and an adapter"):
         evaluate(folder, "mathqa_tiny", **arguments)
 
-    # Loaded past our checks, as the public notebook did, it is the base under another name.
+    # Loaded without our checks, as in the public notebook, it is the base under another name.
     from peft import PeftModel
 
     with pytest.warns(UserWarning, match="missing adapter keys"):

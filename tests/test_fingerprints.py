@@ -1,4 +1,4 @@
-"""A fingerprint, and the name of a cache, tell apart all that computes something else."""
+"""Fingerprints and cache names differ whenever models compute something different."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def test_one_number_anywhere_makes_another_fingerprint(model: Any, data: st.Data
     tensor = kind[data.draw(st.sampled_from(sorted(kind)))].detach().view(-1)
     place = data.draw(st.integers(0, len(tensor) - 1))
     kept = tensor[place].clone()
-    tensor[place] = torch.nextafter(kept, torch.tensor(9.0))  # the least that there is
+    tensor[place] = torch.nextafter(kept, torch.tensor(9.0))  # the smallest possible change
     changed = fingerprints(model)
     tensor[place] = kept
     assert fingerprints(model) == before
@@ -87,7 +87,7 @@ def test_a_base_has_its_fingerprint_whatever_adapter_is_on_it(small_model_dir: P
         assert fingerprints(adapted(small_model_dir, **what))[0] == plain[0]
 
 
-def test_how_an_adapter_counts_now_is_in_it(small_model_dir: Path) -> None:
+def test_the_current_state_of_an_adapter_is_in_its_fingerprint(small_model_dir: Path) -> None:
     model: PeftModel = adapted(small_model_dir)
     before = fingerprints(model)
     model.base_model.disable_adapter_layers()
@@ -167,7 +167,7 @@ def test_equal_models_are_equal_in_another_process_and_after_an_evaluation(
 def test_all_bytes_are_read_in_whatever_parts(
     shape: list[int], dtype: torch.dtype, at_once: int, turned: bool
 ) -> None:
-    """Against hashlib over the bytes that torch itself writes."""
+    """Compared with hashlib over the bytes that torch itself writes."""
     tensor = torch.randint(0, 2, shape).to(dtype)
     tensor = tensor.transpose(0, -1) if turned and tensor.dim() > 1 else tensor
     values = bytes(tensor.contiguous().flatten().view(torch.uint8).tolist()) if shape else None

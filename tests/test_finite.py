@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite stops the training before it reaches the weights."""
+"""A loss or gradient that is not finite stops training before it reaches the weights."""
 
 import copy
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_gradient_alone_stops_too_and_accumulated_losses_all_count(
     trainer.loss_of = changed(Spoiled.apply)  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="the gradient is not finite"):
         trainer.train()
-    # The first of two batches is enough: the sum over the step is looked at.
+    # One bad batch of two is enough: the sum over the step is checked.
     losses = iter([torch.tensor(torch.inf), torch.tensor(1.0)])
     trainer.loss_of = changed(lambda loss: loss * next(losses))  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="the loss is not finite"):
@@ -92,7 +92,7 @@ def test_a_gradient_alone_stops_too_and_accumulated_losses_all_count(
 def test_float16_may_overflow_while_its_scale_comes_down_but_not_for_ever(
     scale: float | None,
 ) -> None:
-    """The decision; GradScaler itself needs a GPU (tests/gpu)."""
+    """Only the decision is tested; GradScaler itself needs a GPU (tests/gpu)."""
     weight = torch.nn.Parameter(torch.ones(2))
     model = torch.nn.Module()
     model.register_parameter("weight", weight)

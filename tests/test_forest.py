@@ -1,4 +1,4 @@
-"""The token forest: every beginning once, everyone sees exactly what stands before it."""
+"""The token forest: each beginning once, and each token sees exactly what comes before it."""
 
 import random
 
@@ -16,7 +16,7 @@ def scored_from(ids: list[int], start: int) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
 
 
-# A small alphabet, so that many sequences begin alike, one is another's beginning, or equal.
+# With a small alphabet many sequences are equal, begin alike, or one begins with another.
 sequence = st.lists(st.integers(0, 2), min_size=2, max_size=7).flatmap(
     lambda ids: st.integers(1, len(ids) - 1).map(lambda start: scored_from(ids, start))
 )
@@ -24,7 +24,7 @@ sequences = st.lists(sequence, min_size=1, max_size=8)
 
 
 def paths(batch: dict[str, torch.Tensor]) -> list[list[tuple[int, ...]]]:
-    """For each place of each row what it sees, itself included: its path from the root."""
+    """For each position of each row, the tokens that it sees, itself included: path from root."""
     mask = forest_mask(batch["end"])[:, 0]
     return [
         [tuple(ids[seen].tolist()) for seen in row]
@@ -108,7 +108,7 @@ def test_groups_stay_whole_share_rows_and_none_is_longer_than_asked(groups, max_
 
 
 def test_a_long_common_beginning_is_not_repeated_row_by_row():
-    """Five worked examples in front of every question: one row that holds all of them is best."""
+    """Five worked examples before every question: a single row with all questions is best."""
     examples = list(range(100, 600))
     groups = [[scored_from([*examples, n, *range(10, 40), 50 + n], 530)] for n in range(16)]
     forest = TokenForest.from_groups(groups, max_length=2048)
@@ -149,7 +149,7 @@ def test_labels_that_do_not_fit_the_tokens_are_an_error_naming_the_sequence():
 
 
 @given(sequences)
-def test_flex_attention_is_told_the_same_rule(found):
+def test_flex_attention_uses_the_same_rule(found):
     end = TokenForest(found, rows=[[i] for i in range(len(found))]).tensors(pad_token_id=9)["end"]
     rows, length = end.shape
     told = create_mask(forest_rule(end), rows, None, length, length, device="cpu")
@@ -157,7 +157,7 @@ def test_flex_attention_is_told_the_same_rule(found):
 
 
 @pytest.mark.parametrize("window", [Window(2), Window(3), Window(2, chunks=True)])
-def test_flex_attention_is_told_the_same_windows(window):
+def test_flex_attention_uses_the_same_windows(window):
     found = [scored_from([0, 1, 2, 0, branch, 1, 2], 1) for branch in range(3)]
     batch = TokenForest(found, rows=[[0, 1], [2]]).tensors(pad_token_id=9)
     end, depth = batch["end"], batch["position_ids"]
@@ -176,7 +176,7 @@ def test_a_window_hides_the_ancestors_that_are_too_far_above(found, size):
     near = forest_mask(batch["end"], depth, Window(size))[0, 0]
     piece = forest_mask(batch["end"], depth, Window(size, chunks=True))[0, 0]
     for token in range(len(sees)):
-        above = sees[token].nonzero()[:, 0].tolist()  # from the root down to the token itself
+        above = sees[token].nonzero()[:, 0].tolist()  # from the root to the token itself
         assert near[token].nonzero()[:, 0].tolist() == above[-size:]
         first = (len(above) - 1) // size * size
         assert piece[token].nonzero()[:, 0].tolist() == above[first:]

@@ -1,4 +1,4 @@
-"""``freeze``: exactly the weights that the patterns name, counted, and never all or none."""
+"""``freeze``: exactly the weights that the patterns name, counted, never all and never none."""
 
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ def test_what_matches_is_frozen_but_what_is_excepted_and_the_line_counts(
     said = capsys.readouterr().out
     assert said.startswith(f"freeze: {left:,} of {total:,} parameters are trained")
     freeze(model, "*.layers.*")
-    assert trained(model) == {"model.norm.weight"}  # and what was frozen has stayed so
+    assert trained(model) == {"model.norm.weight"}  # frozen weights stay frozen
 
 
-def test_a_tied_weight_answers_to_both_of_its_names(
+def test_a_tied_weight_is_matched_by_both_of_its_names(
     small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for patterns, but, frozen in (

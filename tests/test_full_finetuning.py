@@ -1,4 +1,4 @@
-"""Training all of a model: gradients, precision, checkpoints, and a saved model that loads."""
+"""Training all weights of a model: gradients, precision, checkpoints, saving and loading."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def small(small_model_dir: Path) -> Any:
 
 
 def plain_sft_loss(model: Any, tokenizer: Any) -> Tensor:
-    """Each document in a pass of its own; transformers' loss over the whole sequence, summed."""
+    """Sum transformers' loss over whole sequences, with each document in its own pass."""
     losses = []
     for document in tokenize_problems(WORKED, tokenizer)[0]:
         tensors = {key: torch.tensor([value]) for key, value in document.items()}
@@ -181,7 +181,7 @@ def test_weights_to_train_in_half_precision_are_refused_and_frozen_ones_are_not(
     sft_trainer(add_adapter(model), tokenizer, WORKED, output_dir=tmp_path)
 
 
-def test_a_model_in_four_bits_wants_an_adapter(small_model_dir: Path, tmp_path: Path) -> None:
+def test_a_model_in_four_bits_needs_an_adapter(small_model_dir: Path, tmp_path: Path) -> None:
     model, _ = load_model(small_model_dir, quantize=True, device="cpu")
     with pytest.raises(ValueError, match=r"4-bit weights have no gradient.*lora=True, or without"):
         trainer(small_model_dir, tmp_path, model=model)

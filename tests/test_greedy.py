@@ -1,4 +1,4 @@
-"""Greedy answers: by the weights and the prompt alone, up to the stop, and never from NaN."""
+"""Greedy answers depend only on weights and prompt, end at the stop, and never use NaN."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def loaded(small_model_dir: Path) -> tuple[Any, Any]:
 
 
 def argmax(model: Any, ids: list[int], steps: int, stops: set[int]) -> list[int]:
-    """The likeliest token again and again, by a plain pass each."""
+    """Append the likeliest token step by step, each from a plain pass."""
     ids, start = list(ids), len(ids)
     for _ in range(steps):
         with torch.no_grad():
@@ -80,7 +80,7 @@ def test_a_checkpoint_s_generation_config_changes_no_answer(loaded, name, capsys
     assert all(f"{key}=" in said for key in SETTINGS[name]) or name == "sampling"
 
 
-def test_what_greedy_decoding_leaves_out_is_said_and_nothing_else(loaded, capsys) -> None:
+def test_only_settings_that_greedy_decoding_ignores_are_reported(loaded, capsys) -> None:
     model, tokenizer = loaded
     problems = [{"question": "1 + 1", "answer": "2"}]
     worked_answers(model, tokenizer, problems, max_new_tokens=2)
@@ -91,7 +91,7 @@ def test_what_greedy_decoding_leaves_out_is_said_and_nothing_else(loaded, capsys
 
 
 def test_a_config_json_with_a_penalty_changes_no_answer(small_model_dir, tmp_path) -> None:
-    """Old checkpoints have such settings in config.json."""
+    """Old checkpoints keep such settings in config.json."""
     model, tokenizer = load_model(small_model_dir)
     expected = written(model, tokenizer)
     model.save_pretrained(tmp_path)
@@ -104,7 +104,7 @@ def test_a_config_json_with_a_penalty_changes_no_answer(small_model_dir, tmp_pat
 
 @pytest.mark.parametrize("named", [7, [7, 9], None])
 def test_an_answer_ends_at_the_stop_that_was_trained(loaded, named) -> None:
-    """Whatever the checkpoint's generation config says of it."""
+    """The checkpoint's generation config does not matter."""
     model, tokenizer = loaded
     free = argmax(model, encode_prompts(tokenizer, PROMPTS)[0], 10, set())
     model.generation_config.eos_token_id = named

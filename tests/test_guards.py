@@ -1,4 +1,4 @@
-"""A tuned model that scores as its base does is not passed for a tuned one."""
+"""A tuned model that scores exactly like its base is rejected."""
 
 from pathlib import Path
 
@@ -38,6 +38,6 @@ def test_scores_of_other_problems_are_refused(tuned: list[list[float]], found: s
         check_tuned([[-1.0, -2.0], [-3.0, -4.0]], tuned)
 
 
-def test_nothing_cannot_be_compared() -> None:
+def test_empty_scores_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="no score"):
         check_tuned([], [])

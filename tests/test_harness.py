@@ -1,4 +1,4 @@
-"""The harness's numbers, to its last prediction, from a fraction of the passes."""
+"""The harness's numbers, down to each prediction, from a fraction of the passes."""
 
 import json
 import random
@@ -78,10 +78,10 @@ def test_a_model_of_real_width_scores_as_the_harness_scores_it(rows: Any, tmp_pa
 
 
 def as_arc(row: dict[str, Any]) -> dict[str, Any]:
-    """A MathQA row in the schema of ARC: a dozen tokens a choice.
+    """A MathQA row in the schema of ARC: a dozen tokens per choice.
 
-    Not many more: at 500 nats float32 has steps of 6e-5, and the harness differs from itself
-    by 6e-5 when its batch size changes.
+    Longer choices would not do: at 500 nats float32 has steps of 6e-5, and the harness itself
+    changes by 6e-5 when its batch size changes.
     """
     letters = "abcde"
     texts = [f"the answer is {row['Problem'][:24]} {letter}" for letter in letters]
@@ -124,7 +124,7 @@ def test_questions_that_have_the_same_examples_pass_them_once_a_row(tiny: Any, r
     with passes_counted(tiny[0]) as forests, quiet_harness():
         ours(*tiny).loglikelihood(ask(*pairs))
     own = sum(len(tiny[1](context).input_ids) - shared for context, _ in pairs[::5])
-    assert sum(forests) < 3 * shared + 1.5 * own + 200  # the probe of `check_isolation`: some 60
+    assert sum(forests) < 3 * shared + 1.5 * own + 200  # the probe of `check_isolation` has some 60
 
 
 CONTEXTS = [
@@ -140,7 +140,7 @@ CONTEXTS = [
 def test_any_requests_score_as_the_harness_scores_them_in_the_order_they_came(
     tiny: Any, limit: int
 ) -> None:
-    """No context, spaces at its end, the stop token, equal, too long and single requests."""
+    """No context, context ending in spaces, stop token; equal, too long and single requests."""
     draw = random.Random(1)
     pairs = [
         (context, draw.choice([" 5", " 1 / 2", " rs . 40", " 5 6 7 8 9", "\n5"]))
@@ -235,7 +235,7 @@ def test_its_cache_answers_without_the_model(
     config = task_over(tmp_path, "mathqa/mathqa.yaml", test=rows[:4], examples=rows[4:9])
     cache = str(tmp_path / "cache")
     first = samples_of(ours(*tiny), config, use_cache=cache)
-    monkeypatch.setattr(harness, "option_scores", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr(harness, "option_scores", lambda *_: pytest.fail("the model was called"))
     again = samples_of(ours(*tiny), config, use_cache=cache)
     assert [s["resps"] for s in first] == [s["resps"] for s in again]
 
@@ -271,7 +271,7 @@ def test_a_score_that_is_not_finite_stops_with_the_question(small_model_dir: Pat
         ours(model, tokenizer).loglikelihood(ask(("2 + 3 =", " 5"), ("2 + 3 =", " 6")))
 
 
-def test_what_goes_with_a_name_is_refused_for_a_loaded_model(tiny: Any, tmp_path: Path) -> None:
+def test_options_for_a_model_name_are_refused_for_a_loaded_model(tiny: Any, tmp_path: Path) -> None:
     for more in ({"peft": tmp_path}, {"quantize": True}):
         with pytest.raises(ValueError, match="load_adapter"):
             ForestLM(tiny[0], tokenizer=tiny[1], **more)

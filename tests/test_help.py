@@ -1,4 +1,4 @@
-"""What ``--help`` says of an option is its entry in a docstring: each of our own has one."""
+"""``--help`` takes an option's text from a docstring entry: each of our options has one."""
 
 import inspect
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from mathsft.recipes.estimate import estimate_memory
 from mathsft.recipes.sections import NOT_KEYS, recipe_sections
 from mathsft.training.by_recipe import train_by_recipe
 
-# Of a command, with what it fills in itself or tells of in another place.
+# Functions of commands, with the arguments that are set or explained elsewhere.
 COMMANDS: dict[Callable[..., Any], set[str]] = {
     course: set(), train_by_recipe: {"recipe", "objective"}, write_rows: {"rows"},
     evaluate: set(), watch: set(), compare_all: {"results"}, write_report: {"results", "path"},

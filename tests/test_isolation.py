@@ -1,4 +1,4 @@
-"""Models of other kinds: scored as separate passes score them, or refused; never in between."""
+"""Other architectures: scores equal those of separate passes, or the model is refused."""
 
 import copy
 from typing import Any
@@ -28,7 +28,7 @@ FAITHFUL = {
     "qwen2": {},
     "qwen3": {"head_dim": 8},
     "llama": {},
-    "gemma2": {"head_dim": 8, "sliding_window": 4096},  # caps its logits after the head
+    "gemma2": {"head_dim": 8, "sliding_window": 4096},  # it caps the logits after the head
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "phi": {},  # a bias in the head
     "mistral": {"sliding_window": 64},
@@ -43,7 +43,7 @@ def small(kind: str, settings: dict, **more):
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**SIZES, **settings})
     model = AutoModelForCausalLM.from_config(config, **more).eval()
-    with torch.no_grad():  # larger than at initialisation, so that a wrong mask shows
+    with torch.no_grad():  # larger than at initialisation, so that a wrong mask is visible
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(8)
@@ -83,7 +83,7 @@ def test_models_that_attend_by_the_mask_pass_and_score_as_separate_passes(kind, 
 
 
 @pytest.mark.parametrize("kind", UNFAITHFUL)
-def test_models_that_learn_of_their_neighbours_in_another_way_are_refused(kind) -> None:
+def test_models_whose_sequences_affect_each_other_despite_the_mask_are_refused(kind) -> None:
     model = small(kind, UNFAITHFUL[kind], attn_implementation="eager")
     with pytest.raises(ValueError, match="does not keep the sequences of a row apart"):
         check_isolation(model)
@@ -138,14 +138,14 @@ def test_a_model_that_takes_one_mask_for_all_its_layers_is_refused() -> None:
 
 def test_a_model_that_keeps_its_window_elsewhere_is_refused() -> None:
     model = small("mistral", {"sliding_window": 64})
-    model.model.config = copy.copy(model.config)  # what is written to the other is not seen here
+    model.model.config = copy.copy(model.config)  # this copy does not see changes to the original
     with pytest.raises(ValueError, match=r"the windows of .* cannot be set by a mask .logits dif"):
         check_isolation(model)
 
 
 def test_a_model_that_fails_on_a_mask_for_each_kind_of_layer_is_refused() -> None:
     model = small("mistral", {"sliding_window": 64})
-    model.config.layer_types = MIXED  # its code knows of no such list
+    model.config.layer_types = MIXED  # its code does not know this list
     with pytest.raises(ValueError, match=r"does not keep .* apart .it fails on our mask"):
         check_isolation(model)
 
@@ -157,7 +157,7 @@ def test_a_window_that_counts_places_of_the_row_is_exact_within_it_and_an_error_
     model = small("gpt_neo", {**LOCAL, "window_size": 28})
     check_isolation(model)
     with torch.no_grad():
-        within = sequences(20)  # 15 tokens in common and three times 3: 24 places
+        within = sequences(20)  # 15 shared tokens and three times 3: 24 positions
         batch = TokenForest(within).tensors(pad_token_id=0)
         assert sequence_logprobs(model, batch).sum.tolist() == pytest.approx(
             alone(model, within), abs=1e-3

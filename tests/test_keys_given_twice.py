@@ -1,4 +1,4 @@
-"""A key that is given twice is an error wherever it stands: neither value is lost."""
+"""A key given twice is always an error, so no value is lost silently."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_a_recipe_with_a_key_twice_is_refused_at_any_depth(
 def test_merge_keys_and_anchors_work_as_yaml_has_them() -> None:
     assert load_yaml(MERGED, "") == yaml.safe_load(MERGED)
     assert load_yaml(MERGED, "")["most"] == {"learning_rate": 0.1, "max_steps": 3, "seed": 1}
-    load_yaml("a: &a [1, *a]", "")  # it holds itself
+    load_yaml("a: &a [1, *a]", "")  # it contains itself
 
 
 @given(
@@ -91,7 +91,7 @@ def test_no_shipped_recipe_has_a_key_twice() -> None:
         check_keys(path.read_text(encoding="utf-8"), path)
 
 
-def test_a_run_whose_config_has_a_key_twice_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_whose_config_has_a_key_twice_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("sft: {seed: 1}\nsft: {seed: 2}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.yaml, line 2: sft is given twice"):
         check_same(tmp_path, {"sft": {"seed": 2}})

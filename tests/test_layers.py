@@ -1,4 +1,4 @@
-"""A shipped recipe describes a machine: data that is given over it takes its place as a whole."""
+"""A shipped recipe describes a machine: data given by the user replaces its data as a whole."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ def read(*arguments: str, command: str = "sft") -> dict[str, dict[str, Any]]:
 
 
 def given(section: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """A section without what only its function's defaults say."""
+    """A section without the values that are only defaults of its function."""
     return {key: section[key] for key in ("source", *keys) if key in section}
 
 
-def test_a_source_on_the_line_keeps_no_limit_and_no_test_of_the_recipe(
+def test_a_source_on_the_command_line_drops_the_recipes_limit_and_test(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     sections = read("--config", "tiny", "--train.source", "big.jsonl")
@@ -30,7 +30,7 @@ def test_a_source_on_the_line_keeps_no_limit_and_no_test_of_the_recipe(
     assert "left out, since train is given" in told
 
 
-def test_without_a_config_the_recipe_of_this_machine_is_no_other() -> None:
+def test_without_a_config_the_recipe_of_this_machine_behaves_the_same() -> None:
     assert "test" not in read("--train.source", "big.jsonl")
     assert "limit" not in read("--train.source", "big.jsonl")["train"]
 
@@ -52,7 +52,7 @@ def test_the_order_on_the_line_does_not_count() -> None:
     assert given(forth["train"], "limit") == {"source": "a.jsonl", "limit": 3}
 
 
-def test_a_test_of_which_a_key_is_given_is_kept() -> None:
+def test_a_test_section_with_a_given_key_is_kept() -> None:
     sections = read("--config", "t4", "--train.source", "a.jsonl", "--test.limit", "5")
     assert given(sections["test"], "limit") == {"source": "gsm8k", "limit": 5}
 
@@ -63,7 +63,7 @@ def test_a_second_config_with_data_replaces_the_recipes(tmp_path: Path) -> None:
     sections = read("--config", "t4", "--config", str(mine))
     assert given(sections["train"], "limit") == {"source": "a.jsonl"}
     assert "test" not in sections
-    assert sections["sft"]["gradient_accumulation_steps"] == 4  # the machine's
+    assert sections["sft"]["gradient_accumulation_steps"] == 4  # from the recipe of the machine
     mine.write_text("train: {source: a.jsonl}\ntest: {source: b.jsonl}\n")
     sections = read("--config", "t4", "--config", str(mine))
     assert given(sections["test"], "limit") == {"source": "b.jsonl"}
@@ -88,7 +88,7 @@ def test_null_drops_a_section_on_the_line_and_in_a_file(
     sections = read("--config", "tiny", "--config", str(mine))
     assert capsys.readouterr().err == "test: left out, since it is null\n"
     assert "test" not in sections
-    assert sections["sft"] == read("--config", "tiny")["sft"]  # nothing is given of it
+    assert sections["sft"] == read("--config", "tiny")["sft"]  # the file sets nothing in it
     assert load_recipe(mine) == {"sft": {}}
 
 
@@ -101,7 +101,7 @@ def test_a_mixture_takes_the_place_of_the_recipes_data_and_a_source_that_of_a_mi
     mine = tmp_path / "mine.yaml"
     mine.write_text("mix: {parts: {a.jsonl: 3, b.jsonl: 4}, seed: 5}\n")
     assert "mix" not in read("--config", str(mine), "--train.source", "c.jsonl")
-    assert "mix: the recipe's is left out" in capsys.readouterr().err
+    assert "mix: the recipe's section is left out" in capsys.readouterr().err
     changed = read("--config", str(mine), "--mix.parts.b.jsonl", "9")["mix"]
     assert changed == {"parts": {"a.jsonl": 3, "b.jsonl": 9}, "seed": 5}
     changed = read("--config", str(mine), "--mix.parts", "{c.jsonl: 9}")["mix"]
@@ -131,6 +131,6 @@ def test_choices_are_data_as_well() -> None:
         "source": "a.jsonl", "reading": "official",
     }  # fmt: skip
     assert "choices" not in sections
-    assert not {"train", "test"} & sections.keys()  # of the other objective
+    assert not {"train", "test"} & sections.keys()  # they belong to the other objective
     usual = read("--config", "t4", command="multiple-choice")
     assert {"choices_train", "choices"} <= usual.keys()

@@ -1,4 +1,4 @@
-"""Whatever a model is lent to, it comes back unchanged."""
+"""Every function that uses a model leaves it unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ KINDS = ("full", "lora", "embedding", "head", "mixed modes")
 
 
 def lend(folder: Path, kind: str) -> tuple[Any, Any]:
-    """A model as a user has it: with what its adapter trained moved away from the base."""
+    """A model as a user has it: the trained weights of its adapter differ from the base."""
     model, tokenizer = load_model(folder)
     modules = {"embedding": ["embed_tokens"], "head": ["lm_head"]}
     if kind != "full":
@@ -34,10 +34,10 @@ def lend(folder: Path, kind: str) -> tuple[Any, Any]:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.requires_grad:  # tied weights move apart here, as by training
+                if parameter.requires_grad:  # this unties tied weights, as training does
                     parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     model.eval()
-    if kind == "mixed modes":  # dropout of one layer on, all else off
+    if kind == "mixed modes":  # dropout on in one layer, off in all others
         model.get_base_model().model.layers[0].train()
     model.generation_config.repetition_penalty = 1.3
     model.config.use_cache = True

@@ -1,4 +1,4 @@
-"""The lessons over a file of real problems, named by MATHSFT_SOURCE and MATHSFT_MATHQA."""
+"""The lessons run on files of real problems, set by MATHSFT_SOURCE and MATHSFT_MATHQA."""
 
 import json
 import os
@@ -14,7 +14,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
 def first_rows(data_dir: Path, folder: Path, count: int) -> dict[str, str]:
-    """The first GSM8K and MathQA rows as files of one's own, and the variables that name them."""
+    """Write the first GSM8K and MathQA rows to files; return the variables that name them."""
     with open(data_dir / "gsm8k" / "train.jsonl", encoding="utf-8") as rows:
         (folder / "some.jsonl").write_text("".join(islice(rows, count)), encoding="utf-8")
     mathqa = json.loads((data_dir / "mathqa" / "dev.json").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def first_rows(data_dir: Path, folder: Path, count: int) -> dict[str, str]:
 
 
 def run(name: str, folder: Path, variables: dict[str, str], *, shorter: str = "") -> str:
-    """Executes a copy of a lesson in ``folder``; what its cells printed.
+    """Execute a copy of a lesson in ``folder``; return what its cells printed.
 
     ``shorter`` is added to its parameters cell.
     """

@@ -1,4 +1,4 @@
-"""Choice scores and their gradients: those of one plain pass per choice, whatever the batch."""
+"""Choice scores and gradients equal those of one plain pass per choice, in any batch."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ def problems():
 
 
 def plain_scores(model, tokenizer, problem) -> torch.Tensor:
-    """Five passes, written out as lm-evaluation-harness does them; differentiable."""
+    """Five differentiable passes, written as in lm-evaluation-harness."""
     scores = []
     context = choice_context(problem["question"])
     context_ids = tokenizer(context).input_ids
@@ -86,7 +86,7 @@ def test_a_score_that_is_not_finite_is_an_error_naming_the_problem(
         model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"problem 0: a score is not finite.*float32"):
         choice_logprobs(model, tokenizer, problems)
-    assert model.training  # the mode is given back after an error, too
+    assert model.training  # the mode is restored after an error, too
 
 
 def test_a_problem_without_choices_or_with_an_empty_one_is_an_error(loaded, problems) -> None:
@@ -98,7 +98,7 @@ def test_a_problem_without_choices_or_with_an_empty_one_is_an_error(loaded, prob
 
 
 def assert_exact(model, tokenizer, problems, *, max_length: int, order=None) -> None:
-    """Log-probabilities to 1e-4 and the loss's adapter gradients to 1e-5 of five plain passes.
+    """Compare with five plain passes: log-probabilities to 1e-4, adapter gradients to 1e-5.
 
     ``order`` is the order of the questions in the forest.
     """
@@ -148,7 +148,7 @@ def test_gradients_are_those_of_five_separate_passes(small_model_dir, problems, 
 
 @pytest.mark.slow
 def test_gradients_at_a_real_depth_are_those_of_five_separate_passes(problems):
-    """The embedded model, with rows of one, of a few, and of all questions."""
+    """The packaged model, with rows of one question, of a few, and of all."""
     model, tokenizer = load_model("tiny", lora={"lora_dropout": 0.0}, device="cpu")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -167,7 +167,7 @@ question = st.tuples(st.lists(words, min_size=1, max_size=12), choices, st.integ
 @settings(max_examples=25, deadline=None)
 @given(asked=st.lists(question, min_size=1, max_size=6), data=st.data())
 def test_generated_questions_score_and_learn_as_in_separate_passes(small_model_dir, asked, data):
-    """Choices of one token and of many, one the beginning of another, any number of them."""
+    """Choices of one or many tokens, one may begin another, and any number of choices."""
     problems = [
         {"question": " ".join(text), "choices": found, "label": label}
         for text, found, label in asked
@@ -192,7 +192,7 @@ text = st.text(alphabet="app les3.\n ", min_size=1, max_size=20).filter(str.stri
 
 
 def enclosed(tokenizer, single: str):
-    """The tokenizer with special tokens around every text: ``single`` as templates have it."""
+    """Make the tokenizer put special tokens around every text, by the template ``single``."""
     from tokenizers.processors import TemplateProcessing
 
     stop = tokenizer.eos_token
@@ -214,7 +214,7 @@ def harness(small_model_dir: Path, request: pytest.FixtureRequest):
 
 @settings(max_examples=200, deadline=None)
 @given(context=text, continuation=text)
-@example(context="Tom has 3 app", continuation="les left")  # one word: merged across the boundary
+@example(context="Tom has 3 app", continuation="les left")  # a word merged across the boundary
 @example(context="Answer: ", continuation="3")  # the space goes to the continuation
 def test_tokens_are_split_as_the_harness_splits_them(harness, context, continuation):
     context_ids, continuation_ids = harness._encode_pair(context, continuation)
@@ -245,7 +245,7 @@ def test_a_tokenizer_that_ends_every_text_scores_as_one_that_does_not(small_mode
 
 
 def test_equal_choices_are_scored_alike_and_none_is_left_out(loaded, problems):
-    """The harness's own reading of MathQA has such rows: they are asked as they are."""
+    """The harness's own reading of MathQA has such rows: they are scored unchanged."""
     model, tokenizer = loaded
     twice = {**problems[0], "choices": ["12", "12", "1"]}
     ((a, b, c),) = choice_logprobs(model, tokenizer, [twice])
@@ -253,7 +253,7 @@ def test_equal_choices_are_scored_alike_and_none_is_left_out(loaded, problems):
 
 
 @pytest.mark.slow  # FlexAttention is compiled first
-@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention on a CPU wants a compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention on a CPU needs g++")
 def test_flex_attention_gives_the_scores_of_sdpa(small_model_dir, problems) -> None:
     sdpa, flex = (
         choice_logprobs(*load_model(small_model_dir, attn_implementation=name), problems)

@@ -1,4 +1,4 @@
-"""A model is loaded whole, or the error says what is wrong and what to do."""
+"""A model loads completely, or the error says what is wrong and what to do."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def folder(small_model_dir: Path, tmp_path: Path) -> Path:
-    """A copy of the small model that a test may spoil."""
+    """A copy of the small model that a test may damage."""
     return shutil.copytree(small_model_dir, tmp_path / "model")
 
 
@@ -203,7 +203,7 @@ def test_a_hub_name_in_the_cache_loads_offline(
 ) -> None:
     hub_cache(monkeypatch, tmp_path, "someone/small", small_model_dir)
     model, _ = load_model("someone/small", quantize=quantize, device="cpu")
-    # The values that 4-bit layers have lost are found in the cache.
+    # The values that 4-bit layers have lost are read from the cache.
     names = base_identity(model)["samples"]
     assert "model.layers.1.mlp.down_proj.weight" in names
     assert names == base_identity(load_model(small_model_dir, device="cpu")[0])["samples"]
@@ -212,7 +212,7 @@ def test_a_hub_name_in_the_cache_loads_offline(
 def test_a_hub_name_of_an_adapter_names_load_adapter(
     small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """transformers would load its base, put the adapter on it, and not say so."""
+    """transformers would silently load its base and put the adapter on it."""
     model, tokenizer = load_model(small_model_dir, lora=True, device="cpu")
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(tmp_path / "adapter")

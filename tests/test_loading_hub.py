@@ -1,4 +1,4 @@
-"""A model and an adapter from the hub, as a user loads them: a new process, an empty cache."""
+"""Load a model and an adapter from the hub like a user: a new process, an empty cache."""
 
 import shutil
 from pathlib import Path

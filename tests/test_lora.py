@@ -1,4 +1,4 @@
-"""All of peft's LoraConfig can be asked for, and what cannot be meant is refused by name."""
+"""All settings of peft's LoraConfig work; impossible settings are refused by name."""
 
 import copy
 import warnings
@@ -24,7 +24,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_by_default_the_seven_projections_are_adapted_with_the_numbers_that_peft_draws() -> None:
-    """As it was when the seven were named: same names, same weights, same configuration."""
+    """As if the seven were listed by name: same names, same weights, same configuration."""
     ours = add_adapter(load_model("tiny")[0])
     torch.manual_seed(0)
     theirs = get_peft_model(
@@ -65,7 +65,7 @@ def test_a_setting_of_peft_works_in_a_dict_and_in_a_config_and_comes_back(
     before = copy.deepcopy(config)
     assert same(ours, base(small_model_dir, lora=config))
     assert same(ours, add_adapter(base(small_model_dir), config))
-    assert config == before  # lent, and given back as it was
+    assert config == before  # the caller's config is not changed
     expected = all_logits(steps(ours))
     save_adapter(ours, tmp_path / "adapter")
     assert torch.equal(

@@ -1,4 +1,4 @@
-"""MathQA's options in two readings: the harness's own, and one that garbles none."""
+"""MathQA's options in two readings: the harness's own, and one that garbles nothing."""
 
 import json
 import re
@@ -21,7 +21,7 @@ MARK = re.compile(r"(^|[ ,])[a-z] \)")
 text = st.text(
     alphabet=st.sampled_from("0123456789 .,:/%$()-'\"√π°abcdexyz"), min_size=1, max_size=14
 ).map(lambda t: " ".join(t.split()).rstrip(" ,"))
-# A choice that holds "b )" cannot be told from two.
+# A choice that contains "b )" cannot be distinguished from two choices.
 choice = text.filter(lambda t: t and not MARK.search(t))
 
 
@@ -37,7 +37,9 @@ def test_any_five_choices_in_mathqas_style_are_read_back(choices: list[str]) -> 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(choice, min_size=2, max_size=8))
-def test_so_are_two_to_eight_written_as_a_list_or_with_the_letter_twice(choices: list[str]) -> None:
+def test_two_to_eight_choices_in_a_list_or_with_the_letter_twice_are_read_back(
+    choices: list[str],
+) -> None:
     pairs = list(zip("abcdefghij", choices, strict=False))
     assert clean_choices(str([f"{letter} ) {c}" for letter, c in pairs])) == choices
     assert clean_choices(" , ".join(f"{x} ) {x} ) {c}" for x, c in pairs)) == choices
@@ -54,7 +56,7 @@ pieces = ["a )", "b )", "c )", "d )", "e )", "f )", " ", " , ", ",", "'", "[", "
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(["a ) ", "['a ) ", ""]), st.lists(st.sampled_from(pieces), max_size=20))
-def test_no_text_makes_the_reading_fail_otherwise_than_it_says(begin: str, rest: list[str]) -> None:
+def test_any_text_is_read_or_gives_the_documented_error(begin: str, rest: list[str]) -> None:
     with suppress_contradiction():
         for choice in clean_choices(begin + "".join(rest)):
             assert not re.search(r"(^|[ ,])[a-e] \)", choice)
@@ -126,7 +128,7 @@ def test_on_all_real_rows_the_clean_reading_has_no_stray_quote_and_no_cut_number
             assert "'" not in choice.replace("ca n ' t be", "")
             assert '"' not in choice
             assert not re.match(r"[a-z] \)", choice)
-        # Nothing but letters, quotes and brackets of the published string is left out.
+        # Only letters, quotes and brackets of the published string are left out.
         said = re.sub(r"[\[\]'\"]|(?<![\w(] )\b[a-e] \)", "", options)
         kept = re.sub(r"[\[\]'\"]", "", " ".join(problem["choices"]))
         assert re.sub(r"[ ,]", "", kept) == re.sub(r"[ ,]", "", said)
@@ -171,7 +173,9 @@ def test_disputed_rows_can_be_left_out_of_training_and_are_counted(dev: Path) ->
         {"source": "folder/test.json", "reading": "clean"},
     ],
 )
-def test_but_never_out_of_a_test_nor_in_the_official_reading(arguments: dict[str, Any]) -> None:
+def test_disputed_rows_are_never_left_out_of_a_test_or_of_the_official_reading(
+    arguments: dict[str, Any],
+) -> None:
     with pytest.raises(ValueError, match="A test with rows left out is another test"):
         load_problems(**arguments, drop_disputed=True)
 
@@ -219,7 +223,7 @@ def test_four_and_six_choices_are_read_whole_and_noted(
 def test_the_official_reading_of_four_and_six_is_the_harnesss(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", MATHQA | FOUR, MATHQA | SIX)
     four, six = read_problems(path)[0]["choices"]
-    assert four == ["4", "5", "6"]  # its expression wants something behind the fourth
+    assert four == ["4", "5", "6"]  # its expression expects text after the fourth choice
     assert six == ["4", "5", "6", "7", "8 , f ) 9"]
 
 

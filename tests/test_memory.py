@@ -1,4 +1,4 @@
-"""`free_memory` lets go of what a notebook holds after an error, and of nothing that has a name."""
+"""`free_memory` releases what a notebook holds after an error, and nothing that has a name."""
 
 import nbformat
 import pytest
@@ -35,13 +35,13 @@ def a_step():
 
 
 @pytest.mark.slow
-def test_after_an_error_in_a_notebook_free_lets_go_of_its_variables() -> None:
+def test_after_an_error_in_a_notebook_free_memory_releases_its_variables() -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
     NotebookClient(notebook, kernel_name="python3", allow_errors=True, timeout=120).execute()
     printed = "".join(
         output["text"] for cell in notebook.cells for output in cell.outputs if "text" in output
     )
-    assert "before [True, True, True, True]" in printed  # they are held, or this shows nothing
+    assert "before [True, True, True, True]" in printed  # otherwise the test shows nothing
     assert "after [False, False, True, False]" in printed
     assert "again [False, False]" in printed
     assert "GB before" in printed

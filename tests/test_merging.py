@@ -1,4 +1,4 @@
-"""Merging keeps the logits, or is refused; never half done, never beside an adapter."""
+"""Merging keeps the logits or is refused: never half done, never saved beside an adapter."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_merging_in_half_precision_stays_within_rounding(small_model_dir: Path, 
 def test_an_adapter_that_rounding_would_spoil_is_not_merged(
     small_model_dir: Path, tmp_path: Path, scale: float
 ) -> None:
-    """In float32, as the message says, it is."""
+    """In float32, which the message suggests, it is merged."""
     model = trained(base(small_model_dir, dtype="bfloat16"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -76,7 +76,7 @@ def test_a_zero_adapter_is_not_merged(small_model_dir: Path) -> None:
 
 
 def test_merging_into_4_bit_is_refused(small_model_dir: Path, tmp_path: Path) -> None:
-    """And its advice is followed: keep the adapter, put it on the base in full, merge that."""
+    """The message's advice works: save the adapter, load it on the full base, merge there."""
     model = trained(base(small_model_dir, quantize=True))
     with pytest.raises(ValueError, match=r"save_adapter.*load_model\('.*small'\), load_adapter"):
         merge_adapter(model)

@@ -1,4 +1,4 @@
-"""The readable scripts have the losses and the gradients of the package, and they run."""
+"""The scripts in minimal/ run, with the losses and the gradients of the package."""
 
 import importlib.util
 import re
@@ -53,7 +53,7 @@ def test_a_script_has_the_loss_and_the_gradients_of_the_package(
     model, tokenizer = load_model("tiny", lora={"r": 4, "lora_dropout": 0.0}, device="cpu")
     generator = torch.Generator().manual_seed(0)
     for parameter_name, parameter in model.named_parameters():
-        if "lora_B" in parameter_name:  # else an adapter changes nothing yet
+        if "lora_B" in parameter_name:  # otherwise the adapter changes nothing yet
             torch.nn.init.normal_(parameter, std=0.05, generator=generator)
     twin, rows = script(name), load_problems(source, limit=6).to_list()
     if name == "dpo":

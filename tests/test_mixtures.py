@@ -187,7 +187,7 @@ def rows():
         yield {"question": f"{sys.argv[2]} {n} ?", "solution": "word " * 2_000, "answer": "1",
                "choices": [], "label": -1, "source": "large"}
 
-def anonymous():  # memory of this process that is no file: what a mapped file does not count as
+def anonymous():  # memory of this process that is not a mapped file
     return next(int(line.split()[1]) for line in open("/proc/self/status") if "RssAnon" in line)
 
 if sys.argv[2] == "write":
@@ -247,7 +247,7 @@ def test_the_plan_lays_steps_passes_and_sources_side_by_side() -> None:
 def test_the_plan_is_what_transformers_trains(
     tmp_path: Path, count: int, batch: int, accumulation: int, steps: int
 ) -> None:
-    """Rows counted as they pass a model of one weight."""
+    """Count the rows that pass through a model of one weight."""
     seen: list[int] = []
 
     class Counting(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Multiple-choice training: the objective as written, any batch, nothing relabelled."""
+"""Multiple-choice training: the exact objective, in any batches, with no label changed."""
 
 import warnings
 from pathlib import Path
@@ -44,7 +44,7 @@ def trainer_of(model, tokenizer, problems, folder: Path, **arguments):
 
 
 def one_step(folder: Path, tokenizer, problems, out: Path, **arguments) -> dict[str, torch.Tensor]:
-    """What one step of plain gradient descent changes, over its learning rate: the gradient."""
+    """Return the gradient: what one step of plain gradient descent changes, over its rate."""
     model = adapted(folder)
     before = adapter(model)
     descent = {"learning_rate": 1e4, "lr_scheduler_type": "constant", "warmup_steps": 0}
@@ -109,7 +109,7 @@ def test_batches_accumulated_one_by_one_and_checkpointing_give_the_gradient_of_o
         assert_same_gradients(whole, step(name, **arguments))
 
 
-def test_a_question_with_fewer_choices_has_no_chance_for_those_it_lacks(tokenizer, problems):
+def test_choices_that_a_question_does_not_have_get_probability_zero(tokenizer, problems):
     rows = multiple_choice_rows(problems[:3], tokenizer).to_list()
     batch = choice_batch(rows)
     logprobs = SequenceLogprobs(-torch.arange(1.0, 10.0), torch.arange(9), batch["scored_tokens"])
@@ -194,7 +194,7 @@ def test_a_second_training_counts_its_own_questions_only(
         adapted(small_model_dir), tokenizer, problems, tmp_path,
         max_steps=3, logging_steps=2, learning_rate=0.0, per_device_train_batch_size=12,
     )  # fmt: skip
-    for _ in range(2):  # the third step of the first training is in no log
+    for _ in range(2):  # the third step of the first run is in no log
         trainer.train()
         (log,) = [entry for entry in trainer.state.log_history if "accuracy" in entry]
         found = trainer.evaluate(trainer.train_dataset)

@@ -1,4 +1,4 @@
-"""What the tiny model learns from the objective, and that it needs the question for it."""
+"""The tiny model learns from the objective, but only if it sees the question."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mathsft.training.make import multiple_choice_trainer
 
 
 def accuracy_after(train: Dataset, test: Dataset, folder: Path, *, max_steps: int):
-    """Accuracy on ``test`` of the embedded model after some steps of 32 questions."""
+    """Return the embedded model's accuracy on ``test`` after steps of 32 questions."""
     model, tokenizer = load_model("tiny", lora={"lora_dropout": 0.0}, device="cpu")
     multiple_choice_trainer(
         model,
@@ -48,7 +48,7 @@ def test_the_objective_is_learned_from_questions_that_are_shown(tmp_path: Path) 
 def test_with_the_question_hidden_training_stays_at_chance(
     source: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """No shortcut in the choices: nothing but the question tells the right one."""
+    """The choices contain no shortcut: only the question shows which one is right."""
     if source == "gsm8k":
         file = request.getfixturevalue("data_dir") / "gsm8k" / "train.jsonl"
         parts = load_problems(file).train_test_split(test_size=2000, seed=0)

@@ -1,4 +1,4 @@
-"""The notebooks as files: address, outputs, width, exercises. nbval runs them besides."""
+"""The notebooks as files: address, outputs, width, exercises. nbval also runs them."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_lessons_and_the_readme_import_public_names_only() -> None:
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
 def test_one_cell_holds_the_parameters(path: Path) -> None:
-    """Where a lesson is made shorter or longer, by a reader or by tests/test_as_in_colab.py."""
+    """Here a reader, or tests/test_as_in_colab.py, makes a lesson shorter or longer."""
     assert sum("parameters" in tags(cell) for cell in cells(path)) == 1
 
 

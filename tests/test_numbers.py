@@ -1,4 +1,4 @@
-"""A number that cannot be meant is refused, by name, before anything is loaded or written."""
+"""An invalid number is refused by name, before anything is loaded or written."""
 
 import math
 import re
@@ -24,7 +24,7 @@ from mathsft.training.by_recipe import train_by_recipe
 NAN, INFINITE = math.nan, math.inf
 NOT_COUNTS = (0, -1, 2.5, True, NAN, "3")
 RATES = (-0.1, NAN, INFINITE, True, "fast")
-# Each is called with a bad number alone: what else it wants is looked at later.
+# Each is called with one bad number only: the other arguments are checked later.
 TRAINERS = {
     "max_length": (*NOT_COUNTS, 1), "per_device_train_batch_size": (*NOT_COUNTS, -3),
     "gradient_accumulation_steps": (*NOT_COUNTS, -2), "num_train_epochs": (*RATES, 0, -1),
@@ -145,10 +145,8 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, tuple[Any, ...]]]] = {
         for value in values
     ],
 )
-def test_a_number_that_cannot_be_meant_is_refused_by_name(
-    function: str, argument: str, value: Any
-) -> None:
-    from_line = function == "ForestLM" and isinstance(value, str)  # the harness's: made a number
+def test_an_invalid_number_is_refused_by_name(function: str, argument: str, value: Any) -> None:
+    from_line = function == "ForestLM" and isinstance(value, str)  # text is made a number
     shown = value if from_line else repr(value)
     with pytest.raises(ValueError, match=re.escape(f"{argument}={shown}")):
         FUNCTIONS[function][0](**{argument: value})
@@ -166,7 +164,7 @@ def test_a_number_that_cannot_be_meant_is_refused_by_name(
     ],
     ids=str,
 )  # fmt: skip
-def test_what_can_be_meant_is_taken(good: dict[str, Any]) -> None:
+def test_a_valid_number_is_accepted(good: dict[str, Any]) -> None:
     check_numbers(good)
 
 

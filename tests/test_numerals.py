@@ -55,18 +55,18 @@ PARTS = [
     "2024-01-05",
     "2 and 3", "5 or 6", "3, 4", "5;6", "(3, 4)", r"\boxed{3, 4}", "555-1234", "(555) 123-4567",
     "+1 555 123 4567", "3.5.1", "1/2/3", "7 out of 10", "x = 2 or x = 3", "x = 2, y = 3",
-    # digits that are not grouped as anyone groups them
+    # digits in no common grouping
     "€1.234,56", "1.234.567", "1,5", "12,34", "0,500", "1,000,00", "1 000 0000", "12345 67",
-    # more follows
+    # more text follows
     "2x", "3xy", "2 pi", "3π", "5k", "1e5x", "4x6 photo", "2 thirds", "2 and a half hours",
     "5 squared",
     "0.333...", r"0.\overline{3}", "5 ± 2", "5!", "5 feet 6 inches",
     "1 hour and 30 minutes", "5'6\"",
     "20 R 3", "2 to the power of 3", "f(5)", "5(x)", "x^2 + 3", "12 apples + 3 apples",
-    # more stands before
+    # more text comes before
     "√16", r"\sqrt[3]{8}", r"\binom{5}{2}", r"\log_2 8", "log 8", "negative 5", "|-5|", "COVID-19",
     "apples.5", "1 + x", "The answer is - 5", r"{3}^{2}",
-    # no value, no plain one, or one that takes too long
+    # no value, no plain value, or one that takes too long to compute
     "3/0", "(2)(3)", "6/2(1+2)", "9^9^9", r"9^{9^{9}}", "1e400", "1e-50",
     r"\boxed{18", r"\boxed{\pi}",
     r"\boxed{12} or \boxed{13}", r"\boxed{x > 5}", "1/3 × 9^999",
@@ -92,14 +92,14 @@ def test_answers_are_compared_by_the_value_of_all_their_forms(text: str) -> None
     assert not same_answer(text, "17")
 
 
-# --- against other arithmetic --------------------------------------------------------------
+# --- compared with Python's arithmetic -----------------------------------------------------
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
              ast.Div: operator.truediv}  # fmt: skip
 
 
 def worked_out(node: ast.expr) -> Fraction:
-    """Python's own parser, and fractions."""
+    """Compute the value with Python's own parser and fractions."""
     match node:
         case ast.Constant(value=value):
             return Fraction(str(value))
@@ -144,8 +144,8 @@ def test_fractions_and_powers_of_ten_are_exact(a: int, b: int, power: int, minus
 
 
 @given(st.integers(0, 10**12), st.integers(0, 99))
-def test_a_number_that_goes_on_is_never_cut(whole: int, more: int) -> None:
-    """Whatever comes of digits with a sign between them, it is no part of them."""
+def test_two_numbers_joined_by_a_sign_are_never_cut(whole: int, more: int) -> None:
+    """Two numbers joined by a sign are read together or not at all, never in part."""
     for sign in ",.:/-_';~|":
         text = f"{whole}{sign}{more:02}"
         answer = extract_answer(f"It is {text}")
@@ -153,7 +153,7 @@ def test_a_number_that_goes_on_is_never_cut(whole: int, more: int) -> None:
         assert answer == "" or Fraction(answer) in map(Fraction, wholes)
 
 
-# --- in every thread, and soon -------------------------------------------------------------
+# --- in every thread, and fast -------------------------------------------------------------
 
 
 def test_expressions_are_read_in_other_threads_than_the_main_one() -> None:

@@ -1,4 +1,4 @@
-"""The protocol of objectives: what one says is all that the trainer needs."""
+"""The protocol of objectives: what an objective declares is all that the trainer needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -75,7 +75,7 @@ def test_every_field_of_an_objective_is_part_of_a_runs_identity(
 
 @dataclass(frozen=True)
 class _Margin(Pairwise):
-    """An objective that somebody adds: the mean log-probabilities' margin, without a reference."""
+    """A user's own objective: the margin of the mean log-probabilities, without a reference."""
 
     name = "a margin of a test"
     needs_reference = False
@@ -89,7 +89,7 @@ class _Margin(Pairwise):
         return Loss(self.pair_loss(chosen, rejected).sum(), {"tokens": logprobs.tokens[::2]})
 
 
-def test_an_objective_of_ones_own_trains_and_its_metrics_are_logged(
+def test_a_users_own_objective_trains_and_its_metrics_are_logged(
     adapted: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     made = trainer(
@@ -108,7 +108,7 @@ def test_an_objective_of_ones_own_trains_and_its_metrics_are_logged(
 
 @dataclass(frozen=True)
 class _Better(Objective):
-    """Bradley-Terry over the hidden state after each answer: what a reward model trains."""
+    """Bradley-Terry over the hidden state after each answer: the loss of a reward model."""
 
     name = "reward of a test"
     kinds = ("preference",)
@@ -118,7 +118,7 @@ class _Better(Objective):
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
     ) -> list[Group]:
         groups = DPO().groups(rows, tokenizer, first=first, arrow=arrow)
-        for group in groups:  # the stop token passes too: one more to end on
+        for group in groups:  # the stop is an input too: add one more token
             group.sequences = [
                 {"input_ids": [*one["input_ids"], 0], "labels": [IGNORE] * (len(one["labels"]) + 1)}
                 for one in group.sequences
@@ -237,7 +237,9 @@ def test_embeddings_in_place_of_ids_give_the_same_scores_and_a_gradient(
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_tests_may_have_names(adapted: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_several_named_test_sets_are_evaluated(
+    adapted: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     tests = {"all": PAIRS, "two": PAIRS[:2]}
     made = trainer(
         adapted, tokenizer, tmp_path, DPO(), eval_rows=tests, reference="before_training"
@@ -265,7 +267,7 @@ class _Undecorated(SFT):
         (DPO(), [], "no row is left"),
     ],
 )
-def test_what_a_trainer_cannot_be_made_of_is_said(
+def test_a_trainer_refuses_a_wrong_objective_or_wrong_rows(
     adapted: Any, tokenizer: Any, tmp_path: Path, objective: Any, rows: Any, told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):

@@ -1,4 +1,4 @@
-"""Values by their types, from a line and from YAML alike; a mistake is told in one line."""
+"""Options are read by type, from the command line and from YAML; a mistake gives one line."""
 
 import re
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def test_a_text_of_a_line_is_read_by_its_type(name: str, text: str, value: Any) 
         ("contn", 1, "unknown key 'contn'"),
     ],
 )
-def test_a_value_of_another_type_is_told_with_file_and_key(
+def test_a_value_of_another_type_is_an_error_with_file_and_key(
     name: str, value: Any, words: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(words)) as error:
@@ -124,7 +124,7 @@ def test_a_whole_number_of_a_file_stays_one() -> None:
     assert isinstance(from_file("count", 2.0), int)
 
 
-def test_a_text_inside_a_mapping_of_a_file_stays_one() -> None:
+def test_a_text_inside_a_mapping_of_a_file_stays_text_unless_it_is_a_number() -> None:
     assert from_file("free", {"a": "no", "b": "1e-5"}) == {"a": "no", "b": 1e-5}
 
 

@@ -1,4 +1,4 @@
-"""Overlap of training and test: what it finds, against the plain definition, and how fast."""
+"""Overlap of training and test: what it finds, compared with the plain definition; its speed."""
 
 import random
 import re
@@ -116,8 +116,8 @@ def test_thirty_thousand_against_three_thousand_rows_take_seconds(data_dir: Path
     found = overlap(train, rows.select(range(3000)))
     assert time.perf_counter() - start < 20  # measured: 1.7 s
     assert found.train_rows == 31_325
-    # Three questions come twice: "greater than 500000" and "500,000", "21,36" and "21 , 36"; four
-    # more but for the punctuation at their end.
+    # Three questions appear twice ("greater than 500000" and "500,000", "21,36" and "21 , 36").
+    # Four more differ only in the punctuation at the end.
     twice = [(row, first) for row, first in enumerate(found.exact) if first != row]
     assert len(twice) == 7
     bare = [re.sub("[ ,]", "", question).rstrip(".:?") for question in rows["question"]]
@@ -134,8 +134,8 @@ def test_rows_that_ask_a_test_question_or_have_its_template_can_be_left_out(
     assert left["question"][:] == ["how many pens ?"]
     assert overlap(left, test).counts["template"] == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "1 of 3 rows left out: their question is among the 1 kept apart"
-    assert second == "2 of 3 rows left out: their template is among the 1 kept apart"
+    assert first == "1 of 3 rows left out: their question is one of the 1 to exclude"
+    assert second == "2 of 3 rows left out: their template is one of the 1 to exclude"
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
@@ -155,7 +155,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     [["a text"], "mathqa", {"train": []}, [{"Problem": "?"}], [{"question": None}],
      Dataset.from_dict({"Problem": ["?"]})],
 )  # fmt: skip
-def test_what_are_no_problems_is_told_by_name(wrong: Any) -> None:
+def test_arguments_that_are_not_problems_are_named(wrong: Any) -> None:
     some = asking("what is 2 + 3 ?")
     with pytest.raises(ValueError, match="overlap's test: expected rows with a question, found"):
         overlap(some, wrong)

@@ -1,4 +1,4 @@
-"""The package as a user meets it: quick to import, no network, every public name there."""
+"""The package as a user sees it: quick to import, no network, every public name present."""
 
 import ast
 import importlib.util
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mathsft
+from mathsft import compat
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +35,7 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(mathsft, name).__doc__, name
 
 
-# To take one away, or to rename it, is a decision: notebooks call them. A new one need not be here.
+# Notebooks call these: removing or renaming one is a decision. A new one need not be listed.
 PUBLIC = {
     "TokenForest", "accuracy_by", "add_adapter", "add_choices", "check_tuned", "choice_logprobs",
     "compare", "compare_all", "describe", "device_defaults", "estimate_memory", "evaluate",
@@ -74,7 +75,7 @@ def test_the_former_option_logprobs_gives_the_sums(small_model_dir: Path) -> Non
     assert torch.equal(sums, mathsft.sequence_logprobs(model, batch).sum)
 
 
-def test_an_editor_is_told_the_type_of_every_public_name() -> None:
+def test_the_stub_file_has_the_type_of_every_public_name() -> None:
     stub = ast.parse((ROOT / "mathsft" / "__init__.pyi").read_text(encoding="utf-8"))
     told = {
         name.asname: node.module
@@ -93,17 +94,57 @@ def test_the_page_of_public_names_is_made_from_their_docstrings() -> None:
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == made.page(), (
-        "python docs/make_api.py writes it anew"
+        "run python docs/make_api.py to write it again"
     )
     assert sorted(" ".join(made.TASKS.values()).split()) == mathsft.__all__
 
 
-def test_training_does_not_import_evaluation() -> None:
-    code = (
-        "import sys, mathsft.training.make\n"
-        "print([m for m in sys.modules if m.startswith('mathsft.evaluation')])"
-    )
-    assert run(code).splitlines()[-1] == "[]"
+# Data flows one way. Each part imports those before it, and itself.
+PARTS = ["data", "models", "objectives", "training", "evaluation", "recipes"]
+# These import any part, inside functions: a recipe names functions of every part, and no other
+# module uses ``train_by_recipe``, ``course`` or the command line.
+TOP = {"training.by_recipe", "recipes.sections", "recipes.estimate", "course", "cli",
+       "command_line", "lm_eval", "__main__"}  # fmt: skip
+
+
+def modules() -> dict[str, ast.Module]:
+    folder = ROOT / "mathsft"
+    named = {path.relative_to(folder).with_suffix(""): path for path in folder.rglob("*.py")}
+    return {
+        ".".join(name.parts).removesuffix(".__init__"): ast.parse(path.read_text(encoding="utf-8"))
+        for name, path in named.items()
+    }
+
+
+def imported(tree: ast.Module, names: set[str]) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mathsft."):
+            module = str(node.module).removeprefix("mathsft.")
+            inner = {f"{module}.{alias.name}" for alias in node.names} & names
+            found |= inner or {module}
+    return found
+
+
+def test_no_import_runs_back_up() -> None:
+    trees = modules()
+    for name, tree in trees.items():
+        for other in imported(tree, set(trees)):
+            mine, its = name.partition(".")[0], other.partition(".")[0]
+            if name in TOP or mine not in PARTS:
+                continue
+            assert other not in TOP or mine == its, f"{name} imports {other}"
+            if its in PARTS:
+                assert PARTS.index(its) <= PARTS.index(mine), f"{name} imports {other}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    trees = modules()
+    graph = {name: imported(tree, set(trees)) - {name} for name, tree in trees.items()}
+    while free := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in free:
+            del graph[name]
+    assert not graph
 
 
 def test_import_takes_less_than_a_third_of_a_second() -> None:
@@ -127,7 +168,7 @@ def test_import_and_every_public_name_open_no_connection() -> None:
     assert run(code).splitlines()[-1] == "[]"
 
 
-# What needs no word in a docstring: it is what its name and type say, everywhere.
+# Parameters that need no description: name and type say what they are, everywhere.
 PLAIN = {
     "model", "tokenizer", "problems", "result", "results", "path", "title", "xlabel", "ylabel",
     "colour",
@@ -135,7 +176,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", mathsft.__all__)
-def test_every_parameter_of_a_public_name_has_a_type_and_is_told(name: str) -> None:
+def test_every_parameter_of_a_public_name_has_a_type_and_is_described(name: str) -> None:
     from transformers import TrainingArguments
 
     found = getattr(mathsft, name)
@@ -146,7 +187,7 @@ def test_every_parameter_of_a_public_name_has_a_type_and_is_told(name: str) -> N
     told = " ".join(re.findall(r"`+([^`]+)`+", documentation))
     told += " " + " ".join(re.findall(r"^ *\**(\w+(?:, \**\w+)*):", documentation, re.MULTILINE))
     known = PLAIN | {"self", *re.findall(r"\w+", told)}
-    if name.endswith("_trainer"):  # the rest of its keywords are those of transformers
+    if name.endswith("_trainer"):  # its other keywords are those of transformers
         known |= {*inspect.signature(TrainingArguments).parameters, "callbacks"}
     for parameter in signature.parameters.values():
         if parameter.name != "self":
@@ -177,6 +218,40 @@ def test_no_module_but_compat_reads_what_another_library_keeps_to_itself() -> No
         if ast.unparse(node.value) not in ("self", "cls", "super()") and path.stem != "compat"
     ]
     assert foreign == []
+
+
+def test_private_methods_of_other_libraries_classes_are_listed_in_compat_with_the_reason() -> None:
+    found = set()
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.ClassDef) or not node.bases:
+                continue
+            bases = inspect.getmro(getattr(importlib.import_module(name), node.name))
+            foreign = {key for base in bases if not _ours(base) for key in vars(base)}
+            used = {inner.name for inner in node.body if isinstance(inner, ast.FunctionDef)}
+            used |= {
+                inner.attr
+                for inner in ast.walk(node)
+                if isinstance(inner, ast.Attribute)
+                and ast.unparse(inner.value) in ("self", "cls", "super()")
+            }
+            found |= {key for key in used & foreign if re.match("_[a-z]", key)}
+    assert found == set(compat.HOOKS)
+
+
+def _ours(kind: type) -> bool:
+    return kind.__module__.startswith("mathsft")
+
+
+def test_no_text_but_compat_s_names_a_private_attribute_of_another_library() -> None:
+    own = {"_mathsft_trained", "_from_model_config", "_netrc"}  # the last: a file's name
+    for path in MODULES:
+        if path.stem in ("compat", "columns"):  # columns: ends of columns' names
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and re.fullmatch("_[a-z]+[a-z_]*", str(node.value)):
+                assert node.value in own, f"{path}: {node.value}"
 
 
 def test_no_module_imports_unittest_or_is_too_long() -> None:

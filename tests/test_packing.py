@@ -17,7 +17,7 @@ from mathsft.models.logprobs import sequence_logprobs
 
 
 def best_fit_decreasing_by_scan(lengths: Sequence[int], max_length: int) -> list[int]:
-    """The textbook loop over all open rows; returns how full its rows are."""
+    """Run the textbook loop over all open rows; return how full each row is."""
     used: list[int] = []
     for length in sorted(lengths, reverse=True):
         fitting = [row for row, tokens in enumerate(used) if tokens + length <= max_length]
@@ -86,7 +86,7 @@ def test_rows_of_real_problems_are_at_least_95_percent_full(data_dir: Path):
 
 
 def passed(documents) -> list[int]:
-    """The tokens of each document that pass the model: its last one is only predicted."""
+    """Return how many tokens of each document the model reads: the last is only predicted."""
     return [len(document["input_ids"]) - 1 for document in documents]
 
 

@@ -1,4 +1,4 @@
-"""What `persist` copies outlives the machine; where it cannot copy it says so, and no more."""
+"""What `persist` copies outlives the machine; if it cannot copy, it only says so."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from mathsft.training import persist
 from mathsft.training.checkpoints import checkpoint_problem
 
 
-def test_the_mirror_is_gone_on_from_where_the_machine_was_lost(
+def test_a_run_resumes_from_the_mirror_after_the_machine_was_lost(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -29,7 +29,7 @@ def test_the_mirror_is_gone_on_from_where_the_machine_was_lost(
 
     ours().train(resume_from_checkpoint=True)
     wanted = weights(folder / "checkpoint-6")
-    # It lies there as it does in the folder of runs, so that two runs of one name do not meet.
+    # The mirror is laid out like the folder of runs, so that two runs of one name do not collide.
     assert sorted(p.name for p in (mirror / "02" / "a").iterdir()) == [
         "checkpoint-4",
         "checkpoint-6",
@@ -77,7 +77,7 @@ def test_a_drive_that_vanishes_amid_a_copy_neither_stops_nor_spoils_anything(
     assert checkpoint_problem(away / "run" / "checkpoint-2") is None
     assert checkpoint_problem(folder / "checkpoint-6") is None
 
-    # It comes back: what was missed is copied with the next one, and left-overs are removed.
+    # The drive comes back: the next copy adds what is missing, and left-overs are removed.
     away.rename(drive)
     old = drive / "run" / ".checkpoint-2.old-1"  # killed between two renames
     (drive / "run" / "checkpoint-2").rename(old)
@@ -177,7 +177,9 @@ print("same:", *((here / name / "checkpoint-6/adapter_model.safetensors").read_b
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_what_was_good_and_is_told(tmp_path: Path, small_model_dir: Path) -> None:
+def test_a_full_disk_keeps_the_good_checkpoints_and_is_reported(
+    tmp_path: Path, small_model_dir: Path
+) -> None:
     """Two file systems of two and a half checkpoints each, in a mount namespace."""
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*alone, "true"], check=False).returncode:

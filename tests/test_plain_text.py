@@ -1,4 +1,4 @@
-"""One spelling for what looks the same: what becomes alike, and which numbers stay apart."""
+"""One spelling for signs that look the same; signs that change a question stay different."""
 
 import sys
 import unicodedata

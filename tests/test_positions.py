@@ -1,4 +1,4 @@
-"""Texts that are longer than the model has positions: dropped and counted, or refused, by name."""
+"""Texts with more tokens than the model has positions: dropped and counted, or refused by name."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def short(small_model_dir) -> tuple[Any, Any]:
 
 
 def worked(tokenizer: Any, tokens: int) -> dict[str, Any]:
-    """A problem whose document has so many tokens, the stop included."""
+    """Return a problem whose document has ``tokens`` tokens, including the stop."""
     row: dict[str, Any] = {"prompt": "5", "completion": "5" * (tokens - 2)}
     ids = tokenizer(row["prompt"] + row["completion"]).input_ids
     row["completion"] = row["completion"][: len(row["completion"]) - (len(ids) + 1 - tokens)]
@@ -44,11 +44,11 @@ def question(repeats: int) -> dict[str, Any]:
 
 def test_training_drops_and_counts_documents_longer_than_the_model(short, tmp_path, capsys) -> None:
     model, tokenizer = short
-    # The last token is only predicted, so a document may have one more than positions.
+    # The last token is only predicted, so a document may have one token more.
     rows = [worked(tokenizer, n) for n in (10, LIMIT + 1, LIMIT + 2, 100)]
     trainer = sft_trainer(model, tokenizer, rows, output_dir=tmp_path, max_length=256, max_steps=1)
     assert "dropped: 2 longer than the model's 64 positions" in capsys.readouterr().out
-    trainer.train()  # in a row of 256 tokens, whose documents begin at position 0 each
+    trainer.train()  # in a row of 256 tokens, in which each document starts at position 0
 
 
 def test_training_drops_and_counts_questions_longer_than_the_model(short, tmp_path, capsys) -> None:
@@ -74,7 +74,7 @@ def test_scores_name_the_problem_that_is_too_long(short) -> None:
         choice_logprobs(model, tokenizer, [question(1), question(40)])
 
 
-def test_the_harness_cuts_as_it_does_and_the_count_is_said(short, capsys) -> None:
+def test_the_harness_cuts_long_texts_and_their_number_is_printed(short, capsys) -> None:
     from lm_eval.api.instance import Instance
 
     model, tokenizer = short

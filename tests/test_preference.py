@@ -1,4 +1,4 @@
-"""Learning from pairs, and the reference that they are compared with."""
+"""Training on pairs, and the reference that the model is compared with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_a_trained_adapter_is_its_own_reference(
 ) -> None:
     made = trainer(moved(adapted), tokenizer, tmp_path, DPO(), eval_rows=PAIRS)
     assert made.reference == "before_training"
-    assert first_loss(made).item() == pytest.approx(0.693147, abs=1e-5)  # it has not moved yet
+    assert first_loss(made).item() == pytest.approx(0.693147, abs=1e-5)  # it has not changed yet
     assert made.evaluate()["eval_loss"] == pytest.approx(0.693147, abs=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_a_pair_without_one_of_its_parts_is_named(
         DPO(beta=0.0)
 
 
-def test_a_reference_that_cannot_be_had_is_refused(
+def test_an_impossible_reference_is_refused(
     small_model_dir: Path, adapted: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     full = base(small_model_dir)
@@ -149,7 +149,7 @@ def test_weights_of_the_base_that_are_trained_move_with_the_adapter_off(
     assert trainer(biased, tokenizer, tmp_path, DPO()).reference == "before_training"
 
 
-def test_a_cell_that_was_interrupted_goes_on_with_the_reference_that_it_had(
+def test_an_interrupted_cell_resumes_with_the_same_reference(
     small_model_dir: Path, tokenizer: Any, tmp_path: Path, capsys: Any
 ) -> None:
     def adapted_anew() -> Any:
@@ -168,7 +168,7 @@ def test_a_cell_that_was_interrupted_goes_on_with_the_reference_that_it_had(
     assert "training resumes after step 2" in capsys.readouterr().out
     assert start_hash(model) == start_hash(whole.model)
     elsewhere = trainer(model, tokenizer, tmp_path / "other", DPO(), **how)
-    assert elsewhere.reference == "before_training"  # another run, of an adapter that was trained
+    assert elsewhere.reference == "before_training"  # another run, of a trained adapter
 
 
 class _Interrupt(TrainerCallback):
@@ -208,7 +208,7 @@ def test_a_loss_over_pairs_may_have_no_reference(
     assert found["eval_rewards/chosen"] == pytest.approx(2 * found["eval_logps/chosen"], rel=1e-4)
 
 
-def test_a_reference_of_weights_that_have_moved_is_not_gone_on_with(
+def test_a_run_is_not_resumed_if_its_reference_weights_have_changed(
     small_model_dir: Path, tokenizer: Any, tmp_path: Path, capsys: Any
 ) -> None:
     model = base(small_model_dir)

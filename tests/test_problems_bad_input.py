@@ -132,7 +132,7 @@ def test_half_a_character_is_an_error_that_names_row_and_column(tmp_path: Path) 
         read_problems(path)
 
 
-def test_question_and_solution_alone_are_told_which_columns_are_wanted(tmp_path: Path) -> None:
+def test_question_and_solution_alone_give_an_error_that_names_the_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"question": "What?", "solution": "It is 1."}))
     with pytest.raises(ValueError, match="name the columns question, answer"):

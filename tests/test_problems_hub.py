@@ -1,4 +1,4 @@
-"""The hub path as a user walks it: a new process, an empty cache, a hub that answers.
+"""Loading from the hub as a user does it: a new process, an empty cache, a hub that answers.
 
 The served rows are made up, in the schemas of the real data sets.
 """
@@ -58,7 +58,7 @@ def hub(local_hub: LocalHub) -> LocalHub:  # noqa: F811
 
 
 def load(hub: LocalHub, tmp_path: Path, call: str) -> tuple[list[dict], str]:
-    """The rows that ``load_problems(call)`` gives in a new process, and what it printed."""
+    """Return the rows of ``load_problems(call)`` in a new process, and what it printed."""
     done = hub.python(
         "import json\nfrom mathsft.data.problems import load_problems\n"
         f"rows = load_problems({call}).to_list()\nprint(json.dumps(rows))",
@@ -94,7 +94,7 @@ def test_grade_school_math_is_bare_and_without_test_questions(
     assert "chat stripped by GSM8K's own question: 2" in said
 
 
-def test_without_the_train_questions_the_wording_decides_and_it_is_said(
+def test_without_the_train_questions_the_wording_decides_and_a_line_says_so(
     hub: LocalHub, tmp_path: Path
 ) -> None:
     rows, said = load(hub, tmp_path, "'grade-school-math', train_questions=[]")

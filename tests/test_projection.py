@@ -1,4 +1,4 @@
-"""The log-probabilities of scored tokens, and their gradients: those of a plain log_softmax."""
+"""The log-probabilities of scored tokens and their gradients equal those of a plain log_softmax."""
 
 import pytest
 import torch
@@ -45,9 +45,9 @@ def test_values_and_gradients_are_those_of_log_softmax(logits_at_once, words, se
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.3)])
 def test_half_precision_keeps_small_probabilities_and_nearly_certain_tokens(dtype, tolerance):
-    """150,000 words: most probabilities lie below what float16 holds. And one sure token.
+    """150,000 words: most probabilities are below float16's range, and one token is sure.
 
-    The tolerance is what the rounding of the logits themselves brings, in any formula.
+    The tolerance is the error that rounding the logits alone causes, in any formula.
     """
     generator = torch.manual_seed(0)
     weight = torch.randn(150_000, 16, generator=generator).mul(0.5).to(dtype)
@@ -111,7 +111,7 @@ def test_each_position_that_predicts_a_scored_token_is_projected_once_and_no_oth
         lambda head, given, logits: by_the_head.append(logits.shape[:-1].numel())
     )
     sequence_logprobs(model, batch).sum.sum().backward()
-    # Four choices: after the question, after "10", after "10 11".
+    # Four choices, three positions: after the question, after "10", after "10 11".
     assert (projected, by_the_head) == (([3], [0]) if plain else ([], [3]))
 
 

@@ -1,4 +1,4 @@
-"""Adapters that go from a base stored in 4 bits to its full one, and back, but to no other."""
+"""Adapters of a base stored in 4 bits load on its full form, and the reverse; on no other base."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def in_4_bits(source: Path, folder: Path, settings: str = "nf4, twice") -> Path:
-    """As ``…-bnb-4bit`` repositories are made: quantised by transformers and saved."""
+    """Quantise and save with transformers, as ``…-bnb-4bit`` repositories are made."""
     config = BitsAndBytesConfig(load_in_4bit=True, **SETTINGS[settings])
     model = AutoModelForCausalLM.from_pretrained(
         source, quantization_config=config, dtype="float32", device_map="cpu"
@@ -60,7 +60,7 @@ def test_an_adapter_of_a_folder_in_4_bits_loads_on_its_base_in_any_form(
     loaded = load_adapter(BASES[on](small_model_dir, stored), tmp_path / "adapter")
     if "stored" in on:
         assert torch.equal(all_logits(loaded), all_logits(tuned))
-    else:  # the base's own rounding is between them, and nothing else
+    else:  # they differ by the rounding of the base only
         change = (all_logits(loaded) - all_logits(tuned)).abs().max()
         alone = (all_logits(base(small_model_dir)) - all_logits(base(stored))).abs().max()
         assert change < 3 * alone
@@ -92,13 +92,13 @@ def test_packed_bytes_are_in_no_identity(small_model_dir: Path, stored: Path) ->
     of_full = base_identity(base(small_model_dir))["samples"]
     assert of_stored == {k: v for k, v in of_full.items() if "_proj.weight" not in k}
     on_the_way = base_identity(base(small_model_dir, quantize=True))["samples"]
-    assert on_the_way == of_full  # from the checkpoint's file
+    assert on_the_way == of_full  # read from the checkpoint's file
 
 
 def test_stored_values_that_cannot_be_read_as_weights_are_left_out(
     small_model_dir: Path, tmp_path: Path
 ) -> None:
-    """Of another shape, of integers, or of 8 bits that need their scales."""
+    """Values of another shape, integers, or 8-bit floats that need their scales."""
     name = "model.layers.{}.self_attn.q_proj.weight"
     folder = shutil.copytree(small_model_dir, tmp_path / "model")
     model = base(folder, quantize=True)

@@ -1,4 +1,4 @@
-"""4-bit layers train after an evaluation as they did before one, whatever the CPU."""
+"""4-bit layers train after an evaluation as they did before it, on any CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def nf4_by_transformers(folder: Path) -> Any:
 def test_a_4_bit_model_that_was_evaluated_trains_as_one_that_was_not(
     small_model_dir: Path, loaded_by: str
 ) -> None:
-    """On CPUs with AVX512-BF16 bitsandbytes changes to a kernel without a gradient."""
+    """On CPUs with AVX512-BF16, bitsandbytes switches to a kernel without a gradient."""
     gradients = []
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     for evaluated in (False, True):

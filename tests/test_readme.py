@@ -1,4 +1,4 @@
-"""The README is true: its links lead somewhere, its commands exist, its script runs."""
+"""The README is correct: its links lead to files, its commands exist, its scripts run."""
 
 import os
 import re

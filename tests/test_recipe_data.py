@@ -1,4 +1,4 @@
-"""The data of a recipe: read and checked before a model is loaded, and nothing of it left out."""
+"""The data of a recipe is read and checked before a model is loaded, and no part is left out."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from problem_rows import jsonl
 from recipe_lines import SHORT, TINY, mathsft_
 
-pytestmark = pytest.mark.usefixtures("runs")  # their folder is a temporary one
+pytestmark = pytest.mark.usefixtures("runs")  # runs are saved in a temporary folder
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -82,7 +82,7 @@ def test_data_is_read_and_checked_before_a_model_is_loaded(mistake: list[str], r
 def test_a_test_is_of_the_split_test_if_none_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`load_problems` reads training rows by default, and a given source keeps no split."""
+    """`load_problems` reads training rows by default, and a new source drops the recipe's split."""
     mathsft_("sft", *SHORT, "--test.source", "tiny-gsm", "--check")
     assert "tiny-gsm/test: 8 rows read" in capsys.readouterr().out
     mathsft_("sft", *SHORT, "--test.source", "tiny-gsm", "--test.split", "validation", "--check")
@@ -100,4 +100,4 @@ def test_rows_of_another_kind_are_refused_before_a_model_is_loaded(
     (tmp_path / "chats.jsonl").write_text(json.dumps({"prompt": "1 + 1 =", "completion": " 2"}))
     with pytest.raises(SystemExit, match="has no choices to train"):
         mathsft_("multiple-choice", "--choices_train.source", tmp_path / "chats.jsonl")
-    assert "choices: the recipe's is left out" in capsys.readouterr().err
+    assert "choices: the recipe's section is left out" in capsys.readouterr().err

@@ -87,7 +87,9 @@ def test_numbers_inside_a_nested_mapping_are_converted_too(tmp_path: Path) -> No
         ("sft: {", ["mine.yaml", "YAML"]),
     ],
 )
-def test_a_mistake_is_told_with_file_and_key(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_a_mistake_is_an_error_with_file_and_key(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
     with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         load_recipe(write(tmp_path, text))
     for word in words:
@@ -98,6 +100,20 @@ def test_an_unknown_recipe_names_those_that_ship() -> None:
     with pytest.raises(FileNotFoundError, match="tiny") as error:
         load_recipe("tinny")
     assert "did you mean 'tiny'" in str(error.value)
+
+
+def test_the_quick_recipe_of_the_tests_is_tiny_with_fewer_steps_and_questions() -> None:
+    quick, tiny = load_recipe(Path(__file__).with_name("quick.yaml")), load_recipe("tiny")
+    assert quick.keys() == tiny.keys()
+    changed = {
+        (section, key)
+        for section, keys in quick.items()
+        for key in keys.keys() | tiny[section].keys()
+        if keys.get(key) != tiny[section].get(key)
+    }
+    amounts = {"limit", "max_steps", "num_train_epochs"}
+    assert {key for _, key in changed} == amounts
+    assert ("train", "limit") not in changed  # lessons print it, and their output is compared
 
 
 def test_the_environment_chooses_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

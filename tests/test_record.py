@@ -1,4 +1,4 @@
-"""What a run's folder says of it is enough to start it again, from anywhere."""
+"""A run's folder records enough to start the run again, from anywhere."""
 
 from pathlib import Path
 from typing import Any

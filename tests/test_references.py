@@ -1,4 +1,4 @@
-"""The answers that others are held against: read like any answer, or refused with their row."""
+"""Reference answers: read like any answer, or refused with an error that names the row."""
 
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("answer", [*UNREADABLE, float("inf")])
-def test_what_cannot_be_read_is_said(answer: object) -> None:
+def test_an_unreadable_reference_is_an_error(answer: object) -> None:
     with pytest.raises(ValueError, match="an answer that cannot be read as one number: '"):
         reference_answer(answer)
 
 
 @pytest.mark.parametrize("answer", ["", "  ", None, [], True])
-def test_a_missing_answer_is_said(answer: object) -> None:
+def test_a_missing_reference_is_an_error(answer: object) -> None:
     with pytest.raises(ValueError, match="no answer to compare with"):
         reference_answer(answer)
 
@@ -48,7 +48,7 @@ def loaded(small_model_dir: Path) -> Any:
 
 @pytest.fixture
 def writing(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`worked_answers` of a model that writes the given text, whatever it computes."""
+    """Make `worked_answers` find the given answer, whatever the model writes."""
 
     def says(text: str) -> None:
         monkeypatch.setattr(worked, "extract_answer", lambda _: text)
@@ -57,7 +57,9 @@ def writing(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("answer", ["18 pens", RAW, r"\frac{36}{2}", "$18", "18.0"])
-def test_a_right_answer_is_right_against_each_of_them(loaded, writing, answer: str) -> None:
+def test_a_right_answer_is_right_for_every_form_of_the_reference(
+    loaded, writing, answer: str
+) -> None:
     problem = {**load_problems("tiny-gsm", split="test", limit=1)[0], "answer": answer}
     for said, right in (("18", True), ("36/2", True), ("17", False), ("", False)):
         writing(said)
@@ -66,7 +68,7 @@ def test_a_right_answer_is_right_against_each_of_them(loaded, writing, answer: s
 
 
 @pytest.mark.parametrize("answer", [*UNREADABLE, "", None])
-def test_an_unreadable_one_names_its_row_before_anything_is_generated(
+def test_an_unreadable_reference_names_its_row_before_anything_is_generated(
     loaded, monkeypatch: pytest.MonkeyPatch, answer: str | None
 ) -> None:
     problems = load_problems("tiny-gsm", split="test", limit=3).to_list()

@@ -1,4 +1,4 @@
-"""Tables, the CSV and the page say what the results say, and need nothing but themselves."""
+"""Tables, the CSV and the page show what the results say, and need no other file."""
 
 import math
 import re
@@ -49,7 +49,7 @@ def test_published_numbers_are_marked_as_not_ours_and_paired_with_nothing(
     assert theirs["whose"].str.startswith("not ours").all()
     assert theirs[["difference", "p", "p_holm"]].isna().all(axis=None)
     assert "notebooks" in table.attrs["not ours"]
-    # Correcting p counts our rows alone.
+    # The correction of p counts our rows only.
     assert table["p_holm"].dropna().tolist() == results_table(runs)["p_holm"].dropna().tolist()
     base, tuned = (next(r for r in PUBLIC_EXPERIMENT if r.name == n)
                    for n in ("0.5B base", "0.5B multiple choice"))  # fmt: skip
@@ -80,7 +80,7 @@ def test_the_csv_has_a_row_for_each_checkpoint_by_step(tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """The tags of a page, and what it asks for from elsewhere."""
+    """Check the tags of a page, and record what it fetches from elsewhere."""
 
     void = frozenset({"meta", "link", "img", "br", "hr", "input"})
 

@@ -1,4 +1,4 @@
-"""What the package declares: all that it imports, and the lists that others install from."""
+"""The package declares all that it imports, and the install lists agree with it."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ CARD = {
     "torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "lm-eval", "wandb",
     "python-dotenv", "nbval",
 }  # fmt: skip
-# Imported where the user asks for what needs it; a message says which extra brings it.
+# Imported only when the user needs them; a message says which extra installs them.
 ON_DEMAND = {
     "course.py": EXTRAS["notebooks"],
     "cli.py": EXTRAS["completion"],

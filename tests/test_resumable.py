@@ -1,4 +1,4 @@
-"""A training goes on from the newest whole checkpoint of its own run, and mixes no two."""
+"""Training resumes from the newest complete checkpoint of its own run, and mixes no two runs."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ def adapter(model: Any) -> dict[str, torch.Tensor]:
 
 
 def interrupt_in_step_four(ours: Any) -> None:
-    """Train, and press stop."""
+    """Train, and interrupt the run."""
     honest, calls = ours.loss_of, iter(range(100))
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -30,7 +30,7 @@ def interrupt_in_step_four(ours: Any) -> None:
         ours.train(resume_from_checkpoint=True)
 
 
-def test_going_on_gives_the_weights_of_a_training_in_one_go(
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(
     training: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = weights(training / "checkpoint-6")
@@ -54,7 +54,7 @@ def test_a_run_that_had_ended_gives_its_weights_and_its_log_back(
     assert weights(training / "mine") == weights(training / "checkpoint-6")
 
 
-def test_without_a_checkpoint_training_begins_and_where_one_is_no_use_it_says_so(
+def test_without_a_checkpoint_training_starts_and_an_unusable_one_is_named(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh = trainer(small_model_dir, tmp_path, max_steps=1, save_strategy="no")
@@ -107,7 +107,7 @@ def test_other_weights_at_the_start_are_another_run(
     assert "another base model" in capsys.readouterr().out
 
 
-def test_the_same_trainer_goes_on_though_its_weights_have_moved(
+def test_the_same_trainer_resumes_although_its_weights_have_changed(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A cell that was interrupted and is run again, in the same kernel."""
@@ -121,7 +121,7 @@ def test_the_same_trainer_goes_on_though_its_weights_have_moved(
     assert weights(ends[0]) == weights(ends[1])
 
 
-def test_a_new_trainer_around_a_model_that_has_moved_goes_on_as_well(
+def test_a_new_trainer_resumes_with_a_model_whose_weights_have_changed(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only the cell with the trainer is run again; the model is the interrupted one."""
@@ -135,7 +135,7 @@ def test_a_new_trainer_around_a_model_that_has_moved_goes_on_as_well(
     ends = [tmp_path / name / "checkpoint-6" for name in ("calm", "ours")]
     assert weights(ends[0]) == weights(ends[1])
 
-    # Trained further on purpose, it is another run, and the first one's result stays.
+    # Training it further on purpose is another run, and the first run's result stays.
     further = trainer(small_model_dir, tmp_path / "ours", model=ours.model)
     further.train()
     assert weights(tmp_path / "ours" / "checkpoint-6") != weights(ends[0])
@@ -146,7 +146,7 @@ def test_a_new_trainer_around_a_model_that_has_moved_goes_on_as_well(
     assert weights(tmp_path / "mine") == weights(ends[0])
 
 
-def test_who_tries_another_setting_and_goes_back_finds_the_first_result(
+def test_after_another_setting_the_first_setting_finds_its_result_again(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drive = tmp_path / "drive"
@@ -211,7 +211,7 @@ def test_the_best_checkpoint_stays_and_is_what_a_finished_run_gives_back(
     assert all(torch.equal(p, wanted[n]) for n, p in adapter(again.model).items())
 
 
-def test_a_longer_run_can_go_on_from_the_path_of_a_shorter_one(
+def test_a_longer_run_can_resume_from_the_path_of_a_shorter_one(
     training: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer = trainer(small_model_dir, training, max_steps=8, save_strategy="no")
@@ -233,7 +233,7 @@ def test_a_path_is_taken_as_given_unless_it_is_not_whole(
     assert ours.state.global_step == 6
 
 
-def test_an_adapter_that_would_load_in_part_only_stops(
+def test_an_adapter_that_would_load_only_in_part_is_an_error(
     training: Path, small_model_dir: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -247,7 +247,7 @@ def test_an_adapter_that_would_load_in_part_only_stops(
         trainer(small_model_dir, training).train(training / "checkpoint-4")
 
 
-def test_older_checkpoints_go_only_when_the_new_one_is_whole(
+def test_older_checkpoints_are_removed_only_when_the_new_one_is_complete(
     tmp_path: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = trainer(small_model_dir, tmp_path, save_total_limit=1)

@@ -1,4 +1,4 @@
-"""Columns may have names of one's own; a wrong name is told where it is and what is nearest."""
+"""Columns may have custom names; the error for a wrong one names its place and the nearest name."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,7 @@ from problem_rows import GSM, jsonl
 from mathsft.data.problems import load_problems, read_problems
 
 
-def test_columns_may_have_names_of_ones_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_columns_may_have_custom_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"q": GSM["question"], "a": GSM["answer"], "answer_id": 3}
     named = {"question": "q", "answer": "a"}
     found = load_problems(jsonl(tmp_path / "a.jsonl", row), columns=named)
@@ -52,7 +50,7 @@ def test_a_later_row_without_the_column_is_named(tmp_path: Path) -> None:
         read_problems(path, columns={"question": "q"})
 
 
-def test_foreign_columns_are_told_how_to_name_them(tmp_path: Path) -> None:
+def test_unknown_columns_give_an_error_with_a_suggestion(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"Question": "What?", "Anser": "1"})
     hint = "did you mean columns={'question': 'Question', 'answer': 'Anser'}?"
     with pytest.raises(ValueError, match=re.escape(hint)):

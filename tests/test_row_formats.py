@@ -1,4 +1,4 @@
-"""Every format in every kind of file, and faults that name their place."""
+"""Every format in every kind of file, and errors that name their place."""
 
 import csv
 import gzip
@@ -95,7 +95,7 @@ FORMATS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def write(path: Path, rows: list[dict[str, Any]], *, nested: Any = json.dumps) -> Path:
-    """Rows in the format of the suffix, by other means than the kit's."""
+    """Write rows in the format of the suffix, without the package's own writers."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     if plain.suffix == ".jsonl":
         jsonl(plain, *rows)
@@ -248,7 +248,7 @@ def test_lists_in_numpys_form_are_refused(tmp_path: Path) -> None:
         load_problems(tmp_path / "a.csv")
 
 
-def test_a_number_of_csv_stays_one_under_a_name_of_ones_own(tmp_path: Path) -> None:
+def test_a_number_in_csv_stays_a_number_in_a_column_with_a_custom_name(tmp_path: Path) -> None:
     row = {"question": "2 + 3?", "solution": "", "answer": "5", "choices": ["4", "5"], "gold": 1}
     path = write(tmp_path / "a.csv", [row])
     assert load_problems(path, columns={"label": "gold"})[0]["label"] == 1

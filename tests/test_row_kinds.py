@@ -1,4 +1,4 @@
-"""Each kind of row is told, read, asked, mixed and shown by what its kind says."""
+"""Each kind of row is recognised, read, asked, mixed and shown as its kind defines."""
 
 import re
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_prompt_that_both_share_is_split_as_trl_splits_it(
     try:
         found = read(row)
     except UnusableRowError:
-        one, other = sorted(row.values(), key=len)  # TRL cuts one that begins the other
+        one, other = sorted(row.values(), key=len)  # TRL cuts one that the other starts with
         empty = [text for text in maybe_extract_prompt(row).values() if not said(text)]
         assert empty or one == other[: len(one)] or not said(shared)
         return
@@ -147,7 +147,7 @@ def test_a_pair_or_group_of_another_form_names_file_row_and_place(
 
 
 @pytest.mark.parametrize("name", ["problem", "Question", "user", "task", "instruction"])
-def test_a_pair_without_a_prompt_leaves_no_question_behind(tmp_path: Path, name: str) -> None:
+def test_a_pair_whose_question_is_in_another_column_is_an_error(tmp_path: Path, name: str) -> None:
     row = {name: "What is 2 + 3?", "chosen": "The answer is 5", "rejected": "The answer is 6"}
     path = jsonl(tmp_path / "a.jsonl", row)
     with pytest.raises(ValueError, match=rf"pass columns=\{{'prompt': '{name}'\}}"):
@@ -187,7 +187,7 @@ def test_a_row_and_a_data_set_say_of_which_kind_they_are(tmp_path: Path, name: s
     assert read_problems(tmp_path / "again.parquet")[0].to_list() == found.to_list()
 
 
-def test_rows_of_no_kind_and_of_several_are_told_so() -> None:
+def test_rows_of_no_kind_or_of_several_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"here: a row of no known kind\. It must have chosen and"):
         kind_of({"text": "a"}, where="here")
     both = Dataset.from_list([{name: "" for row in OF_EACH.values() for name in row}])
@@ -228,7 +228,7 @@ def test_a_test_question_in_the_prompt_of_answers_is_found_and_taken_out(
     assert without_test_rows(train, test).to_list() == [train[0], train[2]]
 
 
-def test_samples_want_the_better_and_the_best_answer() -> None:
+def test_the_expected_answer_of_a_sample_is_the_better_or_the_best_one() -> None:
     tokenizer = with_template(new_tokenizer())
     shown = show_samples(tokenizer, [PAIR, TALK, GROUP, TALK_GROUP], samples=4)
     wanted = [(sample["question"], sample["wanted"]) for sample in shown._samples]
@@ -248,7 +248,7 @@ def test_a_trainer_is_given_the_kinds_that_it_takes_and_no_others() -> None:
 
 
 def test_no_module_but_the_kinds_and_their_readers_names_their_columns() -> None:
-    """A new kind of row is one entry: who mixes, compares and shows rows has no list of its own."""
+    """A new kind of row is one entry: code that mixes, compares or shows rows lists no kinds."""
     names = {column for kind in KINDS.values() for column in kind.told_by} - {"question"}
     folder = Path(kinds.__file__).parent
     for path in (folder / "mixtures.py", folder / "contamination.py", folder / "problems.py",

@@ -1,4 +1,4 @@
-"""Rows lie on disk: few of them in memory, converted once, and as a stream never held."""
+"""Rows are stored on disk: few are in memory, they are converted once, a stream holds none."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from mathsft.data import conversion
 from mathsft.data.problems import read_problems
 
 ROWS = 50_000
-# Kept as a second start would have it, with nothing left to convert a row by.
+# A second start finds the converted rows; converting a row again is an error.
 SECOND = """
 import mathsft.data.readers as readers
 def refuse(*_, **__):
@@ -27,7 +27,7 @@ readers.Format.read = refuse
 MEASURE = """
 import json, sys
 from mathsft.data.problems import load_problems
-def peak():  # not getrusage's, which a process inherits from the one that starts it
+def peak():  # not getrusage's peak, which a child process inherits
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 load_problems("tiny-gsm", limit=2)  # imports
 {patch}
@@ -35,7 +35,7 @@ before = peak()
 rows = load_problems(sys.argv[1])
 print(json.dumps([(peak() - before) / 1e6, len(rows), rows[len(rows) - 1], str(rows.features)]))
 """
-# Loaded, tokenised and packed beside a model that is held before and after.
+# Loads, tokenises and packs rows; a model is in memory before and after.
 TOKENISE = """
 import json, sys
 from mathsft import SFT, load_model, load_problems
@@ -96,7 +96,7 @@ for streaming in (False, True):
 
 
 def python(code: str, *arguments: Any, cache: Path, torch: str = "0") -> list[str]:
-    """The lines that a new process prints, with a cache of its own; without torch it is quick."""
+    """Return the lines that a new process prints, with its own cache; without torch it is quick."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={
@@ -117,7 +117,7 @@ def many_chats(path: Path, rows: int, *, characters: int) -> Path:
         for n in range(rows):
             row = chat(f"What is {n} + 2, {text}?", f"It is {n + 2}, {text}.")
             if n == rows - 1:
-                row["messages"][1]["train"] = True  # all that came before need the key too
+                row["messages"][1]["train"] = True  # all earlier rows need the key too
             file.write(json.dumps(row if n else {"messages": []}) + "\n")
     return path
 
@@ -126,7 +126,7 @@ def test_fifty_thousand_chats_take_no_memory_and_are_converted_once(tmp_path: Pa
     path = many_chats(tmp_path / "chats.jsonl", ROWS, characters=1000)
     first = python(MEASURE.format(patch=""), path, cache=tmp_path / "cache")
     second = python(MEASURE.format(patch=SECOND), path, cache=tmp_path / "cache")
-    del first[0], second[0]  # of tiny-gsm
+    del first[0], second[0]  # the line about tiny-gsm
     line = "chats.jsonl: 50,000 rows read, 49,999 kept; dropped 1: without an assistant turn"
     assert first[0] == second[0] == f"{line} (row 1)"
     (more, *found), (again, *same) = json.loads(first[1]), json.loads(second[1])
@@ -166,7 +166,7 @@ def test_a_training_over_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:
         for n in range(5000):
             row = {"id": "x" * 27_000, **chat(f"What is {n} + 2?", f"It is {n + 2}.")}
             file.write(json.dumps(row) + "\n")
-    room = 80_000_000  # two trainings take 45 of them, and more for moments
+    room = 80_000_000  # two runs take 45 MB of it, and briefly more
     assert path.stat().st_size > room * 1.6
     printed = python(
         TRAIN, path, room, Path(__file__).parent, tmp_path / "run", cache=tmp_path / "c", torch="1"
@@ -180,13 +180,13 @@ def test_a_training_over_a_file_that_memory_cannot_hold(tmp_path: Path) -> None:
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The cache, in which small sources are kept too."""
+    """The cache folder; small sources are kept in it too."""
     monkeypatch.setattr(conversion, "_SMALL", 0)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "mathsft"
 
 
-def test_what_changes_the_rows_is_read_anew_and_what_does_not_is_not(
+def test_a_file_is_converted_again_only_if_its_rows_would_change(
     kept: Path, tmp_path: Path
 ) -> None:
     path = jsonl(tmp_path / "a.jsonl", GSM, GSM)

@@ -1,4 +1,4 @@
-"""Streams: the rows of the file in every pass, counted, never held, and never of another form."""
+"""A stream gives the file's rows in every pass: counted, never held, never in another form."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from mathsft.data.problems import load_problems, read_problems
 
 
 def held(value: Any) -> Any:
-    """Without what is null: a stream has all columns and keys that its rows might have."""
+    """Remove what is null: a stream has all columns and keys that its rows might have."""
     if isinstance(value, dict):
         return {key: held(item) for key, item in value.items() if item is not None}
     return [held(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A checkpoint is of the same run unless something changes that could change the weights."""
+"""A checkpoint belongs to the same run unless something changes that could change the weights."""
 
 import json
 import os
@@ -31,7 +31,7 @@ BOOKKEEPING = {
 
 
 def another(value: Any) -> Any:
-    """A value of the same kind that is not this one."""
+    """Return another value of the same kind."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, Enum):
@@ -53,7 +53,7 @@ def arguments(folder: Path, **settings: Any) -> SFTConfig:
 
 
 def run(settings: dict[str, Any]) -> dict[str, Any]:
-    """A record, as it comes back from its file."""
+    """Return a record, as it is read back from its file."""
     base = {"name": "", "samples": {}}
     return json.loads(json.dumps({"settings": settings, "data": "", "start": "", "base": base}))
 
@@ -70,8 +70,8 @@ def test_every_argument_counts_but_those_known_not_to(name: str, tmp_path: Path)
     )
 
 
-def test_what_decides_over_the_weights_is_not_on_the_list() -> None:
-    """Written out, so that a name that slips onto the list is seen."""
+def test_arguments_that_change_the_weights_are_not_on_the_list() -> None:
+    """The names are written out, so that one added to the list by mistake is noticed."""
     counts = {
         "learning_rate", "dataloader_drop_last", "accelerator_config", "optim_target_modules",
         "lr_scheduler_kwargs", "load_best_model_at_end", "metric_for_best_model", "data_seed",
@@ -94,7 +94,7 @@ def test_every_field_of_the_accelerator_s_configuration_counts(name: str, tmp_pa
     assert told.startswith(f"accelerator_config.{name} ")
 
 
-def test_when_it_is_evaluated_counts_if_evaluation_decides(tmp_path: Path) -> None:
+def test_the_steps_of_evaluation_count_if_evaluation_changes_training(tmp_path: Path) -> None:
     steps = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 4}
     deciding: tuple[dict[str, Any], ...] = (
         {"load_best_model_at_end": True}, {"lr_scheduler_type": "reduce_lr_on_plateau"}, {},
@@ -154,7 +154,7 @@ def test_a_record_is_the_same_in_every_process(tmp_path: Path, small_model_dir: 
         "print('RUN' + json.dumps(run_identity(ours)))"
     )
     found = []
-    for seed in ("1", "2"):  # the order of a set is another
+    for seed in ("1", "2"):  # sets have another order
         done = subprocess.run(
             [sys.executable, "-c", code, str(small_model_dir), str(tmp_path / seed)],
             env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)},
@@ -196,7 +196,7 @@ def test_a_recipe_with_another_setting_does_not_resume_by_the_command_line(tmp_p
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_run_with_another_setting_does_not_go_on_from_the_checkpoint(
+def test_a_run_with_another_setting_does_not_resume_from_the_checkpoint(
     training: Path, small_model_dir: Path, change: Any, named: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -216,7 +216,7 @@ def test_a_run_with_another_setting_does_not_go_on_from_the_checkpoint(
     assert f"belongs to another run: {named}" in told
 
 
-def test_what_does_not_change_the_weights_goes_on(
+def test_a_run_resumes_if_what_changed_does_not_change_the_weights(
     training: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a checkpoint records must still be so, and a base that differs anywhere is another one."""
+"""What a checkpoint records must still be true; a base that differs anywhere is another base."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from mathsft.models.loading import load_model
 from mathsft.training.checkpoints import write_manifest
 
-# What was counted before everything counted.
+# The arguments that counted before all of them counted.
 FORMER = {
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps",
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
@@ -31,7 +31,7 @@ def rewrite(training: Path, change: Callable[[dict[str, Any]], object]) -> None:
         write_manifest(checkpoint)
 
 
-def test_a_checkpoint_of_a_former_version_is_passed_over_with_a_line_that_says_so(
+def test_a_checkpoint_of_a_former_version_is_skipped_and_a_line_says_so(
     training: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rewrite(training, lambda run: run.pop("format"))
@@ -52,7 +52,7 @@ def test_a_checkpoint_of_a_former_version_is_passed_over_with_a_line_that_says_s
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_a_record_holds_must_still_be_so(
+def test_a_checkpoint_with_another_recorded_setting_is_not_resumed(
     training: Path, small_model_dir: Path, change: Any, told: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_frozen_base_that_differs_in_one_number_is_another_one(
     other = trainer(small_model_dir, training, save_strategy="no")
     weight = other.model.get_base_model().model.layers[1].mlp.up_proj.base_layer.weight
     with torch.no_grad():
-        weight[3, 5] += 0.5  # none of the sampled places
+        weight[3, 5] += 0.5  # not one of the sampled positions
     other.train(resume_from_checkpoint=True)
     assert "belongs to another run: another base model" in capsys.readouterr().out
 
@@ -88,11 +88,11 @@ def test_a_frozen_base_that_differs_in_one_number_is_another_one(
 def test_the_same_base_in_another_dtype_is_the_same(
     training: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Colab may give another card, which wants another precision."""
+    """Colab may give another GPU, which needs another precision."""
     model, _ = load_model(small_model_dir, lora={"r": 4}, dtype="bfloat16", device="cpu")
     first = dict(load_model(small_model_dir, lora={"r": 4}, device="cpu")[0].named_parameters())
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:  # peft draws them in the base's dtype, so rounds them
+        if parameter.requires_grad:  # peft draws them in the base's dtype, and so rounds them
             parameter.data.copy_(first[name].data)
     again = trainer(small_model_dir, training, model=model)
     again.train(resume_from_checkpoint=True)

@@ -1,4 +1,4 @@
-"""Sample answers: shown and recorded at every evaluation, and nothing of the training changes."""
+"""Sample answers are shown and recorded at every evaluation, and do not change the training."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ WORKED = read_problems("tiny-gsm", limit=12)[0]
 
 
 def train(folder: Path, rows: Any, **arguments: Any) -> Any:
-    """Two steps of `sft_trainer`, or what ``make`` names; evaluated after each."""
+    """Train two steps with `sft_trainer`, or with ``make``; evaluate after each step."""
     model, tokenizer = load_model("tiny", lora={"r": 4}, device="cpu")
     tokenizer = with_template(tokenizer)
     shown = arguments.pop("shown", None)

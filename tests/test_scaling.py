@@ -1,4 +1,4 @@
-"""What docs/scaling.md says is what the command finds, and what it counts is what is done."""
+"""docs/scaling.md shows what the command prints, and its counts are those of a real pass."""
 
 import os
 import re
@@ -52,7 +52,7 @@ def test_priced_operations_are_those_counted_on_a_real_training_pass(
         rows = costs.training_rows(problems, tokenizer, costs.MultipleChoice())
         batch = costs.Collator(costs.MultipleChoice(), pad_token_id=0, max_length=256)(list(rows))
         work = costs.choices(problems, tokenizer, batch_size=12, max_length=256)
-    # Taken apart into its products, as the counter knows nothing of the CPU's fused attention.
+    # Split into matrix products, because the counter does not know the CPU's fused attention.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         costs.backward(model, batch)
     priced = costs.prices("tiny", lora=lora, checkpointing=checkpointing).of(work)
@@ -60,7 +60,7 @@ def test_priced_operations_are_those_counted_on_a_real_training_pass(
 
 
 def test_a_size_has_the_parameters_that_its_name_promises(costs: Any) -> None:
-    """As the model cards have them: 0.49, 1.54, 7.61 and 32.5 thousand million."""
+    """As on the model cards: 0.49, 1.54, 7.61 and 32.5 billion."""
     promised = {"0.5B": 0.49, "1.5B": 1.54, "7B": 7.61, "32B": 32.5, "tiny": 0.0017}
     for size, billions in promised.items():
         with torch.device("meta"):

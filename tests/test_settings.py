@@ -84,7 +84,7 @@ def test_quiet_keeps_the_bars_of_downloads() -> None:
 
 
 class _Secrets(types.SimpleNamespace):
-    """Stands in for google.colab.userdata, which exists in Colab alone."""
+    """Replaces google.colab.userdata, which exists only in Colab."""
 
     SecretNotFoundError = type("SecretNotFoundError", (Exception,), {})
     NotebookAccessError = type("NotebookAccessError", (Exception,), {})
@@ -92,7 +92,7 @@ class _Secrets(types.SimpleNamespace):
 
 
 def colab(monkeypatch: pytest.MonkeyPatch, answers: dict[str, object]) -> list[str]:
-    """A Colab whose secrets are ``answers`` (a text, or what is raised); the names asked for."""
+    """Fake a Colab with secrets ``answers`` (a text, or an error); return the names asked for."""
     asked: list[str] = []
 
     def get(name: str) -> object:
@@ -121,7 +121,7 @@ def test_colab_secrets_come_last_and_may_be_absent_or_refused(
     assert asked == ["HF_TOKEN", "WANDB_API_KEY"]
 
 
-def test_where_colab_does_not_answer_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_colab_does_not_answer_it_is_asked_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = colab(monkeypatch, dict.fromkeys(("HF_TOKEN",), _Secrets.TimeoutException))
     assert load_settings() == []
     assert asked == ["HF_TOKEN"]  # each further one would take ten seconds
@@ -157,13 +157,13 @@ def test_wandb_is_taken_where_there_is_a_key_and_tensorboard_by_one_word(
 def test_a_tracker_that_is_not_installed_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    monkeypatch.setattr(settings.metadata, "distributions", lambda **_: iter(()))
     monkeypatch.setenv("WANDB_API_KEY", "key")
     assert tracker() == "none"
     for name in ("wandb", "tensorboard"):
-        with pytest.raises(ImportError, match=rf"{name} is not installed: pip install"):
+        with pytest.raises(ImportError, match=f"{name} is not installed: pip install"):
             tracker(name)
-        with pytest.raises(ImportError, match=rf"{name} is not installed: pip install"):
+        with pytest.raises(ImportError, match=f"{name} is not installed: pip install"):
             prepare_tracking(name, str(tmp_path))
     prepare_tracking("none", str(tmp_path))
 
@@ -218,7 +218,7 @@ except OSError as error:
 
 @pytest.mark.slow
 def test_no_token_is_in_anything_that_a_run_prints_or_writes(tmp_path: Path) -> None:
-    """Planted in .env; then every byte of the run, of its copies and of its output is searched."""
+    """The tokens are in .env; every byte of the run, its copies and its output is searched."""
     secrets = {"HF_TOKEN": "hf_" + "Qz7" * 11, "WANDB_API_KEY": "5e" * 20, "WANDB_ENTITY": "q" * 17}
     (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in secrets.items()))
     (tmp_path / "mirror").mkdir()
@@ -244,5 +244,5 @@ def test_no_token_is_in_anything_that_a_run_prints_or_writes(tmp_path: Path) -> 
         for token, value in secrets.items()
         if value.encode() in data
     ]
-    # The entity is no secret: wandb's own file has to say whose the run is.
+    # The entity is not secret: wandb's own file must say whose run it is.
     assert [hit for hit in found if hit[1] != "WANDB_ENTITY"] == []

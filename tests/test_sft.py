@@ -1,4 +1,4 @@
-"""SFT: what is trained, that the loss is exact, and that TRL leaves the adapters alone."""
+"""SFT: which tokens are trained, an exact loss, and adapters that TRL does not change."""
 
 import warnings
 from pathlib import Path
@@ -36,7 +36,7 @@ def tokenizer(small_model_dir: Path):
 def one_step(
     folder: Path, tokenizer, out: Path, rows: int = 8, **kwargs
 ) -> dict[str, torch.Tensor]:
-    """What one step of plain gradient descent changes, over its learning rate: the gradient.
+    """Return the gradient: what one step of plain gradient descent changes, over its rate.
 
     The rate is large so that the change is not lost in the rounding of the weights.
     """

@@ -1,7 +1,7 @@
-"""The batch file for Slurm, run by bash; srun and scontrol are two small scripts of this test.
+"""The batch file for Slurm, run by bash; srun and scontrol are two small scripts in this test.
 
-What Slurm itself does, giving out machines and starting again, is played: two "machines" are
-two starts of torchrun on this one, which meet as they would on two.
+What Slurm does (assign machines, restart the job) is simulated: two "machines" are two runs of
+torchrun on this machine, which connect as they would on two.
 """
 
 import os
@@ -33,7 +33,7 @@ done
 SCONTROL = """#!/bin/bash
 if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$SCONTROL_LOG"; fi
 """
-# What the README prints, on a hub of this machine, and shorter.
+# The README's command, with a hub on this machine and fewer steps.
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 (PRINTED,) = re.findall(r"^sbatch mathsft/recipes/cluster.sbatch (.*)$", README, re.MULTILINE)
 SHORTER = [
@@ -77,7 +77,7 @@ def start(environment: dict[str, str], output: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_job_on_two_machines_goes_back_into_the_queue_and_on_from_its_checkpoint(
+def test_a_job_on_two_machines_is_requeued_and_resumes_from_its_checkpoint(
     cluster: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs" / f"mathsft-{cluster['SLURM_JOB_ID']}"
@@ -88,7 +88,7 @@ def test_a_job_on_two_machines_goes_back_into_the_queue_and_on_from_its_checkpoi
         os.kill(job.pid, signal.SIGUSR1)  # Slurm's warning that the time is nearly up
         until(lambda: Path(cluster["SCONTROL_LOG"]).exists(), job, output)
     finally:
-        # Slurm stops what it has put back into the queue: all of it, sessions of its own included.
+        # Slurm stops every process of a requeued job, also those in a session of their own.
         started = psutil.Process(job.pid).children(recursive=True)
         for process in [*started, job]:
             with suppress(psutil.NoSuchProcess):

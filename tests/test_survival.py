@@ -1,4 +1,4 @@
-"""A training that is killed again and again ends with the weights of one left in peace."""
+"""A training run that is killed many times ends with the weights of an undisturbed run."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ from mathsft.training.checkpoints import checkpoint_problem
 
 @pytest.fixture(scope="module")
 def server() -> Any:
-    """Starts processes that have everything imported already; it needs to find `survival`."""
+    """A server that forks processes with everything imported; it must find `survival`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["survival", "bitsandbytes"])
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +39,7 @@ def wait_for(condition: Any, process: Any, seconds: float = 120) -> None:
 
 
 def kill_in_writing(process: Any, wanted: str, places: list[Path]) -> None:
-    """Kill at the moment when a new file or folder of that kind has appeared."""
+    """Kill the process as soon as a new file or folder of that kind appears."""
     seen = {path for place in places for path in place.glob(wanted)}
     wait_for(lambda: {path for place in places for path in place.glob(wanted)} - seen, process, 5)
     process.kill()
@@ -47,7 +47,7 @@ def kill_in_writing(process: Any, wanted: str, places: list[Path]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "kills"), [("sft", 20), ("multiple choice", 8)])
-def test_killed_again_and_again_and_resumed_the_weights_are_the_same_to_the_bit(
+def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
     objective: str, kills: int, server: Any, tmp_path: Path
 ) -> None:
     calm = started(server, objective, tmp_path / "calm", None, tmp_path / "calm.log")
@@ -80,8 +80,8 @@ def test_killed_again_and_again_and_resumed_the_weights_are_the_same_to_the_bit(
         places = [*folder.glob("checkpoint-*"), *mirror.glob("*/checkpoint-*")]
         torn += any(map(checkpoint_problem, places)) or any(mirror.glob("*/.checkpoint-*"))
     text = log.read_text()
-    assert killed == kills, text  # none had got to its end
-    assert torn >= kills // 8, "too few were hit in the middle of a write"
+    assert killed == kills, text  # no run had reached its end
+    assert torn >= kills // 8, "too few runs were killed in the middle of a write"
     print(f"{killed} kills, {torn} in the middle of a write")
 
     last = started(server, objective, folder, mirror, log)

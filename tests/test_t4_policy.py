@@ -1,6 +1,6 @@
-"""What a T4 would compute, followed on a CPU: dtypes of every operation, masks, scaler.
+"""What a T4 would compute, checked on a CPU: the dtype of every operation, masks, scaler.
 
-The kernels themselves need the card: tests/gpu.
+The kernels themselves need a GPU: see tests/gpu.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ T4 = device_defaults((7, 5))
 
 
 class Dtypes(TorchDispatchMode):
-    """The dtypes of all tensors that any operation gives, with the first that gave each."""
+    """Record the dtype of every tensor that an operation returns, and the first such operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Dtypes(TorchDispatchMode):
 
 
 def on_a_t4(objective: str, folder: Path) -> Any:
-    """A trainer as the T4 policy wants its model: float16, 4 bits, adapters beside it."""
+    """Return a trainer whose model follows the T4 policy: float16, 4 bits, with adapters."""
     model, tokenizer = load_model(
         "tiny", quantize=T4.quantisation == "nf4", lora=True, dtype=T4.dtype, device="cpu"
     )
@@ -54,7 +54,7 @@ def on_a_t4(objective: str, folder: Path) -> Any:
 
 
 def training_step(trainer: Any) -> None:
-    """Forward and backward of one batch in float16 autocast, as accelerate wraps them there."""
+    """Run one batch forward and backward in float16 autocast, as accelerate does on a T4."""
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     trainer.model.train()
     with torch.autocast("cpu", dtype=T4.dtype):
@@ -90,8 +90,8 @@ def test_a_step_that_does_give_bfloat16_is_seen() -> None:
 def test_attention_always_gets_a_mask_so_that_the_fast_kernel_can_take_it(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Below 8.0 the flash kernel is not there, and without a mask transformers asks for grouped
-    heads (enable_gqa), which the memory-efficient one does not know: the slow path is left."""
+    """Below compute capability 8.0 there is no flash kernel. Without a mask, transformers requests
+    grouped heads (enable_gqa), which the memory-efficient kernel lacks: the slow path is left."""
     real = functional.scaled_dot_product_attention
     calls: list[tuple[bool, bool]] = []
 
@@ -102,7 +102,7 @@ def test_attention_always_gets_a_mask_so_that_the_fast_kernel_can_take_it(
 
     trainer = on_a_t4(objective, tmp_path)
     model, tokenizer = trainer.model, trainer.processing_class
-    # Its two short passes of single sequences are the only ones without a mask.
+    # Its two short passes over single sequences are the only passes without a mask.
     monkeypatch.setattr(likelihood, "check_isolation", lambda model: None)
     monkeypatch.setattr(functional, "scaled_dot_product_attention", recorded)
     for work in (
@@ -118,7 +118,7 @@ def test_attention_always_gets_a_mask_so_that_the_fast_kernel_can_take_it(
         assert set(calls) == {(True, False)}
 
 
-def test_the_scaler_is_asked_for_where_float16_is() -> None:
+def test_a_loss_scaler_is_requested_for_float16() -> None:
     arguments = TrainingArguments(output_dir="unused", **T4.trainer_arguments())
     assert (arguments.fp16, arguments.bf16, arguments.use_cpu) == (True, False, False)
     assert arguments.optim == "paged_adamw_8bit"

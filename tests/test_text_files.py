@@ -1,4 +1,4 @@
-"""An adapter's folder has what its text needs: tokenizer, chat template, stops."""
+"""An adapter's folder has what text needs: tokenizer, chat template, stop tokens."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def base_dir(small_model_dir: Path, tmp_path: Path) -> Path:
-    """A base as Qwen2.5's: it knows a token that ends turns, and has no chat template."""
+    """A base like Qwen2.5: it has a token that ends turns, but no chat template."""
     folder = Path(shutil.copytree(small_model_dir, tmp_path / "base"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     spare = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
@@ -71,7 +71,7 @@ def test_the_folder_holds_tokenizer_template_and_every_stop(saved) -> None:
 
 
 def test_the_base_s_own_tokenizer_stops_at_the_turn_s_end_after_a_reload(saved, base_dir) -> None:
-    """Through the generation config: a base's tokenizer knows nothing of the template."""
+    """The generation config names the stop: a base's tokenizer does not know the template."""
     folder, tokenizer = saved
     base, plain = load_model(base_dir)
     assert plain.chat_template is None
@@ -113,7 +113,7 @@ def test_a_merged_and_a_full_model_name_every_stop_as_well(saved, base_dir, tmp_
     full, _ = load_model(base_dir)
     before = full.generation_config.eos_token_id
     save_model(full, tokenizer, tmp_path / "full")
-    assert full.generation_config.eos_token_id == before  # it is lent
+    assert full.generation_config.eos_token_id == before  # the model is not changed
     for name in ("merged", "full"):
         stops = GenerationConfig.from_pretrained(tmp_path / name).eos_token_id
         assert sorted(stops) == sorted(GenerationConfig.from_pretrained(folder).eos_token_id)
@@ -124,7 +124,7 @@ def test_a_generation_config_that_cannot_be_saved_costs_no_adapter(
 ) -> None:
     model, tokenizer = load_model(base_dir)
     model = trained(model)
-    model.get_base_model().generation_config.num_return_sequences = 4  # greedy, and four of them
+    model.get_base_model().generation_config.num_return_sequences = 4  # invalid: greedy, yet 4
     folder = save_adapter(model, tmp_path / "adapter", tokenizer=tokenizer)
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
     load_adapter(load_model(base_dir)[0], folder)

@@ -1,4 +1,4 @@
-"""The embedded model: small, loaded as any other, and a base model in what it can do."""
+"""The embedded model: small, loaded like any other, and with the abilities of a base model."""
 
 from pathlib import Path
 
@@ -41,13 +41,13 @@ def test_its_tokenizer_splits_digits_and_gives_back_any_text(loaded) -> None:
 
 
 def test_no_two_characters_look_alike_to_it(loaded) -> None:
-    # A token that pre-training never shows ends with the embedding of all such tokens, and
-    # no adapter can then learn to write it: "####" could not be told from "@@@@".
+    # All tokens that pre-training never shows end with the same embedding, and no adapter can
+    # learn to write one of them: "####" could not be distinguished from "@@@@".
     model, tokenizer = loaded
     ids = [tokenizer(chr(i)).input_ids[0] for i in range(33, 127)]
     vectors = model.get_input_embeddings().weight[ids].detach()
     apart = torch.cdist(vectors, vectors).fill_diagonal_(torch.inf)
-    assert apart.min() > 0.5  # usual embeddings have a length of 2.4; untouched ones lay 0.1 apart
+    assert apart.min() > 0.5  # usual length: 2.4; untrained ones were 0.1 apart
 
 
 @pytest.mark.slow

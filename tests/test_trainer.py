@@ -36,7 +36,7 @@ def logits(model) -> torch.Tensor:
 def test_after_mixed_precision_the_model_computes_as_before(loaded, problems, tmp_path) -> None:
     model, _ = loaded
     before = logits(model)
-    # Rate 0: the weights stay, so that another result could only come of another precision.
+    # Rate 0: the weights stay, so only another precision could give another result.
     ours = trainer(loaded, problems, tmp_path, bf16=True, learning_rate=0.0, eval_problems=problems)
     first = ours.evaluate()["eval_loss"]
     assert torch.equal(logits(model), before)
@@ -44,7 +44,7 @@ def test_after_mixed_precision_the_model_computes_as_before(loaded, problems, tm
     hook = model.get_base_model().model.register_forward_pre_hook(
         lambda *_: mixed.append(torch.is_autocast_enabled("cpu"))
     )
-    for _ in range(2):  # and a second training is as mixed as the first
+    for _ in range(2):  # the second run uses mixed precision, too
         ours.train()
     assert mixed == [True] * 4
     hook.remove()
@@ -52,7 +52,7 @@ def test_after_mixed_precision_the_model_computes_as_before(loaded, problems, tm
     assert ours.evaluate()["eval_loss"] == first
 
 
-def test_counters_start_anew_and_stand_still_while_evaluating(loaded, problems, tmp_path) -> None:
+def test_counters_start_from_zero_and_stop_during_evaluation(loaded, problems, tmp_path) -> None:
     class SlowEvaluation(TrainerCallback):
         pause = 3.0
 
@@ -75,7 +75,7 @@ def test_counters_start_anew_and_stand_still_while_evaluating(loaded, problems, 
         first, second = [entry for entry in ours.state.log_history if "num_tokens" in entry]
         counted.append(second["num_tokens"])
         seconds = (second["num_tokens"] - first["num_tokens"]) / second["tokens_per_second"]
-        assert seconds < SlowEvaluation.pause  # the evaluation lies between the two logs
+        assert seconds < SlowEvaluation.pause  # the evaluation is between the two logs
     assert counted[0] == counted[1] > 0
 
 
@@ -88,7 +88,7 @@ def test_several_devices_in_one_process_are_refused(
     loaded, problems, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda arguments: 2))
-    with pytest.raises(ValueError, match="torchrun"):  # by TRL, where it does so itself
+    with pytest.raises(ValueError, match="torchrun"):  # by TRL, if TRL checks it itself
         trainer(loaded, problems, tmp_path)
     questions = load_problems("tiny-mathqa", split="train", limit=2)
     with pytest.raises(ValueError, match=r"2 devices in one process: .* torchrun"):

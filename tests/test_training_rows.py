@@ -1,4 +1,4 @@
-"""Rows to train on: tokenised once, kept on disk, the same whatever they came from."""
+"""Training rows: tokenised once, kept on disk, the same from every kind of source."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """1,200 conversations in a file, of which two cannot be used."""
+    """1,200 conversations in a file; two of them cannot be used."""
     rows = [*sums(600), chat("What is ^ 2?", "It is 2."), *sums(598), chat("Hi", "y" * 4000)]
     Dataset.from_list(rows).to_json(tmp_path / "chats.jsonl")
     found: Any = Dataset.from_json(str(tmp_path / "chats.jsonl"), cache_dir=str(tmp_path / "cache"))
@@ -32,7 +32,7 @@ def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows `SFT` is asked to tokenise, each time that it is asked."""
+    """The number of rows in each call that asks `SFT` to tokenise."""
     groups, found = SFT.groups, list[int]()
 
     def counting(self: SFT, rows: Any, *arguments: Any, **named: Any) -> Any:
@@ -62,7 +62,7 @@ def test_a_second_start_finds_the_rows_on_disk_and_says_the_same(
     assert first[:5] == second[:5]
 
 
-def test_other_words_settings_or_rows_are_tokenised_anew(
+def test_rows_are_tokenised_again_after_a_change_of_template_setting_or_rows(
     on_disk: Dataset, tokenizer: Any, asked: list[int]
 ) -> None:
     training_rows(on_disk, tokenizer, SFT(), max_length=512)
@@ -79,7 +79,7 @@ def test_other_words_settings_or_rows_are_tokenised_anew(
         assert asked, changed
 
 
-def test_what_an_own_objective_makes_of_rows_is_made_at_each_start(
+def test_the_rows_of_a_users_own_objective_are_made_at_each_start(
     on_disk: Dataset, tokenizer: Any
 ) -> None:
     class Backwards(SFT):

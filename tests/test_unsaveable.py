@@ -1,4 +1,4 @@
-"""What could not be loaded again is refused before training, by both trainers and by saving."""
+"""An adapter that could not be loaded again is refused by both trainers and by `save_adapter`."""
 
 import copy
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def rescaled(model: Any) -> Any:
 
 
 def said_to_begin(start: str) -> Callable[[Any], Any]:
-    """LoftQ is made on a GPU alone, CorDA from data; their configuration tells them."""
+    """Set the config only: LoftQ needs a GPU and CorDA needs data, but the config names them."""
 
     def make(model: Any) -> Any:
         model = get_peft_model(model, copy.deepcopy(LORA))
@@ -154,7 +154,7 @@ def test_values_that_are_not_finite_are_not_written(small_model_dir: Path, tmp_p
         save_adapter(model, tmp_path / "adapter")
 
 
-# The advice of these messages, followed
+# These tests follow the advice of the messages.
 
 
 def test_a_changed_base_is_saved_and_then_adapted(small_model_dir: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_changed_base_is_saved_and_then_adapted(small_model_dir: Path, tmp_pat
 
 
 @pytest.mark.parametrize("case", ["PiSSA", "OLoRA", "another base", "norms unfrozen"])
-def test_what_was_trained_all_the_same_is_saved_as_a_full_model(
+def test_what_was_trained_anyway_is_saved_as_a_full_model(
     small_model_dir: Path, tmp_path: Path, case: str
 ) -> None:
     make, _ = REFUSED[case]

@@ -21,7 +21,7 @@ ARGUMENTS: dict[str, Any] = {"tasks": "mathqa_tiny", "limit": 10, "timeout": 0}
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real training's folder with checkpoints 2, 4 and 10."""
+    """The folder of a real training run with checkpoints 2, 4 and 10."""
     folder = tmp_path_factory.mktemp("training")
     model, tokenizer = load_model("tiny")
     problems = read_problems("tiny-mathqa", limit=40)[0]
@@ -46,14 +46,14 @@ def test_checkpoints_are_evaluated_in_order_of_their_step_and_once(
     first = watch(training, **ARGUMENTS)
     assert [r.name for r in first] == ["checkpoint-2", "checkpoint-4", "checkpoint-10"]
     assert len({r.adapter_hash for r in first}) == 3
-    # A new process knows from the files alone.
+    # A new process knows it from the files alone.
     monkeypatch.setattr(watching, "evaluate", lambda *_, **__: pytest.fail("evaluated twice"))
     assert watch(training, **ARGUMENTS) == first
     shutil.rmtree(training / "checkpoint-2")  # rotated away: its result is kept
     assert watch(training, **ARGUMENTS) == first
 
 
-def test_a_watch_that_was_stopped_goes_on_where_it_was(
+def test_a_stopped_watch_resumes_where_it_was(
     training: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = watching.evaluate
@@ -130,7 +130,7 @@ def test_a_folder_without_checkpoints_is_watched_until_the_time_is_over(tmp_path
     assert 0.5 < time.monotonic() - began < 5
 
 
-def test_a_checkpoint_that_disappears_is_passed_over_and_said(
+def test_a_checkpoint_that_disappears_is_skipped_and_a_line_says_so(
     training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = watching.evaluate
@@ -165,7 +165,7 @@ def test_a_task_with_examples_of_its_own_is_evaluated_once(
     assert watch(training, **arguments, num_fewshot=1) == first
 
 
-def test_examples_that_a_task_does_not_heed_are_refused_and_not_waited_for(
+def test_a_num_fewshot_that_a_task_ignores_is_refused_at_once(
     training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"num_fewshot=2: mathqa_shots always has 0 examples"):

@@ -42,7 +42,7 @@ def test_asdiv_and_svamp_are_problems_with_story_answer_and_solution(tmp_path: P
         assert (row["question"], row["solution"], row["answer"]) == (joined, "8 - 3 = 5", "5")
 
 
-def test_the_story_is_trained_and_held_against_tests(tmp_path: Path) -> None:
+def test_the_story_is_trained_and_compared_with_tests(tmp_path: Path) -> None:
     rows, _ = read(tmp_path, ASDIV)
     tokenizer = load_model("tiny", device="cpu")[1]
     (found,), _ = tokenize_problems(rows, tokenizer)

@@ -56,7 +56,7 @@ def test_wilson_agrees_with_the_published_formula() -> None:
     assert result.n == 50
 
 
-def test_wilson_stays_inside_the_unit_interval_and_refuses_nothing() -> None:
+def test_wilson_stays_inside_the_unit_interval_and_refuses_an_empty_list() -> None:
     assert wilson_interval([False] * 5).low == 0
     assert wilson_interval([True] * 5).high == 1
     with pytest.raises(ValueError, match="no question"):

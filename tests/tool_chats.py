@@ -15,7 +15,7 @@ TOOLS = (
     "{% endfor %}{{ '~\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '^assistant\n' }}{% endif %}"
 )
-# Reasoning in <think>; with enable_thinking=False an empty one stands in the generation prompt.
+# Reasoning in <think>; with enable_thinking=False the generation prompt has an empty one.
 REASONING = (
     "{% for m in messages %}{{ '^' + m.role + '\n' }}"
     "{% if m.role == 'assistant' %}"
@@ -64,7 +64,7 @@ def thought(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
 
 
 def written(row: dict[str, Any], tokenizer: Any) -> str:
-    """What transformers renders of the row as it was given."""
+    """Return the text that transformers renders for the given row."""
     text: str = tokenizer.apply_chat_template(
         row["messages"],
         tools=row.get("tools"),

@@ -11,7 +11,7 @@ _HERE = Path(__file__).parent
 def command(*arguments: object, processes: int = 2, launch: tuple[str, ...] = ()) -> list[str]:
     """torchrun's command line; ``launch`` goes to torchrun, ``arguments`` name the script.
 
-    Not ``accelerate launch --cpu``, which starts one process however many are asked for.
+    Not ``accelerate launch --cpu``, which always starts one process.
     """
     where = launch or ("--standalone",)
     start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
@@ -19,16 +19,16 @@ def command(*arguments: object, processes: int = 2, launch: tuple[str, ...] = ()
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, and the tests' own modules at hand."""
+    """Return an environment with one thread a process and the tests' own modules on the path."""
     path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def torchrun(*arguments: object, processes: int = 2, timeout: float = 240) -> str:
-    """Run a script, or ``-m`` and a module, in that many processes; what all of them printed.
+    """Run a script, or ``-m`` and a module, in several processes; return what they printed.
 
-    Without their errors' stream, whose progress bars may end amid a line of the others. Fails
-    with both where a process does.
+    stderr is left out, because progress bars may break the lines of another process. If a
+    process fails, the error shows both streams.
     """
     done = subprocess.run(
         command(*arguments, processes=processes),

@@ -221,8 +221,8 @@ def without_test_rows(
     """Leave out the rows of ``train`` that ask a question of ``test``; prints their number.
 
     With ``templates``, rows that equal a test question except for its numbers are left out too.
-    Then no training row has a template of ``test``. Instead of ``test``, give any rows that
-    should be kept apart. A stream is read once for the count, and again as its rows are taken.
+    Then no training row has a template of ``test``. ``test`` may be any rows whose questions should
+    not be in ``train``. A stream is read once for the count, and again as its rows are taken.
     """
     apart = [question for texts in questions_in(test, name="test") for question in texts]
     what, key = ("template", question_template) if templates else ("question", question_key)
@@ -235,8 +235,8 @@ def without_test_rows(
 
     there = list(map(kept, questions_in(train, name="train")))
     say(
-        f"{there.count(False):,} of {len(there):,} rows left out: their {what} is among the "
-        f"{len(set(map(key, apart))):,} kept apart"
+        f"{there.count(False):,} of {len(there):,} rows left out: their {what} is one of the "
+        f"{len(set(map(key, apart))):,} to exclude"
     )
     if isinstance(train, IterableDataset):
         return train.filter(lambda row: kept(asked(row)))

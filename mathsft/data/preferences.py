@@ -170,7 +170,8 @@ def read_group(
     completions, rewards = (_list(row, name, where=where) for name in ("completions", "rewards"))
     if len(completions) != len(rewards):
         raise ValueError(
-            f"{where}: {len(completions)} completions and {len(rewards)} rewards; expected one each"
+            f"{where}: {len(completions)} completions and {len(rewards)} rewards; "
+            "expected one reward for each completion"
         )
     if not completions:
         raise UnusableRowError("without completions")

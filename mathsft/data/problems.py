@@ -102,8 +102,8 @@ def load_problems(
 
     Raises:
         ValueError: unknown source, split or reading; a broken file; no usable row; limit < 1;
-            ``drop_disputed`` where it is not allowed; it or the clean reading for rows that are
-            not MathQA's; a name in ``columns`` that no format or no row has.
+            ``drop_disputed`` without the clean reading or outside of ``train``; either of these
+            for rows that are not MathQA's; a name in ``columns`` that no format or no row has.
         FileNotFoundError, IsADirectoryError: the path does not lead to a file.
         ConnectionError: the hub does not answer.
     """

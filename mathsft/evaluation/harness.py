@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.checks import check_numbers, unknown_name
+from mathsft.compat import set_rank
 from mathsft.evaluation.harness_text import TextLM
 from mathsft.evaluation.requests import Request, check_finite, passes, sequences_of, split_shared
 from mathsft.models.adapters import load_adapter
@@ -142,7 +143,7 @@ class ForestLM(TextLM):
         check_not_sharded(self.model)
         if state.num_processes > 1:  # HFLM does this only for models that it loads
             self.accelerator = Accelerator(cpu=self.device.type == "cpu")
-            self._rank, self._world_size = state.process_index, state.num_processes
+            set_rank(self, state.process_index, state.num_processes)
         # The harness records these. It would look an object up as if it were a name.
         self.pretrained = str(getattr(model, "name_or_path", ""))
         self.peft = None if peft is None else str(peft)

@@ -154,7 +154,7 @@ def quiet_harness() -> Iterator[TextIO]:
     Its errors still show. Templates are compiled once instead of several times per question,
     which for short questions takes longer than scoring them on a GPU; their output is the same.
     The harness does not look for details of the machine (a second each time) or of git (an error
-    message if there is no repository), since they are not kept here. Yields the original standard
+    message if there is no repository), since they are not used here. Yields the original standard
     error, so that a progress bar can still be shown.
     """
     templates, evaluator = lm_eval.utils.env, lm_eval.evaluator

@@ -146,7 +146,7 @@ def load_results(source: str | Path | Iterable[str | Path]) -> list[Result]:
 
 
 def _is_result(file: Path) -> bool:
-    """Whether the file begins like a result: a damaged result must not pass for another file."""
+    """Whether the file begins like a result: a damaged result must not be ignored."""
     with open(file, encoding="utf-8", errors="replace") as text:
         return '"mathsft_result"' in text.read(40)
 

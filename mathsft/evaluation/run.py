@@ -66,8 +66,8 @@ def evaluate(
         quantize: load a model given by name in 4 bits.
         revision: branch, tag or commit of a model that comes from the hub.
         num_fewshot: worked examples before each question; default: the task's own, or none.
-        limit: ask only the first so many questions; results of other limits are not comparable.
-        batch_size: one pass holds the tokens of so many of the longest requests; "auto": as many
+        limit: ask only this many questions, the first; results of other limits are not comparable.
+        batch_size: one pass holds the tokens of this many of the longest requests; "auto": as many
             tokens as suit the device (`ForestLM`).
         seed: chooses the few-shot examples (1234 is the harness's own default).
         file: a file of MathQA rows to ask, for ``mathqa_file``.
@@ -75,7 +75,7 @@ def evaluate(
         base: the base model's result on the same questions: a tuned model with exactly the
             scores of its base is an error.
         folder: where to save each result (`Result.save`); default: nowhere.
-        use_cache: a path for the harness's cache of answers. Hashes of all that computes them
+        use_cache: a path for the harness's cache of answers. Hashes of all that affects them
             (`mathsft.evaluation.guards`) and the harness's suffix are added to it.
         arguments: further arguments of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
@@ -84,8 +84,8 @@ def evaluate(
     return the same result, and process 0 saves it. The figures are the same as in one process.
 
     Returns:
-        A `Result` for a task's name, a list of them for a sequence of names (also of groups,
-        such as ``["mmlu"]``).
+        A `Result` for a task's name; a list of them for a list of names, which may include groups,
+        such as ``["mmlu"]``.
 
     Raises:
         ValueError: an unknown task, or a group that is not given in a list; an argument for models

@@ -45,7 +45,7 @@ def watch(
             model is evaluated on its own.
         tasks: one task (`evaluate`).
         results: where the results go; default: ``folder/results``.
-        timeout: watching ends after so many seconds without a new finished checkpoint; 0: only
+        timeout: watching ends after this many seconds without a new finished checkpoint; 0: only
             what is there now.
         poll: seconds between two checks of the folder.
         arguments: further arguments of `evaluate`, such as ``quantize`` or ``limit``.

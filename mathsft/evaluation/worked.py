@@ -39,7 +39,7 @@ def worked_answers(
     (`mathsft.models.encoding.stop_tokens`).
 
     Args:
-        max_new_tokens: a solution that has not stopped after so many tokens is cut.
+        max_new_tokens: a solution that has not stopped after this many tokens is cut.
         batch_size: number of prompts that are answered at once.
         prompt: makes the prompt from the question; the default is the format that training uses.
 

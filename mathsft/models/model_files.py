@@ -114,7 +114,7 @@ def replaced_folder(folder: Path, *, keep_others: bool = True) -> Iterator[Path]
 
 
 def checked_source(name: str | Path, revision: str | None) -> str:
-    """Return the source for `from_pretrained`: a checked folder, or a hub name as it is.
+    """Return the source for `from_pretrained`: a checked folder, or an unchanged hub name.
 
     Raises FileNotFoundError if a folder or a file in it is missing, ValueError if the folder
     holds an adapter or a damaged file.

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
+from mathsft.compat import ACCELERATE_MARKS
 from mathsft.models.pretrained import stay_trainable
 
 
@@ -130,7 +131,7 @@ def forward_restored(model: Any) -> Iterator[None]:
     (`accelerator.unwrap_model(keep_fp32_wrapper=False)` would also remove the model's own
     decorators.) accelerate's mark is removed too, or the next run would not be wrapped.
     """
-    names = ("forward", "_original_forward", "_is_accelerate_prepared")
+    names = ("forward", *ACCELERATE_MARKS)
     before = {name: model.__dict__.get(name) for name in names}
     try:
         yield

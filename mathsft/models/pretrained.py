@@ -111,7 +111,7 @@ def load_with_attention(
     if implementation == "sdpa" and caps_attention(model.config):
         model.set_attn_implementation("eager")
     if attention_of(model.config) != implementation:
-        say(f"{source}: attention is eager, as {type(model).__name__} has no {implementation}")
+        say(f"{source}: attention is eager: {type(model).__name__} has no {implementation}")
     return model
 
 

@@ -34,7 +34,7 @@ DEFAULTS: Mapping[str, Any] = {
 def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
     """Make peft's `LoraConfig` from single ``settings``, with `DEFAULTS` for the others.
 
-    A ``given`` config is used as it is, but copied, because peft changes the config that it uses.
+    A ``given`` config is used unchanged, as a copy, because peft changes the config that it uses.
 
     Raises ValueError for a setting that `LoraConfig` does not have (with the nearest name), for a
     config and settings together, for another adapter's config, and for an impossible number.
@@ -127,7 +127,7 @@ def mixture_weights(model: Any) -> dict[str, int]:
 
 
 def adapted_weights(model: Any) -> set[str]:
-    """Return the names of the weights that have an adapter, as they are in the base."""
+    """Return the names, in the base, of the weights that have an adapter."""
     return {
         f"{name.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}"
         for name, module in model.get_base_model().named_modules()

@@ -138,7 +138,7 @@ class Layers:
             for name in {*others} & self.sections.keys() - {*given}:
                 if data in fresh and (name in self.examples or name == "mix"):
                     del self.sections[name]
-                    line = f"{name}: the recipe's is left out, since {data} is given"
+                    line = f"{name}: the recipe's section is left out, since {data} is given"
                     say(line, to=sys.stderr)
 
     def put(self, section: str, keys: Sequence[str], value: Any) -> None:

@@ -47,7 +47,7 @@ def estimate_memory(
         section: which training run: an objective's name, or "mixing".
         device: "cpu", "t4", "a100" (40 GB) or "a100-80gb"; default: that of a shipped
             recipe given by name, else this machine.
-        memory: available GB; default: those of the device, on a CPU what is free now.
+        memory: available GB; default: the device's memory, or on a CPU what is free now.
         quantize: 4-bit weights (NF4); default: the recipe's model section.
         lora: settings of `add_adapter` that differ from its defaults, such as ``{"r": 8}``, or
             a `LoraConfig`; False for full fine-tuning of float32 weights

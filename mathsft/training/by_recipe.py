@@ -26,7 +26,7 @@ from mathsft.models.trained_weights import freeze
 from mathsft.objectives import objective_class
 from mathsft.processes import first_before_others, in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
-from mathsft.settings import runs_folder
+from mathsft.settings import check_trackers, runs_folder
 from mathsft.training.callbacks import early_stopping, show_samples
 from mathsft.training.make import make_trainer
 from mathsft.training.persist import persist
@@ -80,6 +80,7 @@ def train_by_recipe(
         check_numbers(arguments, where=f"{name}.")
     for name, arguments in (given.get("mix", {}).get("datasets") or {}).items():
         check_numbers(arguments, where=f"mix.datasets.{name}.")
+    check_trackers(given.get(objective, {}).get("report_to"))
     settings = deepcopy(given.get(objective, {}))  # transformers writes into fsdp_config
     kind = objective_class(objective)
     own = {field.name for field in fields(kind)} & settings.keys()

@@ -57,8 +57,8 @@ def make_trainer(
         rows: rows of `load_problems` of a kind that the objective reads.
         objective: such as ``SFT()``, ``MultipleChoice(temperature=4.0)`` or ``DPO(beta=0.2)``.
         output_dir: the folder for checkpoints, logs and samples.
-        eval_rows: the rows to evaluate, by ``.evaluate()``, and with ``eval_strategy="steps"``
-            every ``eval_steps``; or several such sets of rows by name.
+        eval_rows: the rows that ``.evaluate()`` uses, and that ``eval_strategy="steps"`` evaluates
+            every ``eval_steps``; or several sets of rows by name.
         max_length: tokens of a row. Anything longer is dropped and counted, never cut; so is
             anything longer than the model's positions.
         reference: for objectives that compare with the model as it was before training.

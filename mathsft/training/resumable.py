@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from mathsft.compat import use_plain_cpu
 from mathsft.models.adapter_checks import check_restored
 from mathsft.models.model_files import ADAPTER_WEIGHTS
 from mathsft.processes import in_first, say
@@ -51,7 +51,7 @@ class ResumableTrainer(Trainer):
         True resumes from the newest complete checkpoint of this run, in ``output_dir`` or among
         the copies of `persist`. If there is none, training starts from step 0. A line says
         which, unless there was nothing to choose from. (transformers takes the highest number,
-        half-written or not, and raises if there is none.) A path is taken as it is, if its
+        half-written or not, and raises if there is none.) A path is used directly, if its
         checkpoint is complete. A run that had ended is not trained again: its weights and its
         log are loaded.
 
@@ -159,8 +159,7 @@ class ResumableTrainer(Trainer):
         return Path(str(self.args.output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.args.device.type == "cpu":  # it may be cpu:0, which torch cannot load to
-            vars(self.args)["_setup_devices"] = torch.device("cpu")
+        use_plain_cpu(self.args)
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""The tests that need a CUDA device. Run them with CUDA_VISIBLE_DEVICES set to one:
+"""The tests that need a CUDA device. To run them, set CUDA_VISIBLE_DEVICES to a device:
 
 CUDA_VISIBLE_DEVICES=0 pytest tests/gpu -s
 """

@@ -1,4 +1,4 @@
-"""What the GPU tests train and measure."""
+"""The models, trainers and measurements of the GPU tests."""
 
 import time
 from pathlib import Path
@@ -14,12 +14,12 @@ from mathsft.models.loading import load_model
 from mathsft.objectives.preference import DPO
 from mathsft.training.make import make_trainer, multiple_choice_trainer, sft_trainer
 
-# The precision of a T4, also forced on a newer card, and that of Ampere and later.
+# The precision of a T4 (can be forced on a newer card), and that of Ampere and later.
 POLICIES: dict[str, dict[str, Any]] = {
     "T4": {"dtype": "float16", "fp16": True, "bf16": False},
     "A100": {"dtype": "bfloat16", "fp16": False, "bf16": True},
 }
-# The course's four trainings: worked solutions and choices, with 4-bit weights and without.
+# The course's four training runs: worked solutions and choices, with and without 4-bit weights.
 PATHS = [(objective, quantize) for objective in ("sft", "choices") for quantize in (True, False)]
 
 
@@ -38,10 +38,10 @@ def load(qwen: Path, policy: str, **options: Any) -> Any:
 def trainer(
     qwen: Path, folder: Path, *, objective: str, quantize: bool, policy: str, **settings: Any
 ) -> Any:
-    """By the t4 recipe's sizes."""
+    """Make a trainer with the sizes of the t4 recipe."""
     model, tokenizer = load(qwen, policy, quantize=quantize, lora=True)
     precision = {key: POLICIES[policy][key] for key in ("fp16", "bf16")}
-    if model.device.type == "cpu":  # to try this file out where there is no GPU
+    if model.device.type == "cpu":  # to try this file without a GPU
         precision = {}
     options: dict[str, Any] = {
         "output_dir": folder, "max_length": 512, "max_steps": 6, "logging_steps": 1,
@@ -72,7 +72,7 @@ def trainer(
 
 
 def matrix_rate(dtype: str, device: str = "cuda", size: int = 8192, rounds: int = 20) -> float:
-    """Floating-point operations a second of square products in ``dtype``, as measured."""
+    """Measure floating-point operations per second of square products in ``dtype``."""
     a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     b = a.clone()
     for _ in range(3):
@@ -91,12 +91,12 @@ def _wait(device: str) -> None:
 
 
 def training_flops(model: Any, tokens: int, trained: int) -> float:
-    """Of one forward and backward pass under LoRA: base weights take 4 operations a token.
+    """Operations of a forward and backward pass under LoRA: 4 per base weight and token.
 
-    Two forward, two for the gradient with respect to the input; none for frozen weights'
-    own. The head counts for trained positions alone, with two products (`TokenLogprobs`).
+    Two forward, and two for the gradient of the input; frozen weights need no gradient of
+    their own. The head counts only for trained positions, with two products (`TokenLogprobs`).
     Attention and adapters (below 5 % at these lengths) are left out, so the share of
-    the card's rate is understated by as much.
+    the card's rate is understated by that much.
     """
     config = model.config
     head = config.vocab_size * config.hidden_size

@@ -1,4 +1,4 @@
-"""Packed rows and forests give the separate passes' numbers in half precision too."""
+"""Packed rows and forests give the numbers of separate passes in half precision too."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mathsft.models.likelihood import encode_choices
 from mathsft.models.logprobs import sequence_logprobs
 from mathsft.objectives.sft import tokenize_problems
 
-# Largest difference as a share of the largest value: rounding of 11 and of 8 bits, 24 layers deep.
+# Largest difference as a share of the largest value: rounding to 11 or 8 bits, 24 layers deep.
 TOLERANCE = {"T4": 0.02, "A100": 0.1}
 
 
@@ -59,7 +59,7 @@ def test_a_forests_scores_are_those_of_separate_passes(policy: str, qwen: Path) 
 
 @torch.no_grad()
 def test_the_memory_efficient_kernel_takes_our_mask_in_float16(qwen: Path) -> None:
-    """The only fast one on a T4; with all others switched off this raises if it cannot."""
+    """It is the only fast kernel on a T4. The others are off, so it must accept the mask."""
     model, tokenizer = load(qwen, "T4")
     documents, _ = tokenize_problems(read_problems("tiny-gsm", limit=5)[0], tokenizer)
     forest = TokenForest(documents, share=False)

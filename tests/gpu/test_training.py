@@ -1,4 +1,4 @@
-"""The course's four trainings at the shape of Qwen2.5-0.5B, as on a T4 and as on an A100."""
+"""The course's four training runs at the shape of Qwen2.5-0.5B, as on a T4 and on an A100."""
 
 import json
 import math
@@ -78,7 +78,7 @@ def test_the_first_loss_over_pairs_is_log_2_as_the_adapter_changes_nothing_yet(
 def test_speed_and_its_share_of_the_cards_matrix_rate(
     objective: str, quantize: bool, policy: str, qwen: Path, tmp_path: Path
 ) -> None:
-    """A figure for benchmarks/RESULTS.md: one JSON line. Only that it is a share is asserted."""
+    """Print one JSON line for benchmarks/RESULTS.md; assert only that the share is a share."""
     ours = trainer(
         qwen, tmp_path, objective=objective, quantize=quantize, policy=policy, learning_rate=0.0
     )
