@@ -1,5 +1,10 @@
 """The public names with their types, for editors and type checkers. A test keeps them complete."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
 from mathsft.data.answers import extract_answer as extract_answer
 from mathsft.data.answers import same_answer as same_answer
 from mathsft.data.choices import add_choices as add_choices
@@ -10,69 +15,12 @@ from mathsft.data.formulas import formula_verdict as formula_verdict
 from mathsft.data.local_files import read_rows as read_rows
 from mathsft.data.mathqa import clean_choices as clean_choices
 from mathsft.data.mathqa import official_choices as official_choices
-from mathsft.data.mixtures import mix_datasets as mix_datasets
-from mathsft.data.mixtures import training_plan as training_plan
-from mathsft.data.problems import load_problems as load_problems
-from mathsft.data.prompts import choice_context as choice_context
-from mathsft.data.questions import question_template as question_template
-from mathsft.data.rows import kind_of as kind_of
-from mathsft.device import default_profile as default_profile
-from mathsft.device import describe as describe
-from mathsft.device import device_defaults as device_defaults
-from mathsft.evaluation.compare import compare as compare
-from mathsft.evaluation.compare import compare_all as compare_all
-from mathsft.evaluation.compare import detectable_difference as detectable_difference
-from mathsft.evaluation.guards import check_tuned as check_tuned
-from mathsft.evaluation.harness import ForestLM as ForestLM
-from mathsft.evaluation.intervals import wilson_interval as wilson_interval
-from mathsft.evaluation.plots import plot_accuracy as plot_accuracy
-from mathsft.evaluation.plots import plot_curves as plot_curves
-from mathsft.evaluation.plots import plot_intervals as plot_intervals
-from mathsft.evaluation.plots import plot_loss as plot_loss
-from mathsft.evaluation.plots import plot_mask as plot_mask
-from mathsft.evaluation.plots import plot_packing as plot_packing
-from mathsft.evaluation.report import write_report as write_report
-from mathsft.evaluation.requests import quiet_harness as quiet_harness
-from mathsft.evaluation.results import accuracy_by as accuracy_by
-from mathsft.evaluation.results import load_results as load_results
-from mathsft.evaluation.results import reading_labels as reading_labels
-from mathsft.evaluation.results import template_labels as template_labels
-from mathsft.evaluation.run import evaluate as evaluate
-from mathsft.evaluation.tables import pairs_table as pairs_table
-from mathsft.evaluation.tables import results_table as results_table
-from mathsft.evaluation.tables import write_csv as write_csv
-from mathsft.evaluation.watch import watch as watch
-from mathsft.evaluation.worked import worked_answers as worked_answers
-from mathsft.models.adapters import add_adapter as add_adapter
-from mathsft.models.adapters import load_adapter as load_adapter
-from mathsft.models.adapters import merge_adapter as merge_adapter
-from mathsft.models.adapters import save_adapter as save_adapter
-from mathsft.models.attention import attention_inputs as attention_inputs
-from mathsft.models.attention import forest_mask as forest_mask
-from mathsft.models.forest import TokenForest as TokenForest
-from mathsft.models.forest import pack as pack
-from mathsft.models.likelihood import choice_logprobs as choice_logprobs
-from mathsft.models.likelihood import encode_choices as encode_choices
-from mathsft.models.loading import load_model as load_model
-from mathsft.models.logprobs import sequence_logprobs as sequence_logprobs
-from mathsft.models.memory import free_memory as free_memory
-from mathsft.models.memory import memory_gb as memory_gb
-from mathsft.models.saving import save_model as save_model
-from mathsft.models.trained_weights import freeze as freeze
-from mathsft.objectives.conversations import stop_after_turns as stop_after_turns
-from mathsft.objectives.multiple_choice import MultipleChoice as MultipleChoice
-from mathsft.objectives.preference import DPO as DPO
-from mathsft.objectives.sft import SFT as SFT
-from mathsft.objectives.sft import tokenize_problems as tokenize_problems
-from mathsft.recipes import load_recipe as load_recipe
-from mathsft.recipes.estimate import estimate_memory as estimate_memory
-from mathsft.settings import load_settings as load_settings
-from mathsft.settings import quiet as quiet
-from mathsft.settings import run_dir as run_dir
-from mathsft.settings import tracker as tracker
-from mathsft.training.callbacks import show_samples as show_samples
-from mathsft.training.make import make_trainer as make_trainer
-from mathsft.training.make import multiple_choice_trainer as multiple_choice_trainer
-from mathsft.training.make import sft_trainer as sft_trainer
-from mathsft.training.persist import keep_folder as keep_folder
-from mathsft.training.persist import persist as persist
+
+# Former names, which work until the next release.
+free = free_memory
+mix = mix_datasets
+policy = device_defaults
+report = write_report
+wilson = wilson_interval
+
+def option_logprobs(model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None) -> Tensor: ...

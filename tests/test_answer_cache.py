@@ -17,6 +17,7 @@ def files(folder: Path) -> int:
     return len([*folder.glob("c*.db")])
 
 
+@pytest.mark.slow
 def test_models_that_differ_only_in_lora_alpha_share_no_answers(
     small_model_dir: Path, tmp_path: Path
 ) -> None:

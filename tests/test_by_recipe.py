@@ -85,6 +85,7 @@ def test_training_stops_when_the_test_gets_no_better(
     assert recorded["sft"]["save_strategy"] == "no"  # the given value; the rest follows from it
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_its_count_after_a_kill_and_ends_once(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

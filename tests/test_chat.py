@@ -145,6 +145,7 @@ def test_what_cannot_be_tokenized_is_dropped_whole_and_counted(
     assert dropped == {reason: 2}
 
 
+@pytest.mark.slow
 def test_a_mixture_of_problems_chats_and_prompts_is_trained_and_generation_gets_the_stop(
     tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ def test_choices_depend_on_the_row_and_the_seed_alone() -> None:
     assert random.getstate() == state
 
 
+@pytest.mark.slow
 def test_choices_are_the_same_in_another_process_with_another_hash_seed() -> None:
     script = (
         "from mathsft.data.choices import make_choices\n"
@@ -135,6 +136,7 @@ def test_steps_are_read_from_the_text_and_slips_carried_on() -> None:
     assert slips(steps, Fraction(71)) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "floor"), [("real", 0.8), ("tiny", 0.6)])
 def test_distractors_come_from_the_problems_own_calculation_often(
     source: str, floor: float, request: pytest.FixtureRequest
@@ -149,6 +151,7 @@ def test_distractors_come_from_the_problems_own_calculation_often(
     assert found / len(problems) > floor
 
 
+@pytest.mark.slow
 def test_on_real_rows_all_but_a_zero_get_choices(real_choices: Dataset) -> None:
     assert len(real_choices) == 7472
     for row in real_choices:

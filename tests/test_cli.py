@@ -200,6 +200,7 @@ def test_mix_writes_rows_of_any_kinds_that_load_problems_reads_again(
     assert "exists already" in fails(capsys, "mix", "--config", config, "--file", file)
 
 
+@pytest.mark.slow
 def test_the_compare_command_prints_the_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_a_run_folder_says_what_the_run_was_made_from(runs: Path) -> None:
     mathsft("sft", *SHORT, "--sft.seed", "3")
     config = yaml.safe_load((runs / "sft-1" / "config.yaml").read_text())
@@ -92,6 +93,7 @@ def _section(command: str) -> str:
     return command.replace("-", "_")
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_is_not_written_over(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

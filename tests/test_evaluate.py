@@ -208,6 +208,7 @@ def test_readings_of_a_file_of_real_rows_differ_where_the_harness_garbles(
     assert any("'" in choice for choices in theirs.values() for choice in choices)
 
 
+@pytest.mark.slow
 def test_the_hub_s_own_task_is_evaluated_by_its_name(local_hub: Any, tmp_path: Path) -> None:  # noqa: F811
     import pandas as pd
 

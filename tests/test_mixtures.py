@@ -206,6 +206,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_a_data_set_on_disk_is_mixed_without_being_loaded(tmp_path: Path) -> None:
     def python(what: str) -> str:

@@ -93,6 +93,7 @@ def test_the_gradient_is_that_of_the_objective_question_by_question(
     assert_same_gradients(wanted, found)
 
 
+@pytest.mark.slow
 def test_batches_accumulated_one_by_one_and_checkpointing_give_the_gradient_of_one_batch(
     small_model_dir, tokenizer, problems, tmp_path
 ):

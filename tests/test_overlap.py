@@ -109,6 +109,7 @@ def test_nothing_of_real_gsm8k_is_in_real_mathqa(data_dir: Path) -> None:
     assert overlap(gsm8k, mathqa).counts == {"exact": 0, "template": 0, "n-grams": 0}
 
 
+@pytest.mark.slow
 def test_thirty_thousand_against_three_thousand_rows_take_seconds(data_dir: Path) -> None:
     rows = read_problems(data_dir / "mathqa" / "dev.json")[0]
     train = concatenate_datasets([rows] * 7)

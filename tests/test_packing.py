@@ -62,6 +62,7 @@ def test_even_rows_hold_everything_within_the_length_and_pad_little_more_than_th
     assert padded_tokens(rows) <= padded_tokens(full) * (1 + 64 / 3000) + 2 * len(rows)
 
 
+@pytest.mark.slow
 def test_rows_of_real_problems_are_at_least_95_percent_full(data_dir: Path):
     from mathsft.models.tiny.corpus import train_tokenizer
     from mathsft.objectives.sft import tokenize_problems

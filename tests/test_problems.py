@@ -107,6 +107,7 @@ def test_the_official_reading_of_mathqa_is_the_harness_s_on_every_real_row(data_
     assert problems["question"] == [row["Problem"].strip() for row in rows]
 
 
+@pytest.mark.slow
 def test_real_questions_are_found_inside_chat_in_seconds(data_dir: Path) -> None:
     questions = read_problems(data_dir / "gsm8k" / "train.jsonl")[0]["question"]
     wrapped = [

@@ -84,6 +84,7 @@ def test_gsm8k_comes_from_the_hub(hub: LocalHub, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_grade_school_math_is_bare_and_without_test_questions(
     hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_data_set_the_hub_does_not_have_is_one_clear_error(
     assert "Give test_questions=" in untold
 
 
+@pytest.mark.slow
 def test_mathqa_comes_from_the_hub_in_both_readings(hub: LocalHub, tmp_path: Path) -> None:
     mathqa = hub.folder("datasets", "regisss/math_qa")
     for split in ("train", "validation", "test"):

@@ -122,6 +122,7 @@ def many_chats(path: Path, rows: int, *, characters: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_fifty_thousand_chats_take_no_memory_and_are_converted_once(tmp_path: Path) -> None:
     path = many_chats(tmp_path / "chats.jsonl", ROWS, characters=1000)
     first = python(MEASURE.format(patch=""), path, cache=tmp_path / "cache")

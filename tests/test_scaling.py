@@ -68,6 +68,7 @@ def test_a_size_has_the_parameters_that_its_name_promises(costs: Any) -> None:
         assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.02)
 
 
+@pytest.mark.slow
 def test_lora_costs_less_than_six_operations_a_parameter_and_checkpointing_half_as_much_again(
     costs: Any,
 ) -> None:

@@ -89,6 +89,7 @@ def test_the_base_s_own_tokenizer_stops_at_the_turn_s_end_after_a_reload(saved, 
     assert turn_end(tokenizer) in stop_tokens(model, plain)
 
 
+@pytest.mark.slow
 def test_evaluate_asks_a_chat_tuned_adapter_in_its_own_template(saved, base_dir) -> None:
     folder, tokenizer = saved
     settings: dict[str, Any] = {"limit": 4, "apply_chat_template": True}

@@ -106,6 +106,7 @@ def test_a_half_written_checkpoint_is_not_read_and_is_named(
     assert message in told
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_finished_while_watching_is_evaluated(training: Path) -> None:
     state = training / "checkpoint-10" / "trainer_state.json"
     text = state.read_text()
