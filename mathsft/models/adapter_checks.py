@@ -171,7 +171,7 @@ def adapter_off(model: PeftModel) -> Iterator[None]:
 
 @torch.no_grad()
 def probe_ids(model: Any) -> torch.Tensor:
-    """Return ids (1, 16 to 32) that reveal an adapter: the first tokens, and some changed ones.
+    """Return ids (1, 16 to 32) that reveal an adapter: the vocabulary's first, and changed ones.
 
     An adapted embedding changes only for the tokens that were in the training rows.
     """

@@ -64,7 +64,7 @@ def add_adapter(
     before A. A and B are float32 for every dtype of the model; everything else is frozen.
 
     Args:
-        config: peft's `LoraConfig`, used unchanged. peft's defaults then apply, not ours.
+        config: peft's `LoraConfig`. peft's defaults then apply, not ours.
         seed: makes A the same in every run; the global random state does not change.
         settings: single settings of `LoraConfig`. The defaults are ``r=16, lora_alpha=32,
             lora_dropout=0.05, target_modules="all-linear"``, and peft's own for the rest.

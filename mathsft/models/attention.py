@@ -173,7 +173,7 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
 def _check_lengths(model: Any, length: int, depth: Tensor) -> None:
     name = type(model).__name__
     limit = position_limit(model.config)
-    # Check the row's length first: reading the longest sequence waits for the GPU.
+    # A row is at least as long as its longest sequence; reading that one waits for the GPU.
     if limit is not None and length > limit and int(depth.max()) >= limit:
         raise ValueError(
             f"a sequence has {int(depth.max()) + 1:,} tokens, but {name} has {limit:,} positions: "

@@ -92,7 +92,7 @@ class Closing:
 
 
 def control_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Return a pattern for the texts of the tokenizer's control tokens; it may match nothing."""
+    """Return a pattern for the tokenizer's control tokens; without any it never matches."""
     return re.compile("|".join(map(re.escape, _specials(tokenizer))) or "(?!)")
 
 
@@ -139,7 +139,7 @@ class Conversation:
         return cls(messages, trained_turns(row), arguments)
 
     def rendered(self, tokenizer: Any, turns: int | None = None, *, reply: bool = True) -> str:
-        """Return the first ``turns`` messages as text; ``reply`` adds the start of the answer.
+        """Return the first ``turns`` messages as text; ``reply`` adds the generation prompt.
 
         Raises UnusableRowError, with the template's message, if the template refuses them.
         """

@@ -62,11 +62,11 @@ def encode_pieces(
         rendered: for each document, whether a chat template wrote it. The template then wrote the
             first token too; otherwise the document begins as in `encode_prompts`.
 
-    A piece's tokens are those that it adds: the tokens of the document up to its end, without the
-    tokens of the document before it. TRL and transformers do the same. This also works with
-    SentencePiece, whose tokenizers put a text-start mark before a text on its own. A merge across
-    the boundary may change tokens before it. A model that continues the prompt's tokens never
-    sees that merge. Then the piece is encoded on its own, if that gives its text back.
+    A piece's tokens are those that it adds: the tokens of the document up to the piece's end,
+    without those of the text before the piece. TRL and transformers do the same. This also works
+    with SentencePiece, whose tokenizers put a text-start mark before a text on its own. A merge
+    across the boundary may change tokens before it. A model that continues the prompt's tokens
+    never sees that merge. Then the piece is encoded on its own, if that gives its text back.
 
     Returns one list of token lists per document, or None if no tokens give the text back.
     """

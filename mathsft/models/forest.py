@@ -6,8 +6,9 @@ is the index just past its last descendant. Token i sees token j exactly when
 before i in its own sequence (`mathsft.models.attention`).
 
 Packed documents are chains side by side; `pack` decides which ones share a row. The choices of a
-question are branches of one trunk. The last token of a sequence only has to be predicted. It is
-not part of a row: its log-probability is read at the token before it.
+question are branches of one trunk. The last token of a sequence only has to be predicted: its
+log-probability is read at the token before it. It is not part of a row, unless another sequence
+continues after it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,7 @@ class TokenForest:
         self.end: list[list[int]] = []
         # Each scored token: (row, place of its predecessor, token), and its sequence.
         self._scored: list[tuple[tuple[int, int, int], int]] = []
-        self._last = [(0, 0)] * len(sequences)  # row and place of each one's last token in a row
+        self._last = [(0, 0)] * len(sequences)  # row and place of the token before the last
         self._count = len(sequences)
         for row in [range(len(sequences))] if rows is None else rows:
             self._plant(sequences, row, share)
@@ -204,7 +205,8 @@ class TokenForest:
         - ``scored``, ``sequence`` (T,): sequence ``sequence[t]`` has the scored token
           ``scored[t]``, an index into ``branch``. Choices that begin alike share entries.
         - ``scored_tokens`` (S,): how many scored tokens each sequence has.
-        - ``last`` (S,): the place, in the flattened (B L), of each sequence's last token in a row.
+        - ``last`` (S,): the place, in the flattened (B L), of the token before each
+          sequence's last one.
         """
         longest = max(map(len, self.input_ids))
 

@@ -51,8 +51,8 @@ def load_model(
             2023, QLoRA, arXiv:2305.14314). Embedding, norms and output head stay in `dtype`.
         lora: True adds a LoRA adapter (see `add_adapter` for the defaults). A dict overrides
             single settings, such as ``{"r": 8, "use_dora": True}``: any setting of peft's
-            `LoraConfig`, and ``seed``. A `LoraConfig` is used unchanged. The model is then a
-            `peft.PeftModel`.
+            `LoraConfig`, and ``seed``. A `LoraConfig` is used without our defaults. The model is
+            then a `peft.PeftModel`.
         dtype: of the weights, and the compute dtype of 4-bit layers; default: `device_defaults`.
         attn_implementation: default: `device_defaults`, or "eager" if the model does not support
             that attention (a printed line says so).

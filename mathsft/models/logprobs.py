@@ -39,7 +39,7 @@ class SequenceLogprobs:
 
     ``reference`` holds the same tokens under a second model, ``old`` under the model that sampled
     them; both are None if the objective did not request them. ``hidden`` (S, H) is the hidden
-    state after each sequence's last token, and ``value`` is the value head's output for it.
+    state before each sequence's last token, and ``value`` is the value head's output for it.
     """
 
     values: Tensor
@@ -185,7 +185,7 @@ def sequence_logprobs(
 def last_hidden(
     model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the hidden state after each sequence's last token in a row (S, H), and its value.
+    """Return the hidden state before each sequence's last token (S, H), and a value head's output.
 
     The hidden state is what the model's last layer passes to its head. The head is the projection
     onto the vocabulary, or ``score`` in a model for sequence classification (a reward model). The

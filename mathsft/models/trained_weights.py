@@ -34,7 +34,7 @@ DEFAULTS: Mapping[str, Any] = {
 def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
     """Make peft's `LoraConfig` from single ``settings``, with `DEFAULTS` for the others.
 
-    A ``given`` config is used unchanged, as a copy, because peft changes the config that it uses.
+    A ``given`` config keeps its settings, without `DEFAULTS`. It is copied: peft changes it in use.
 
     Raises ValueError for a setting that `LoraConfig` does not have (with the nearest name), for a
     config and settings together, for another adapter's config, and for an impossible number.
@@ -46,7 +46,8 @@ def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
             )
         if settings:
             raise ValueError(
-                f"a LoraConfig and {', '.join(settings)} were given: put all into one of the two"
+                f"a LoraConfig and {', '.join(settings)} were given: put them into the LoraConfig, "
+                "or give single settings only"
             )
         config = copy.deepcopy(given)
         config.task_type = config.task_type or "CAUSAL_LM"
@@ -151,7 +152,7 @@ def _set_all_linear(config: LoraConfig, model: Any, linear: list[str], names: li
         empty = type(model)(copy.deepcopy(model.config))
         read: Any = get_peft_model(empty, tried).peft_config["default"]
     if set(read.target_parameters or ()) != set(config.target_parameters or ()):
-        chosen &= read.target_modules  # this set is in the configuration
+        chosen &= read.target_modules  # in place: the configuration holds this very set
 
 
 def _of_experts(parameter: Tensor) -> bool:

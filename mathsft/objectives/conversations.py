@@ -23,7 +23,7 @@ from mathsft.processes import say
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is tokenized on its own.
+    """A part of a document whose tokens are kept apart (`mathsft.models.encoding`).
 
     Its first ``length`` characters are a turn: they hold ``stops`` stop tokens and end with one.
     A piece without ``stops`` is a prompt, or a completion that still gets the tokenizer's stop.

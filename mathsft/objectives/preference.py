@@ -18,7 +18,10 @@ from mathsft.objectives.documents import documents
 
 @dataclass(frozen=True)
 class Pairwise(Objective):
-    """Base class of pair losses; a subclass defines ``pair_loss``. A pair's prompt is read once."""
+    """Base class of pair losses: a subclass defines ``pair_loss``.
+
+    A pair's prompt passes through the model once.
+    """
 
     kinds = ("preference",)
     nouns = ("pairs", "answers")

@@ -78,9 +78,9 @@ def training_arguments(
 
     Raises ValueError if the model has nothing to train, is in 4 bits without an adapter, has
     4-bit layers without a gradient, or would train weights in half precision; if its adapter
-    could not be saved and loaded again (`mathsft.models.saving`); if it does not keep the
-    sequences of a row apart (`mathsft.models.isolation`); if ``remove_unused_columns`` is set; or
-    for a number that makes no sense (`mathsft.checks`).
+    could not be saved and loaded again (`mathsft.models.saving`); if its attention cannot use our
+    mask, or does not keep the sequences of a row apart (`mathsft.models.isolation`); if
+    ``remove_unused_columns`` is set; or for a number that makes no sense (`mathsft.checks`).
     """
     check_numbers({**named, "per_device_train_batch_size": per_device_train_batch_size})
     if named.get("remove_unused_columns"):

@@ -71,7 +71,8 @@ class FilledRows(Dataset[Mapping[str, Any]]):
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch.
 
-        When training resumes within an epoch, it calls this method, but not the sampler's.
+        If training resumes within an epoch, accelerate calls this method, but not the
+        sampler's.
         """
         self.epoch = epoch
 

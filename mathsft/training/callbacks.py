@@ -75,8 +75,8 @@ def show_samples(
     ``sft_trainer(…, eval_problems=test, eval_strategy="steps", eval_steps=50,
     callbacks=[show_samples(tokenizer, test)])``. The model answers the first ``samples`` of
     ``problems`` greedily, so two evaluations differ only by the training between them. It
-    answers a problem after its training prompt, a conversation before its last trained
-    assistant turn, and a prompt unchanged. The expected answer of a pair is the better one, of a
+    reads a problem as its training prompt, a conversation up to its last trained assistant turn
+    (without it), and a prompt unchanged. The expected answer of a pair is the better one, of a
     group the best. Question, answer and expected answer are printed with the step, shortened,
     and added in full to ``samples.jsonl`` in the trainer's ``output_dir``. There ``stopped``
     says whether the answer ended within ``max_new_tokens``. Conversations that the chat template

@@ -110,10 +110,10 @@ def newest_checkpoint(
 ) -> Path | None:
     """The latest complete checkpoint of this run in any of ``folders``, or None.
 
-    If two have the same step, the first folder's is taken. Printed lines name the skipped
-    checkpoints with the reason. ``of_this_run`` gets the content of ``run.json`` and returns the
-    differences, none for this run. A checkpoint without that file was written by something else
-    and is skipped too.
+    If two have the same step, the first folder's is taken. Printed lines name unusable
+    checkpoints with the reason, and the latest of another run if none is found. ``of_this_run``
+    gets the content of ``run.json`` and returns the differences, none for this run. A checkpoint
+    without that file was written by something else and is skipped too.
     """
     others = []
     for checkpoint in sorted(checkpoints_in(folders), key=step_of, reverse=True):

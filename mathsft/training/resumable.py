@@ -186,7 +186,7 @@ class ResumableTrainer(Trainer):
 
     @contextmanager
     def _written(self, checkpoint: Path) -> Iterator[None]:
-        """Mark the folder as this run's, then as complete; if that fails, undo everything."""
+        """Mark the folder as this run's, then as complete; a failed write restores the old one."""
         if not self.args.should_save:
             yield
             return

@@ -31,7 +31,7 @@ from mathsft.models.computation import (
 from mathsft.models.sharding import whole
 from mathsft.objectives import definition
 
-# If evaluation decides which weights are kept, its schedule and its rows count too.
+# If evaluation affects the final weights or the learning rate, its schedule and rows count too.
 _SCHEDULE = {"eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps"}
 # Fields of `TrainingArguments` that change nothing about the weights.
 WITHOUT_EFFECT = _SCHEDULE | {
@@ -71,7 +71,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
 
     ``settings`` by name; SHA-256 of the training rows (``data``) and of the trained weights as
     they are now (``start``); ``base``, the frozen rest (`mathsft.models.adapter_files`) with the
-    SHA-256 of its tensors as they are stored.
+    SHA-256 of its tensors as they are in memory.
 
     Settings are the trainer's arguments without `WITHOUT_EFFECT`, every field of its objective
     (``dpo.beta``) with its code if it is not the package's, the settings of its batches, the
@@ -141,7 +141,7 @@ def _evaluation_decides(args: TrainingArguments) -> bool:
 
 
 def _kept(base: Any, tensors: Mapping[str, torch.Tensor]) -> str:
-    """How weights are stored: bytes can be compared only with bytes of the same kind."""
+    """The form of weights in memory: bytes can be compared only with bytes of the same kind."""
     kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     # Each kind of card rounds to 4 bits in its own way.
     return f"{kinds} by {hardware()}" if getattr(base, "is_quantized", False) else kinds
@@ -152,7 +152,7 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     Settings that the record does not hold are ignored: another version of a library has other
     settings. Those that it holds must be the same now; a setting that is missing now counts as
-    None. The base's tensors are compared by SHA-256 if they are stored alike, otherwise by samples
+    None. The base's tensors are compared by SHA-256 if their form is the same, otherwise by samples
     (`mathsft.models.adapter_files`): another card may need another precision.
     """
     if recorded.get("format") != now.get("format"):

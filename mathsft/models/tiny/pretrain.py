@@ -94,7 +94,7 @@ def run_steps(
 
 
 def train(*, output: Path, steps: int = 3600, learning_rate: float = 0.02, seed: int = 0) -> None:
-    """Train a model that solves problems from random weights; save it to ``output``.
+    """Train a model, from random weights, to solve problems; save it to ``output``.
 
     Args:
         output: folder for config, tokenizer and bfloat16 weights.
