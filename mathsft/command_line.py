@@ -53,7 +53,7 @@ class Options:
     def read(self, arguments: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """The sections, and the plain and positional options that are given.
 
-        Configs come first, in their order, and then all options on the line, whatever the order.
+        Configs come first, in their order; then the options, even those before ``--config``.
         A wrong option ends the process with one line and status 2; ``--help`` and
         ``--print_config`` end it with 0.
         """

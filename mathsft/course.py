@@ -30,7 +30,7 @@ def course(
     Raises:
         FileNotFoundError: the package was installed without its notebooks.
         ValueError: there is no such lesson.
-        ImportError: what runs notebooks is not installed.
+        ImportError: a package that runs notebooks is missing.
         RuntimeError: a cell failed. Its traceback was printed, and the page shows the cells so far.
     """
     check_number("timeout", timeout, at_least(1))

@@ -92,7 +92,7 @@ def prepare_tracking(report_to: str | list[str] | None, output_dir: str) -> None
     """Make sure that no tracker asks a question, and that its files are stored with the run.
 
     Without a key, wandb would ask for one and wait: it records offline instead, and a line says
-    how to upload that later. If ``WANDB_MODE`` and ``WANDB_DIR`` are set, they win.
+    how to upload that later. A ``WANDB_MODE`` or ``WANDB_DIR`` that is set wins.
     """
     check_trackers(report_to)
     words = _named(report_to)

@@ -66,7 +66,7 @@ def test_each_measure_finds_what_it_is_for() -> None:
     assert (ours, theirs) == ("what is 2 + 3 ?", "what is 7 + 9 ?")
     assert found.examples(train, test, kind="exact") == [("what is 2 + 3 ?", "What is 2 + 3?")]
     lines = str(found).splitlines()
-    assert lines[0] == "of 5 test questions, found in 3 training rows:"
+    assert lines[0] == "of 5 test questions, 3 training rows contain:"
     assert lines[2].split()[:3] == ["3", "(", "60.0%)"]
 
 

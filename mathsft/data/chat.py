@@ -143,8 +143,9 @@ def read_chat(
 ) -> Conversation:
     """Return the conversation in the columns of a row; the order of its turns is not checked.
 
-    If there are several columns, the turns of the last one are trained. The arguments and errors
-    are those of `mathsft.data.messages.read_messages`.
+    If there are several columns, the turns of the last one are trained. The arguments are
+    those of `mathsft.data.messages.read_messages`. Raises what it raises, and ValueError for a bad
+    ``trained_from``, ``tools`` or ``chat_template_kwargs``.
     """
     parts = [
         read_messages(row, column, where=where, counted=counted, any_role=any_role)

@@ -4,7 +4,7 @@
 |---|---|---|
 | ARC | ``choices``: ``{text: […], label: ["A", …]}`` | ``answerKey``, one of those labels |
 | MMLU | ``choices``: list of text | ``answer``, an index |
-| plain | ``choices``: list of text | ``label``, an index; ``answer`` may be a text as well |
+| plain | ``choices``: list of text | ``label``, an index; a text ``answer`` may stand beside it |
 | AQuA-RAT | ``options``: ``["A)21", "B)21.5", …]`` | ``correct``, a letter |
 
 ARC: Clark et al. 2018, https://arxiv.org/abs/1803.05457; MMLU: Hendrycks et al. 2021,

@@ -152,7 +152,7 @@ class Overlap:
             "template": "the same question except for its numbers",
             "n-grams": f"{self.threshold:.0%} or more of its runs of {self.n} words",
         }
-        lines = [f"of {tests:,} test questions, found in {self.train_rows:,} training rows:"]
+        lines = [f"of {tests:,} test questions, {self.train_rows:,} training rows contain:"]
         for kind, count in self.counts.items():
             lines.append(f"{count:>7,}  ({count / tests:>6.1%})  {meaning[kind]}")
         return "\n".join(lines)

@@ -135,7 +135,8 @@ class Conversion:
     def key(self) -> str | None:
         """Return a hash that identifies the result; None if it should not be cached.
 
-        Not cached: a stream, a small source, and one that is compared with questions of the hub.
+        Not cached: generated rows, a stream, a small source, and one that is compared with
+        questions of the hub.
         """
         questions = [self.how[name] for name in ("test_questions", "train_questions")]
         open_end = self.format.reader is from_instruction and None in questions

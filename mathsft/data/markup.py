@@ -89,7 +89,7 @@ _POWER = re.compile(r"\^ *(?:\{ *(-? *\d{1,4}) *\}|(\d)(?!\d))")
 
 
 def expression_value(latex: str) -> Fraction | None:
-    """Return the value of ``latex``: whole numbers, + - * /, powers, fractions and their roots.
+    """Return the value of ``latex``: whole numbers, + - * /, powers, fractions, and roots of these.
 
     None if the value is not a rational number, or if the expression is not understood: two
     factors side by side (``2(3)``), a power that is not a whole number, more than a line of

@@ -178,7 +178,7 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -
         if name != own and name in row and name not in columns.values():
             raise ValueError(
                 f"{where}: the row has both columns {name!r} and {own!r}, but {name} is read "
-                f"from {own!r}: remove {name!r}, or name it in columns too"
+                f"from {own!r}: remove {name!r}, or say in columns what it is"
             )
     names = {own: name for name, own in columns.items() if own != name}
     made = {column: value for column, value in row.items() if column not in names}

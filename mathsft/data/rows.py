@@ -54,11 +54,11 @@ class RowKind:
     """One kind of row.
 
     ``features`` are its columns; a column for text or messages has the type text. ``told_by`` are
-    the columns that identify the kind, because only its rows fill them (`kind_of` checks the kinds
-    in order). ``asks_in`` is the column with what a row asks. ``reader`` reads a row with these
-    columns; ``example`` makes a worked example from a row. ``more`` are columns that only some
-    data sets have, ``talk`` those that hold or may hold messages, ``also`` those that the reader
-    reads in addition.
+    the columns that identify the kind: a row that fills them is of it, unless it is of an earlier
+    kind (`kind_of` checks the kinds in order). ``asks_in`` is the column with what a row asks.
+    ``reader`` reads a row with these columns; ``example`` makes a worked example from a row.
+    ``more`` are columns that only some data sets have, ``talk`` those that hold or may hold
+    messages, ``also`` those that the reader reads in addition.
     """
 
     name: str

@@ -187,8 +187,8 @@ def from_own(row: dict[str, Any], *, where: str, source: str) -> Problem:
         if column not in row:
             raise ValueError(
                 f"{where}: column {column!r} is missing; the row has {', '.join(map(repr, row))} "
-                "and is read in mathsft's own schema. If the rows have only a question and a "
-                "worked answer, name the columns question, answer"
+                "and is read in mathsft's own schema, since it has 'solution'. If the rows have "
+                "only a question and a worked answer, name the columns question, answer"
             )
     row = {**row, "choices": parsed(row["choices"])}
     for column, kind in (("choices", list), ("label", int)):

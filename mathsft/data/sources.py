@@ -33,7 +33,7 @@ class Origin:
     """The rows of one source, and its names in output and in errors.
 
     ``rows()`` begins with the first row at each call. ``stamp`` changes if the rows change; it is
-    None for rows that are generated or streamed from the hub. ``size`` is roughly in bytes.
+    None for rows that are generated or streamed from the hub. ``size`` is in bytes, roughly.
     """
 
     rows: Callable[[], Iterator[Row]]

@@ -52,7 +52,8 @@ class ForestLM(TextLM):
 
     Args:
         pretrained: "tiny", a folder or a hub name (`load_model`), or a model that is loaded.
-        tokenizer: required with a loaded model; default: the one stored beside the weights.
+        tokenizer: required with a loaded model. With a model's name, the adapter's or the model's
+            own is used.
         peft: an adapter's folder or hub name (`load_adapter`, which raises if keys do not
             match; the harness only warns and scores the base).
         quantize: load the base's projections in 4 bits.

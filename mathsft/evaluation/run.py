@@ -81,7 +81,8 @@ def evaluate(
             ``apply_chat_template=True``.
 
     In several processes (torchrun), call it in each: each scores its share of the questions, all
-    return the same result, and process 0 saves it. The figures are the same as in one process.
+    return the same result, and process 0 saves it. The scores are those of one process; minutes
+    and memory are those of process 0.
 
     Returns:
         A `Result` for a task's name; a list of them for a list of names, which may include groups,

@@ -60,7 +60,7 @@ def results_table(
     ``acc_norm``, ``chance``, ``n``; compared with the run named ``base`` (default: the first):
     ``difference`` with ``diff_low`` and ``diff_high`` (bootstrap), ``p`` (McNemar, exact),
     ``p_holm`` (corrected for the rows of this table), ``detectable`` (the smallest true
-    difference that would show); and ``whose``, "ours" or "not ours".
+    difference that would show); and ``whose``: "ours", or text that begins with "not ours".
 
     ``metric`` is the metric of accuracy and differences, "acc" or "acc_norm".
     ``reference`` adds the public experiment's numbers, marked as not ours. They come from another

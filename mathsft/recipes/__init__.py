@@ -103,8 +103,8 @@ class Layers:
     """Sections of several recipes and of a command line; later values replace earlier ones.
 
     A shipped recipe describes a machine, and its data is an example. Data that is given later
-    replaces it: a ``source``, or a mixture's ``parts``, replaces the whole section and the recipe's
-    other data that belongs to it. A line says what is left out.
+    replaces it: a ``source`` replaces its whole section and the recipe's other data that belongs
+    to it; new ``parts`` of a mixture replace that other data. A line says what is left out.
     """
 
     options: Mapping[str, Mapping[str, Option]]

@@ -106,7 +106,7 @@ def estimate_memory(
     quantize = bool(model.get("quantize")) if quantize is None else quantize
     lora = model.get("lora", True) if lora is None else lora
     if quantize and lora is False:
-        raise ValueError("4-bit weights cannot be trained: set quantize=False, or use LoRA")
+        raise ValueError("4-bit weights cannot be trained: set quantize=False, or lora=True")
     if isinstance(lora, Mapping):
         adapter = lora_config(**{key: value for key, value in lora.items() if key != "seed"})
     else:
