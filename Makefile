@@ -10,18 +10,18 @@ BIN := $(VENV)/bin
 # a GPU. The tests compare numbers of a CPU, offline, whatever else this machine has.
 MATHSFT_PROFILE ?= tiny
 export MATHSFT_PROFILE
-TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIVE= CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 MATHSFT_KEEP=
+TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIVE= CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 MATHSFT_KEEP= MATHSFT_QUESTIONS=
 # Two processes of one thread each: faster than one of two, and PyTorch's threads do not compete.
 IN_TWO := -n 2 --dist worksteal
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 # Lessons run in two processes; 04 uses what 03 made. They start with an empty folder of runs, so
-# that no run of an earlier test is resumed. Given: an environment, a recipe, further notebooks.
+# that no run of an earlier test is resumed. Given: an environment, what is shorter, further notebooks.
 LATE := notebooks/03_mathqa_mixing.ipynb notebooks/04_evaluation.ipynb
 EARLY := $(filter-out $(LATE),$(sort $(wildcard notebooks/[0-9]*.ipynb)))
-QUICK := $(CURDIR)/tests/quick.yaml
+QUICK := MATHSFT_PROFILE="$(CURDIR)/tests/quick.yaml" MATHSFT_QUESTIONS=150
 define LESSONS
 rm -rf runs/test
-export OMP_NUM_THREADS=1 MATHSFT_RUNS="$(CURDIR)/runs/test" $(TESTING) MATHSFT_PROFILE="$(2)"; \
+export OMP_NUM_THREADS=1 MATHSFT_RUNS="$(CURDIR)/runs/test" $(TESTING) $(2); \
 $(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(EARLY) $(3) & early=$$!; \
 $(1)/python -m pytest $(NBVAL) $(LATE); late=$$?; wait $$early && exit $$late
 endef
@@ -63,7 +63,7 @@ test: install
 # What test-all runs after test: the slow tests, and the lessons as learners run them.
 test-slow: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "slow and not colab" tests
-	$(call LESSONS,$(BIN),tiny)
+	$(call LESSONS,$(BIN))
 
 test-all: test test-slow
 

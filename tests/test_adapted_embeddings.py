@@ -64,6 +64,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: gradient for name, gradient in found.items() if gradient.any()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "tied"), PAIRS)
 def test_choices_are_scored_as_by_separate_passes(
     folders: dict[bool, Path], tokenizer: Any, variant: str, tied: bool
@@ -83,6 +84,7 @@ def test_choices_are_scored_as_by_separate_passes(
         assert scores == pytest.approx(alone, abs=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "tied"), PAIRS)
 def test_the_gradients_are_those_of_the_plain_losses(
     folders: dict[bool, Path], tokenizer: Any, tmp_path: Path, variant: str, tied: bool

@@ -11,6 +11,7 @@ RESUMED = ["LoRA on both", "tokens", "both saved", "bias all", "DoRA", "new word
            "new words as tokens"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", RESUMED)
 def test_a_resumed_training_ends_as_one_that_was_not_stopped(
     small_model_dir: Path, tmp_path: Path, variant: str

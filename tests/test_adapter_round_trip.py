@@ -47,6 +47,7 @@ def refused_here(variant: str) -> bool:
     return OLD_PEFT and variant == "bias lora_only"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "tied"), PAIRS)
 def test_a_trained_adapter_comes_back(
     small_model_dir: Path, untied: Path, tmp_path: Path, variant: str, tied: bool
@@ -68,6 +69,7 @@ def test_an_adapter_trained_in_4_bits_comes_back(
     assert_comes_back(model, small_model_dir, tmp_path / "adapter", quantize=True)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=10, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

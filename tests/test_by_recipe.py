@@ -147,6 +147,7 @@ def one_more_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     gc.collect()  # the class is found as long as it exists
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_more_objective")
 def test_a_new_objective_is_one_file(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

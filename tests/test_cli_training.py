@@ -158,6 +158,7 @@ def test_freezing_by_patterns_trains_the_rest_alone(runs: Path) -> None:
         assert torch.equal(a, b) is (".layers.0.mlp." not in name), name
 
 
+@pytest.mark.slow
 def test_several_data_sets_are_mixed_in_one_file(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

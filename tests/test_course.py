@@ -49,6 +49,7 @@ def test_a_course_makes_a_page_a_lesson_a_report_and_an_index(
     assert said.err == ""  # no warning of Jupyter's
 
 
+@pytest.mark.slow
 def test_a_lesson_that_fails_stops_the_course_and_says_so(
     lessons: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,6 +101,7 @@ def found_everywhere(question: str, hidden: str) -> None:
         assert (found.exact, found.template, found.containment) == ([1], [1], [1.0])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(REAL), Disguised)
 def test_a_disguised_question_is_found_by_every_measure(

@@ -98,6 +98,7 @@ def as_mmlu(row: dict[str, Any]) -> dict[str, Any]:
     return {"question": row["Problem"], "choices": choices, "answer": len(row["Problem"]) % 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("yaml", "schema"),
     [("arc/arc_easy.yaml", as_arc), ("mmlu/default/_default_template_yaml", as_mmlu)],

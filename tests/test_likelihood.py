@@ -179,6 +179,7 @@ def test_generated_questions_score_and_learn_as_in_separate_passes(small_model_d
     assert_exact(model, tokenizer, problems, max_length=max_length, order=order)
 
 
+@pytest.mark.slow
 def test_scores_of_real_questions_equal_separate_passes(small_model_dir, data_dir):
     rows = load_problems(data_dir / "mathqa" / "dev.json", limit=40)
     model, tokenizer = load_model(small_model_dir)

@@ -289,6 +289,7 @@ def test_a_plan_of_nothing_is_refused() -> None:
         training_plan({"one": SETS["one"]}, max_steps=1, per_device_train_batch_size=64)
 
 
+@pytest.mark.slow
 def test_real_rows_mix_by_count(data_dir: Path) -> None:
     gsm8k = read_problems(data_dir / "gsm8k" / "train.jsonl")[0]
     mathqa = read_problems(data_dir / "mathqa" / "dev.json", reading="clean")[0]

@@ -146,6 +146,7 @@ def test_evaluation_gives_the_loss_and_the_accuracy_of_all_questions(
     assert found["eval_accuracy"] == pytest.approx(sum(right) / 7)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapters_bit_for_bit(
     small_model_dir, tokenizer, problems, tmp_path
 ):

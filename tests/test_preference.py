@@ -149,6 +149,7 @@ def test_weights_of_the_base_that_are_trained_move_with_the_adapter_off(
     assert trainer(biased, tokenizer, tmp_path, DPO()).reference == "before_training"
 
 
+@pytest.mark.slow
 def test_an_interrupted_cell_resumes_with_the_same_reference(
     small_model_dir: Path, tokenizer: Any, tmp_path: Path, capsys: Any
 ) -> None:

@@ -103,6 +103,7 @@ def test_without_the_train_questions_the_wording_decides_and_a_line_says_so(
     assert "chat not recognised: 1, chat stripped by its wording: 1" in said
 
 
+@pytest.mark.slow
 def test_a_data_set_the_hub_does_not_have_is_one_clear_error(
     local_hub: LocalHub,  # noqa: F811
     tmp_path: Path,

@@ -23,6 +23,7 @@ def runs() -> list[Result]:
     return [result(name, [*(draw.random(200) < p)]) for name, p in shares.items()]
 
 
+@pytest.mark.slow
 def test_a_table_holds_each_run_s_accuracy_and_difference_to_the_base(runs: list[Result]) -> None:
     table = results_table(runs).set_index("run")
     assert [*table.index] == [run.name for run in runs]
@@ -109,6 +110,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_needs_no_other_file_and_shows_every_number(
     runs: list[Result], tmp_path: Path
 ) -> None:

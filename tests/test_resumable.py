@@ -121,6 +121,7 @@ def test_the_same_trainer_resumes_although_its_weights_have_changed(
     assert weights(ends[0]) == weights(ends[1])
 
 
+@pytest.mark.slow
 def test_a_new_trainer_resumes_with_a_model_whose_weights_have_changed(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_new_trainer_resumes_with_a_model_whose_weights_have_changed(
     assert weights(tmp_path / "mine") == weights(ends[0])
 
 
+@pytest.mark.slow
 def test_after_another_setting_the_first_setting_finds_its_result_again(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

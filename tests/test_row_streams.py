@@ -88,6 +88,7 @@ def test_a_row_of_another_form_ends_a_stream_with_its_place(tmp_path: Path) -> N
         load_problems(jsonl(tmp_path / "b.jsonl", {**PAIR, "chosen": ""}), streaming=True)
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_streamed(
     local_hub: LocalHub,  # noqa: F811
     tmp_path: Path,

@@ -38,6 +38,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sft_trainer, multiple_choice_trainer])
 def test_the_weights_are_the_same_bit_for_bit_with_and_without(tmp_path: Path, make: Any) -> None:
     rows = WORKED if make is sft_trainer else PROBLEMS.select(range(8))

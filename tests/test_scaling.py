@@ -26,6 +26,7 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> Any:
     return scaling_costs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "lora", "checkpointing"),
     [

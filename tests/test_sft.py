@@ -198,6 +198,7 @@ def test_the_evaluation_loss_is_per_trained_token_of_the_whole_set(
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapters_bit_for_bit(small_model_dir, tokenizer, tmp_path):
     def run(name: str, seed: int) -> dict[str, torch.Tensor]:
         model = adapted(small_model_dir, dropout=0.1)

@@ -62,6 +62,7 @@ def training_step(trainer: Any) -> None:
     loss.backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sft", "multiple choice"])
 def test_no_operation_of_a_training_step_gives_bfloat16(objective: str, tmp_path: Path) -> None:
     trainer = on_a_t4(objective, tmp_path)
@@ -86,6 +87,7 @@ def test_a_step_that_does_give_bfloat16_is_seen() -> None:
     assert torch.bfloat16 in seen.first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sft", "multiple choice"])
 def test_attention_always_gets_a_mask_so_that_the_fast_kernel_can_take_it(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

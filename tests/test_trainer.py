@@ -33,6 +33,7 @@ def logits(model) -> torch.Tensor:
         return model.eval()(input_ids=torch.arange(2, 40)[None]).logits
 
 
+@pytest.mark.slow
 def test_after_mixed_precision_the_model_computes_as_before(loaded, problems, tmp_path) -> None:
     model, _ = loaded
     before = logits(model)
@@ -52,6 +53,7 @@ def test_after_mixed_precision_the_model_computes_as_before(loaded, problems, tm
     assert ours.evaluate()["eval_loss"] == first
 
 
+@pytest.mark.slow
 def test_counters_start_from_zero_and_stop_during_evaluation(loaded, problems, tmp_path) -> None:
     class SlowEvaluation(TrainerCallback):
         pause = 3.0

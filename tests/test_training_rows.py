@@ -62,6 +62,7 @@ def test_a_second_start_finds_the_rows_on_disk_and_says_the_same(
     assert first[:5] == second[:5]
 
 
+@pytest.mark.slow
 def test_rows_are_tokenised_again_after_a_change_of_template_setting_or_rows(
     on_disk: Dataset, tokenizer: Any, asked: list[int]
 ) -> None:
@@ -79,6 +80,7 @@ def test_rows_are_tokenised_again_after_a_change_of_template_setting_or_rows(
         assert asked, changed
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_users_own_objective_are_made_at_each_start(
     on_disk: Dataset, tokenizer: Any
 ) -> None:
@@ -96,6 +98,7 @@ def test_the_rows_of_a_users_own_objective_are_made_at_each_start(
     assert rows_hash(training_rows(on_disk, tokenizer, Backwards())) == rows_hash(usual)
 
 
+@pytest.mark.slow
 def test_rows_from_a_list_and_from_a_table_on_disk_are_the_same(
     on_disk: Dataset, tokenizer: Any
 ) -> None:
@@ -141,6 +144,7 @@ def test_the_hash_of_texts_is_of_the_texts() -> None:
     assert len({hashed("a", "b"), hashed("b", "a"), hashed("ab", "")}) == 3
 
 
+@pytest.mark.slow
 def test_a_stream_becomes_the_same_rows(on_disk: Dataset, tokenizer: Any, tmp_path: Path) -> None:
     on_disk.to_json(tmp_path / "again.jsonl")
     stream = load_problems(tmp_path / "again.jsonl", streaming=True)

@@ -40,6 +40,7 @@ def training(written: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written, tmp_path / "training"))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_evaluated_in_order_of_their_step_and_once(
     training: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def with_shots(folder: Path, monkeypatch: pytest.MonkeyPatch, shots: int) -> dic
     return {**ARGUMENTS, "tasks": "mathqa_shots"}
 
 
+@pytest.mark.slow
 def test_a_task_with_examples_of_its_own_is_evaluated_once(
     training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
