@@ -7,11 +7,9 @@ A GPU is hidden: the times are those of a CPU. The rivals (`multiple_choice_riva
 five padded passes with full logits, and `vectorised`, one padded batch of all choices in which only
 the scored positions are projected. `ours` calls what the trainer calls.
 
-Timed: collation, forward, backward, clipping, AdamW's update. Not timed: tokenization. The
-model has random weights and LoRA without dropout; LoRA's B is moved away from zero, because
-A has no gradient otherwise. Every step starts from the same adapter and a fresh optimiser.
-In a round all three take the same questions, in an order that changes; each round takes other
-questions. Ratios and the limit are medians over the rounds.
+Timed: collation, forward, backward, clipping, AdamW. Not timed: tokenization. Weights are random;
+LoRA has no dropout, and its B is not zero, or A would have no gradient. Every step starts afresh.
+In a round all three take the same questions; ratios and the limit are medians over the rounds.
 
 - `flop_limit_vs_vectorised`: floating-point operations of the vectorised step divided by ours
   (`counted_flops`), padding and masked attention included: how much faster ours would be if both

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from mathsft import cli, compare, load_problems, load_recipe
 from mathsft.recipes.sections import NOT_KEYS, recipe_sections
-from mathsft.training.arguments import unheeded
+from mathsft.training.arguments import refused_arguments
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -171,7 +171,7 @@ def test_every_used_argument_of_the_library_is_an_option() -> None:
     known = recipe_sections()["multiple_choice"]
     arguments = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     missing = {name for name in arguments if name not in known or known[name].refused}
-    assert missing == (NOT_KEYS | {*unheeded()}) & arguments
+    assert missing == (NOT_KEYS | {*refused_arguments()}) & arguments
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

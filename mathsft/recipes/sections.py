@@ -74,14 +74,14 @@ def objective_sections() -> dict[str, dict[str, Option]]:
     from transformers import EarlyStoppingCallback, TrainingArguments
 
     from mathsft.objectives import objective_classes
-    from mathsft.training.arguments import unheeded
+    from mathsft.training.arguments import refused_arguments
     from mathsft.training.make import DEFAULTS, make_trainer
 
     shared = options_of(make_trainer, skip=NOT_KEYS)
     theirs = options_of(TrainingArguments, skip=NOT_KEYS, defaults=False)
     theirs["fsdp"] = replace(theirs["fsdp"], hint=bool | str | None)  # transformers expects true
     stopping = options_of(EarlyStoppingCallback, defaults=False)
-    refused = {name: Option(Any, refused=why) for name, why in unheeded().items()}
+    refused = {name: Option(Any, refused=why) for name, why in refused_arguments().items()}
     found = {}
     for name, objective in objective_classes().items():
         usual = {**DEFAULTS, **objective.defaults}

@@ -18,7 +18,7 @@ from mathsft.models.saving import check_saveable
 from mathsft.settings import prepare_tracking
 
 # Settings of transformers that our trainers never read, and what to use instead.
-_UNHEEDED = {
+_NO_EFFECT = {
     "label_smoothing_factor": "the loss is the exact log-likelihood",
     "resume_from_checkpoint": "pass it to train(), or on the command line give --resume true",
     "do_train": "train() starts training",
@@ -48,17 +48,17 @@ _TRL_INSTEAD = {
 }
 
 
-def unheeded() -> dict[str, str]:
+def refused_arguments() -> dict[str, str]:
     """Arguments of `TrainingArguments`, or of TRL's `SFTConfig`, that would change nothing here.
 
     Maps each name to its explanation. They are neither options nor keys of a recipe.
     """
-    return {**_UNHEEDED, **_TRL_INSTEAD}
+    return {**_NO_EFFECT, **_TRL_INSTEAD}
 
 
-def refuse_unheeded(given: Iterable[str]) -> None:
+def refuse_arguments(given: Iterable[str]) -> None:
     """Raise ValueError for an argument that would change nothing, TypeError for an unknown one."""
-    known = unheeded()
+    known = refused_arguments()
     names = [field.name for field in fields(TrainingArguments)]
     for name in given:
         if name in known:

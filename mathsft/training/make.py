@@ -15,7 +15,7 @@ from mathsft.objectives.base import Objective
 from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
 from mathsft.processes import first_before_others
-from mathsft.training.arguments import refuse_unheeded, renaming_notices_off, training_arguments
+from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
 from mathsft.training.batches import Collator
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
@@ -80,11 +80,11 @@ def make_trainer(
     Raises ValueError if ``objective`` is not one (`mathsft.objectives.check_objective`), if the
     model has nothing to train, if no row is left, or if the attention implementation is not known
     to keep sequences apart; also for an argument that would change nothing
-    (`mathsft.training.arguments.unheeded`), or a number that makes no sense, such as -1 epochs
-    (`mathsft.checks`).
+    (`mathsft.training.arguments.refused_arguments`), or a number that makes no sense, such as
+    -1 epochs (`mathsft.checks`).
     """
     check_objective(objective)
-    refuse_unheeded(arguments)
+    refuse_arguments(arguments)
     check_numbers({"max_length": max_length})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
     args = training_arguments(model, output_dir=str(output_dir), **settings)
