@@ -12,18 +12,18 @@ TASKS = {
         describe device_defaults default_profile load_recipe load_settings quiet run_dir
         tracker estimate_memory memory_gb free_memory""",
     "Read and mix data": """
-        load_problems read_rows kind_of add_choices mix_datasets training_plan overlap
+        load_problems read_rows kind_of pairs_from add_choices mix_datasets training_plan overlap
         without_test_rows question_template extract_answer same_answer official_choices
         clean_choices formula_value formula_verdict""",
     "Load, adapt and save models": """
         load_model add_adapter freeze save_adapter load_adapter merge_adapter save_model
         stop_after_turns""",
     "Train": """
-        make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO persist keep_folder
-        show_samples""",
+        make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO CPO SimPO
+        ORPO KTO SMPO persist keep_folder show_samples sample_groups""",
     "Score tokens": """
         TokenForest forest_mask attention_inputs pack tokenize_problems encode_choices
-        choice_context sequence_logprobs choice_logprobs""",
+        choice_context sft_prompt sequence_logprobs choice_logprobs""",
     "Evaluate and compare": """
         evaluate watch worked_answers load_results compare compare_all check_tuned accuracy_by
         template_labels reading_labels wilson_interval

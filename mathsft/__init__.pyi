@@ -17,8 +17,10 @@ from mathsft.data.mathqa import clean_choices as clean_choices
 from mathsft.data.mathqa import official_choices as official_choices
 from mathsft.data.mixtures import mix_datasets as mix_datasets
 from mathsft.data.mixtures import training_plan as training_plan
+from mathsft.data.pairs import pairs_from as pairs_from
 from mathsft.data.problems import load_problems as load_problems
 from mathsft.data.prompts import choice_context as choice_context
+from mathsft.data.prompts import sft_prompt as sft_prompt
 from mathsft.data.questions import question_template as question_template
 from mathsft.data.rows import kind_of as kind_of
 from mathsft.device import default_profile as default_profile
@@ -48,6 +50,7 @@ from mathsft.evaluation.tables import results_table as results_table
 from mathsft.evaluation.tables import write_csv as write_csv
 from mathsft.evaluation.watch import watch as watch
 from mathsft.evaluation.worked import worked_answers as worked_answers
+from mathsft.generation.rollouts import sample_groups as sample_groups
 from mathsft.models.adapters import add_adapter as add_adapter
 from mathsft.models.adapters import load_adapter as load_adapter
 from mathsft.models.adapters import merge_adapter as merge_adapter
@@ -65,10 +68,15 @@ from mathsft.models.memory import memory_gb as memory_gb
 from mathsft.models.saving import save_model as save_model
 from mathsft.models.trained_weights import freeze as freeze
 from mathsft.objectives.conversations import stop_after_turns as stop_after_turns
+from mathsft.objectives.kto import KTO as KTO
 from mathsft.objectives.multiple_choice import MultipleChoice as MultipleChoice
+from mathsft.objectives.preference import CPO as CPO
 from mathsft.objectives.preference import DPO as DPO
+from mathsft.objectives.preference import ORPO as ORPO
+from mathsft.objectives.preference import SimPO as SimPO
 from mathsft.objectives.sft import SFT as SFT
 from mathsft.objectives.sft import tokenize_problems as tokenize_problems
+from mathsft.objectives.smpo import SMPO as SMPO
 from mathsft.recipes import load_recipe as load_recipe
 from mathsft.recipes.estimate import estimate_memory as estimate_memory
 from mathsft.settings import load_settings as load_settings

@@ -7,7 +7,10 @@ among themselves. Process 0 prints and writes for all.
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -68,3 +71,14 @@ def first_before_others(work: Callable[[], T], *, device: str) -> T:
     found: list[T] = []
     in_first(lambda: found.append(work()), device=device)
     return found[0] if found else work()
+
+
+def gathered(values: "Tensor") -> "Tensor":
+    """The values (n,) of all processes, one after the other; every process must call this."""
+    import torch
+    from accelerate.utils import gather_object
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return values
+    parts = gather_object([values.detach().cpu()])
+    return torch.cat(parts).to(values.device)

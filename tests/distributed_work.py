@@ -20,7 +20,10 @@ from transformers import TrainerCallback
 
 from mathsft import (
     DPO,
+    KTO,
+    ORPO,
     SFT,
+    SMPO,
     MultipleChoice,
     add_adapter,
     evaluate,
@@ -36,13 +39,28 @@ from mathsft.training.runs import rows_hash
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 TOGETHER = 4  # rows per batch, over all processes; with 13 rows one process has none in the last
-OBJECTIVES = {"sft": SFT(packing=False), "choices": MultipleChoice(), "dpo": DPO()}
+# SMPO clips at quantiles, and KTO subtracts a mean, of a batch's tokens in all processes.
+OBJECTIVES = {
+    "sft": SFT(packing=False),
+    "choices": MultipleChoice(),
+    "dpo": DPO(),
+    "orpo": ORPO(),
+    "smpo": SMPO(min_log_prob=-20.0, lower_clip_percentile=0.3, upper_clip_percentile=0.9),
+    "kto": KTO(),
+}
+SHARDED = ("sft", "choices", "dpo")  # sharding does not depend on what the loss compares
 GSM, MATHQA = load_problems("tiny-gsm", limit=40), load_problems("tiny-mathqa", limit=40)
 # Chosen: the solution of the problem. Rejected: the solution of another problem.
 PAIRS = Dataset.from_list(
     [
         {"prompt": row["question"], "chosen": row["solution"], "rejected": other["solution"]}
         for row, other in pairwise(GSM)
+    ]
+)
+ANSWERS = Dataset.from_list(
+    [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row, side in zip(PAIRS, ["chosen", "rejected", "chosen"] * 13, strict=True)
     ]
 )
 
@@ -58,7 +76,7 @@ def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: An
         "learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "num_train_epochs": 2,
         "max_length": 256, **more,
     }  # fmt: skip
-    rows = {"sft": GSM, "choices": MATHQA, "dpo": PAIRS}[objective]
+    rows = {"sft": GSM, "choices": MATHQA, "kto": ANSWERS}.get(objective, PAIRS)
     held_out = rows.select(range(20, 27))
     return make_trainer(
         model,
@@ -192,7 +210,7 @@ def sharded(folder: Path) -> None:
             "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"],
             "state_dict_type": "FULL_STATE_DICT", "cpu_ram_efficient_loading": False,
         }}  # fmt: skip
-    for objective in OBJECTIVES:
+    for objective in SHARDED:
         for adapter in (True, False):
             where = folder / f"sharded-{objective}-{'adapter' if adapter else 'full'}"
             trainer = trainer_of(objective, where, adapter=adapter, **settings)

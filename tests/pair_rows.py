@@ -1,4 +1,4 @@
-"""Pairs and groups of answers for tests, as texts and as messages."""
+"""Pairs, labelled answers and groups of answers for tests, as texts and as messages."""
 
 from typing import Any
 
@@ -18,6 +18,8 @@ TALK = {
     "rejected": [assistant("It is 6.")],
 }
 GROUP = {"prompt": "2 + 3 =", "completions": [" 6", " 5"], "rewards": [0, 1.0]}
+UNPAIRED = {"prompt": "2 + 3 =", "completion": " 5", "label": True}
+TALK_UNPAIRED = {"prompt": TALK["prompt"], "completion": TALK["chosen"], "label": True}
 TALK_GROUP = {
     "prompt": TALK["prompt"],
     "completions": [TALK["rejected"], TALK["chosen"]],

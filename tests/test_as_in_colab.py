@@ -1,4 +1,4 @@
-"""Every lesson from top to bottom, as a user with a T4 runs it, with names from the hub.
+"""Lessons 01 to 04 from top to bottom, as a user with a T4 runs them, with names from the hub.
 
 The t4 recipe's model and data sets come from a hub on the loopback (`stocked_hub`). Only the
 parameters cell of each notebook is changed, to make it short.
@@ -81,7 +81,7 @@ def no_secret_in(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.colab
-def test_every_lesson_runs_on_the_t4_recipe_and_survives_the_loss_of_the_machine(
+def test_lessons_1_to_4_run_on_the_t4_recipe_and_survives_the_loss_of_the_machine(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, home, drive = tmp_path / "content", tmp_path / "home", tmp_path / "drive"

@@ -25,13 +25,13 @@ from mathsft.training.batches import Collator
 from mathsft.training.checkpoints import checkpoint_problem
 
 WORK = Path(__file__).with_name("distributed_work.py")
-OBJECTIVES = ["sft", "choices", "dpo"]
+OBJECTIVES = sorted(distributed_work.OBJECTIVES)
 # Older versions of accelerate shard tied weights in a way that torch now forbids.
 can_shard = pytest.mark.skipif(
     tuple(map(int, version("accelerate").split(".")[:2])) < (1, 15),
     reason="this accelerate cannot shard tied weights with torch 2.13",
 )
-METRICS = ["accuracy", "eval_accuracy", "rewards/margins", "eval_logps/chosen"]
+METRICS = ["accuracy", "eval_accuracy", "rewards/margins", "eval_logps/chosen", "eval_nll_loss"]
 SHARD = ["sharded"] if not can_shard.args[0] else []
 
 
@@ -134,7 +134,7 @@ def test_a_reference_from_before_training_is_split_and_matched_with_its_own_pair
 def test_lines_are_printed_once(two: Path) -> None:
     printed = (two / "printed").read_text()
     assert printed.count("tiny-gsm/train: 40 rows read") == 1
-    trainings = 6 + 1 + 3 + 1 + 1 + 6 * len(SHARD)
+    trainings = 2 * len(OBJECTIVES) + 1 + 3 + 1 + 1 + 6 * len(SHARD)
     assert sum(line.startswith("train: 13 ") for line in printed.splitlines()) == trainings
     assert printed.count("training resumes after step 6 of 8") == 1
     assert printed.count("training had ended: its weights and its log are loaded, step 8 of 8") == 1
@@ -198,7 +198,7 @@ def test_worked_answers_come_whole_and_in_order_to_every_process(one: Path, two:
 @can_shard
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", ["adapter", "full"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", distributed_work.SHARDED)
 def test_sharded_weights_are_trained_and_saved_as_those_of_one_process(
     objective: str, trained: str, one: Path, two: Path
 ) -> None:

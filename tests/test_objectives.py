@@ -47,9 +47,18 @@ def adapted(small_model_dir: Path) -> Any:
 
 
 def test_every_module_of_the_folder_gives_its_objectives_by_name() -> None:
-    assert {"sft", "multiple_choice", "dpo"} <= objective_classes().keys()
+    known = {"sft", "multiple_choice", "dpo", "cpo", "simpo", "orpo", "smpo", "kto"}
+    assert known <= objective_classes().keys()
     with pytest.raises(ValueError, match="did you mean 'dpo'"):
         objective_class("dpoo")
+
+
+# A legal value that differs from every objective's default; other numbers are doubled.
+OTHER = {
+    "normalization": "tokens", "loss_type": "hinge", "label_smoothing": 0.1, "sft_weight": 0.2,
+    "cpo_alpha": 0.3, "chosen_sft_ratio": 0.5, "lower_clip_percentile": 0.1,
+    "upper_clip_percentile": 0.9,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(objective_classes()))
@@ -60,11 +69,13 @@ def test_every_field_of_an_objective_is_part_of_a_runs_identity(
     question = {"question": "1 + 1?", "solution": "It is 2.", "answer": "2"}
     problem = {**question, "choices": ["2", "3"], "label": 0}
     rows = PAIRS if "preference" in kind.kinds else [problem] * 3
-    other = {"normalization": "tokens"}
     run = run_identity(trainer(adapted, tokenizer, tmp_path, kind(), rows=rows))
     for field in fields(kind):
         value = getattr(kind(), field.name)
-        value = not value if isinstance(value, bool) else other.get(field.name) or value * 2
+        if field.name in OTHER:
+            value = OTHER[field.name]
+        else:
+            value = not value if isinstance(value, bool) else value * 2
         changed = trainer(
             adapted, tokenizer, tmp_path, replace(kind(), **{field.name: value}), rows=rows
         )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from chat_rows import chat
 from datasets import Dataset
-from pair_rows import GROUP, PAIR, TALK, TALK_GROUP
+from pair_rows import GROUP, PAIR, TALK, TALK_GROUP, TALK_UNPAIRED, UNPAIRED
 from problem_rows import GSM, MATHQA, OWN, jsonl
 
 from mathsft.data.problems import load_problems, read_problems
@@ -83,6 +83,8 @@ FORMATS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "pair": (PAIR, PAIR),
     "pair of messages": (TALK, TALK),
+    "unpaired": (UNPAIRED, UNPAIRED),
+    "unpaired messages": (TALK_UNPAIRED, TALK_UNPAIRED),
     "group": (GROUP, GROUP),
     "group of messages": (TALK_GROUP, TALK_GROUP),
     "own": (OWN, OWN),

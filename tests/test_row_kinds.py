@@ -9,7 +9,16 @@ from chat_rows import chat, new_tokenizer, with_template
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pair_rows import GROUP, PAIR, TALK, TALK_GROUP, assistant, user
+from pair_rows import (
+    GROUP,
+    PAIR,
+    TALK,
+    TALK_GROUP,
+    TALK_UNPAIRED,
+    UNPAIRED,
+    assistant,
+    user,
+)
 from problem_rows import GSM, OWN, jsonl
 
 from mathsft.data import rows as kinds
@@ -34,6 +43,7 @@ OF_EACH = {
     "chat": chat("What is 2 + 3?", "It is 5."),
     "prompt": {"prompt": "2 + 3 =", "completion": " 5"},
     "preference": PAIR,
+    "unpaired": UNPAIRED,
     "group": GROUP,
 }
 
@@ -89,8 +99,9 @@ def test_a_prompt_that_both_share_is_split_as_trl_splits_it(
         found = read(row)
     except UnusableRowError:
         one, other = sorted(row.values(), key=len)  # TRL cuts one that the other starts with
-        empty = [text for text in maybe_extract_prompt(row).values() if not said(text)]
-        assert empty or one == other[: len(one)] or not said(shared)
+        ends = {name: said(text) for name, text in maybe_extract_prompt(row).items()}
+        alike = ends["chosen"].split() == ends["rejected"].split()
+        assert alike or not all(ends.values()) or one == other[: len(one)] or not said(shared)
         return
     assert found == maybe_extract_prompt(row)
 
@@ -137,6 +148,8 @@ def test_a_pair_that_teaches_nothing_is_dropped_counted_and_shown(
         ({**GROUP, "rewards": [1, float("nan")]}, "rewards[1]: expected a finite number"),
         ({**GROUP, "completions": ["5", None]}, "completions[1]: expected text or messages"),
         ({**GROUP, "rewards": "high"}, "column 'rewards': expected a list, found str"),
+        ({**UNPAIRED, "label": 1}, "column 'label': expected true (a good answer) or false"),
+        ({**UNPAIRED, "completion": 5}, "column 'completion': expected text, found int (5)"),
     ],
 )
 def test_a_pair_or_group_of_another_form_names_file_row_and_place(
@@ -155,7 +168,16 @@ def test_a_pair_whose_question_is_in_another_column_is_an_error(tmp_path: Path, 
     assert load_problems(path, columns={"prompt": name})[0]["prompt"] == row[name]
 
 
-@pytest.mark.parametrize("rows", [(PAIR, TALK), (GROUP, TALK_GROUP), (TALK, PAIR)])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        (PAIR, TALK),
+        (GROUP, TALK_GROUP),
+        (TALK, PAIR),
+        (UNPAIRED, TALK_UNPAIRED),
+        (TALK_UNPAIRED, UNPAIRED),
+    ],
+)
 def test_texts_and_messages_in_one_file_are_an_error(tmp_path: Path, rows: Any) -> None:
     path = jsonl(tmp_path / "a.jsonl", *rows)
     with pytest.raises(ValueError, match=r"row 2, column '\w+': text in some rows and messages"):
@@ -165,9 +187,11 @@ def test_texts_and_messages_in_one_file_are_an_error(tmp_path: Path, rows: Any) 
 def test_scores_beside_a_pair_are_counted_and_weights_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load_problems(jsonl(tmp_path / "a.jsonl", {**PAIR, "score_chosen": 8, "rejected-rating": 2}))
+    notes = {"chosen_quality": 8, "score_difference": 2, "score_chosen": 8}
+    load_problems(jsonl(tmp_path / "a.jsonl", {**PAIR, **notes}))
     shown = capsys.readouterr().out
-    assert "column 'rejected-rating' (1 row), column 'score_chosen' (1 row)" in shown
+    assert "column 'chosen_quality' (1 row), column 'score_difference' (1 row)" in shown
+    assert "score_chosen" not in shown
     with pytest.raises(ValueError, match="column 'loss_weight' holds 2, which may say"):
         load_problems(jsonl(tmp_path / "b.jsonl", {**PAIR, "loss_weight": 2}))
     assert (
@@ -195,15 +219,23 @@ def test_rows_of_no_kind_or_of_several_kinds_are_refused() -> None:
         kind_of(both)
 
 
+@pytest.mark.parametrize("labelled", ["problem", "unpaired"])
 @pytest.mark.parametrize("talk", [False, True])
-def test_all_kinds_mix_and_a_mixture_is_written_and_read_again(tmp_path: Path, talk: bool) -> None:
-    given = {**OF_EACH, "preference": TALK, "group": TALK_GROUP} if talk else OF_EACH
+def test_all_kinds_mix_and_a_mixture_is_written_and_read_again(
+    tmp_path: Path, talk: bool, labelled: str
+) -> None:
+    given = dict(OF_EACH)
     if talk:
+        given |= {"preference": TALK, "unpaired": TALK_UNPAIRED, "group": TALK_GROUP}
         del given["prompt"]
     sets = {
         name: read_problems(jsonl(tmp_path / f"{name}.jsonl", *[row] * 4))[0]
         for name, row in given.items()
     }
+    labels = {name: sets.pop(name) for name in ("problem", "unpaired")}
+    with pytest.raises(ValueError, match="mix: 'label' holds numbers in some"):
+        mix_datasets(dict.fromkeys(labels, 1), datasets=labels, test=None)
+    sets[labelled] = labels[labelled]
     mixture = mix_datasets(dict.fromkeys(sets, 3), datasets=sets, test=None)
     found = [kind_of(row).name for row in mixture]
     assert {name: found.count(name) for name in found} == dict.fromkeys(sets, 3)
@@ -215,7 +247,7 @@ def test_all_kinds_mix_and_a_mixture_is_written_and_read_again(tmp_path: Path, t
         mix_datasets({"a": 1, "b": 1}, datasets={"a": mixture, "b": other}, test=None)
 
 
-@pytest.mark.parametrize("row", [PAIR, TALK, GROUP, TALK_GROUP], ids=str)
+@pytest.mark.parametrize("row", [PAIR, TALK, UNPAIRED, TALK_UNPAIRED, GROUP, TALK_GROUP], ids=str)
 def test_a_test_question_in_the_prompt_of_answers_is_found_and_taken_out(
     tmp_path: Path, row: dict[str, Any]
 ) -> None:
@@ -230,9 +262,10 @@ def test_a_test_question_in_the_prompt_of_answers_is_found_and_taken_out(
 
 def test_the_expected_answer_of_a_sample_is_the_better_or_the_best_one() -> None:
     tokenizer = with_template(new_tokenizer())
-    shown = show_samples(tokenizer, [PAIR, TALK, GROUP, TALK_GROUP], samples=4)
+    rows = [PAIR, TALK, GROUP, TALK_GROUP, UNPAIRED, TALK_UNPAIRED]
+    shown = show_samples(tokenizer, rows, samples=6)
     wanted = [(sample["question"], sample["wanted"]) for sample in shown._samples]
-    assert wanted == [("2 + 3 =", " 5"), ("What is 2 + 3?", "It is 5.")] * 2
+    assert wanted == [("2 + 3 =", " 5"), ("What is 2 + 3?", "It is 5.")] * 3
 
 
 def test_a_trainer_is_given_the_kinds_that_it_takes_and_no_others() -> None:
@@ -255,5 +288,5 @@ def test_no_module_but_the_kinds_and_their_readers_names_their_columns() -> None
                  folder / "table.py", folder.parent / "training" / "callbacks.py"):  # fmt: skip
         code = re.sub(r'""".*?"""', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         found = {name for name in names if re.search(rf'["\']{name}["\']', code)}
-        allowed = {"prompt", "messages"} if path.name == "callbacks.py" else set()
+        allowed = {"prompt", "completion", "messages"} if path.name == "callbacks.py" else set()
         assert found <= allowed, path

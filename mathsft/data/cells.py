@@ -45,8 +45,15 @@ def _joins_texts(code: str) -> bool:
     return (tokenize.STRING, tokenize.STRING) in pairwise(kinds)
 
 
+# The scores of a pair's answers: UltraFeedback's names, and those of other published data sets.
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
 # Columns whose cells are numbers, or true and false.
-_SCALARS = ("label", "trained_from", "weight", "train", "training")
+_SCALARS = frozenset({"label", "trained_from", "weight", "train", "training"}.union(*SCORES))
 
 
 def scalar(name: str, text: Any) -> Any:

@@ -6,7 +6,17 @@ from typing import Any
 
 from mathsft.data.cells import from_arrow
 from mathsft.data.chat import read_chat
-from mathsft.data.rows import CHAT, KINDS, PROBLEM, PROMPT, check_columns, kind_of
+from mathsft.data.rows import (
+    CHAT,
+    KINDS,
+    PROBLEM,
+    PROMPT,
+    UNPAIRED,
+    answered,
+    check_columns,
+    kind_of,
+)
+from mathsft.data.schemas import UnusableRowError
 
 _WORKED = (PROBLEM.name, CHAT.name, PROMPT.name)
 
@@ -36,7 +46,8 @@ def given_row(
 
     Conversations, pairs and groups come back in the columns of their kind (`mathsft.data.rows`).
     The chat template decides which turns may follow each other. A problem, or a text with its
-    completion, comes back unchanged.
+    completion, comes back unchanged. An answer that is labelled as good comes back as a prompt with
+    its completion if only those can be trained; one that is labelled as bad is then not usable.
 
     Args:
         where: names the row in errors.
@@ -51,6 +62,11 @@ def given_row(
     row = from_arrow(dict(row)) if arrow else row
     kind = kind_of(row, where=where)
     parts: tuple[str, ...] = ("messages",)
+    if kind is UNPAIRED and PROMPT.name in kinds and kind.name not in kinds:
+        read_row = kind.read(row, where=where, counted=counted, any_role=True)
+        if not read_row["label"]:
+            raise UnusableRowError("labelled as a bad answer")
+        return answered(read_row, read_row["completion"])
     if kind is PROMPT and isinstance(row["prompt"], list):
         kind, parts = CHAT, ("prompt", "completion")
     if kind.name not in kinds:

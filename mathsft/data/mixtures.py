@@ -82,10 +82,7 @@ def mix_datasets(
 
 
 def _with_one_type(sources: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """Give each column one type in all data sets; a message key that one lacks becomes null.
-
-    Raises ValueError for a column that holds texts in one data set and messages in another.
-    """
+    """Give each column one type, or raise ValueError; a missing key of messages becomes null."""
     found: dict[str, Any] = {}
     for rows in sources.values():
         for column, kind in rows.features.items():
@@ -94,6 +91,11 @@ def _with_one_type(sources: Mapping[str, Dataset]) -> dict[str, Dataset]:
                 raise ValueError(
                     f"mix: {column!r} holds texts in some data sets and messages in others; a "
                     "column can hold only one of the two: give all data sets in one form"
+                )
+            if keys is None and kind != found.get(column, kind):
+                raise ValueError(
+                    f"mix: {column!r} holds numbers in some data sets and true or false in "
+                    "others: leave out the problems or the labelled answers"
                 )
             found[column] = kind if keys is None else type_with(kind, keys | (known or set()))
     return {name: _cast(rows, found) for name, rows in sources.items()}

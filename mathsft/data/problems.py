@@ -9,7 +9,7 @@
 | label | int64 | the index of the right choice, or -1 |
 | source | string | the name of the source or of the file |
 
-Chats, prompts, pairs of answers and groups of answers have columns of their own
+Chats, prompts, pairs of answers, labelled answers and groups of answers have columns of their own
 (`mathsft.data.rows`). `mathsft.data.readers` lists the formats; `mathsft.data.columns` says what
 happens to other columns. Rows passed to a trainer directly go through `mathsft.data.given`.
 """
@@ -62,8 +62,9 @@ def load_problems(
     - an ASDiv or SVAMP equation that does not give the answer;
     - a conversation without an assistant turn to train, with an empty turn, with content that is
       not text, with a system turn after the first turn, or not begun by the user;
-    - a pair of equal answers, or a pair with neither a prompt nor a common beginning;
-    - a row marked as not to be trained (``weight: 0``, ``train: false``, ``label: false``).
+    - a pair of equal answers (`mathsft.data.pairs.answer_key`), a pair whose scores do not prefer
+      the chosen one, or a pair with neither a prompt nor a common beginning;
+    - a row marked as not to be trained (``weight: 0``, ``train: false``; a chat: ``label: false``).
 
     These are errors: a missing column, another type than the schema says, an unknown role, and a
     column that may change what a row means (``score``, ``rejected``, ``context`` beside a

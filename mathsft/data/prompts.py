@@ -6,7 +6,7 @@ The pre-training text of the tiny model contains none of these formats.
 
 
 def sft_prompt(question: str) -> str:
-    """The prompt before a worked solution, as in the public grade-school notebooks."""
+    """The prompt with ``question`` before a worked solution, as in grade-school notebooks."""
     return f"### Question:\n{question}\n\n### Answer:\n"
 
 

@@ -17,6 +17,7 @@ from mathsft.data.rows import (
     PREFERENCE,
     PROBLEM,
     PROMPT,
+    UNPAIRED,
     RowKind,
 )
 from mathsft.data.schemas import from_gsm8k, from_instruction, from_mathqa
@@ -69,6 +70,7 @@ _GSM8K = _problem("GSM8K", reader=from_gsm8k, columns="question answer")
 _TELLTALES: tuple[tuple[str, Format], ...] = (
     ("chosen rejected", _own(PREFERENCE)),
     ("completions rewards", _own(GROUP)),
+    ("prompt completion label", _own(UNPAIRED)),
     ("messages", _own(CHAT)),
     (
         "conversations",

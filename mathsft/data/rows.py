@@ -6,6 +6,7 @@
 | chat | messages, trained_from, source (`.chat`) | the user's turns |
 | prompt | prompt, completion, source | prompt |
 | preference | prompt, chosen, rejected, source (`.preferences`) | prompt |
+| unpaired | prompt, completion, label, source (`.scored`) | prompt |
 | group | prompt, completions, rewards, source | prompt |
 
 A data set may hold rows of several kinds; a column that a row's kind does not have is null.
@@ -17,6 +18,7 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from mathsft.data.cells import SCORES
 from mathsft.data.chat import (
     CHAT_COLUMNS,
     CHAT_FEATURES,
@@ -26,14 +28,10 @@ from mathsft.data.chat import (
 )
 from mathsft.data.columns import refuse_half, refuse_untrained, unread
 from mathsft.data.messages import content_text
-from mathsft.data.preferences import (
-    GROUP_FEATURES,
-    PREFERENCE_FEATURES,
-    read_group,
-    read_preference,
-)
+from mathsft.data.preferences import PREFERENCE_FEATURES, read_preference
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import from_own
+from mathsft.data.scored import GROUP_FEATURES, UNPAIRED_FEATURES, read_group, read_unpaired
 
 Row = Mapping[str, Any]
 
@@ -137,10 +135,6 @@ def answered(row: Row, answer: Any) -> Row:
     return {"messages": [*prompt, *answer], "trained_from": len(prompt), **template}
 
 
-def _best(row: Row) -> Any:
-    return row["completions"][row["rewards"].index(max(row["rewards"]))]
-
-
 PROBLEM = RowKind(
     name="problem",
     features=FEATURES,
@@ -179,7 +173,18 @@ PREFERENCE = RowKind(
     example=lambda row: answered(row, row["chosen"]),
     more=CHAT_COLUMNS,
     talk=frozenset({"prompt", "chosen", "rejected"}),
-    also=frozenset({"conversations"}),  # the prompt, if chosen and rejected are one object each
+    # The prompt, if chosen and rejected are one object each; scores that decide nothing else.
+    also=frozenset({"conversations"}.union(*SCORES)),
+)
+UNPAIRED = RowKind(
+    name="unpaired",
+    features=UNPAIRED_FEATURES,
+    told_by=("prompt", "completion", "label"),
+    asks_in="prompt",
+    reader=read_unpaired,
+    example=lambda row: answered(row, row["completion"]),
+    more=CHAT_COLUMNS,
+    talk=frozenset({"prompt", "completion"}),
 )
 GROUP = RowKind(
     name="group",
@@ -187,12 +192,14 @@ GROUP = RowKind(
     told_by=("completions", "rewards"),
     asks_in="prompt",
     reader=read_group,
-    example=lambda row: answered(row, _best(row)),
+    example=lambda row: answered(
+        row, row["completions"][row["rewards"].index(max(row["rewards"]))]
+    ),
     more=CHAT_COLUMNS,
     talk=frozenset({"prompt", "completions"}),
 )
-# In the order in which `kind_of` checks them: pairs and groups have a prompt column too.
-KINDS = {kind.name: kind for kind in (PREFERENCE, GROUP, CHAT, PROMPT, PROBLEM)}
+# In the order in which `kind_of` checks them: the first three have a prompt column too.
+KINDS = {kind.name: kind for kind in (PREFERENCE, GROUP, UNPAIRED, CHAT, PROMPT, PROBLEM)}
 
 
 def kind_of(rows: Row | Dataset, *, where: str = "rows") -> RowKind:
@@ -217,7 +224,8 @@ def kind_of(rows: Row | Dataset, *, where: str = "rows") -> RowKind:
 def kinds_in(columns: Iterable[str]) -> list[RowKind]:
     """The kinds whose columns are all present."""
     names = set(columns)
-    return [kind for kind in KINDS.values() if kind.features.keys() <= names]
+    found = [kind for kind in KINDS.values() if kind.features.keys() <= names]
+    return [kind for kind in found if kind is not PROMPT or UNPAIRED not in found]
 
 
 def asked(row: Row) -> list[str]:
@@ -236,4 +244,6 @@ def check_columns(
     refuse_half(row, where=where, read=read, talk=made_of_turns)
     paired = kind is PREFERENCE
     counted |= {f"column {name!r}" for name in unread(row, where=where, read=read, paired=paired)}
-    refuse_untrained(row, where=where, read=read)
+    # The label of an unpaired answer is data: its reader reads it.
+    judged = {**row, "label": None} if kind is UNPAIRED else row
+    refuse_untrained(judged, where=where, read=read)

@@ -96,7 +96,6 @@ def check_room(model: Any, prompt_tokens: int, max_new_tokens: int, *, name: str
         )
 
 
-@torch.no_grad()
 def greedy_tokens(
     model: Any,
     tokenizer: Any,
@@ -112,6 +111,20 @@ def greedy_tokens(
 
     Raises ValueError if a prompt leaves no room (`check_room`), or if the logits are not finite.
     """
+    return written_tokens(model, tokenizer, prompts, names=names, max_new_tokens=max_new_tokens)
+
+
+@torch.no_grad()
+def written_tokens(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    names: Sequence[str],
+    **settings: Any,
+) -> list[list[int]]:
+    """As `greedy_tokens`; ``settings`` are of transformers' GenerationConfig, to sample."""
     for prompt, name in zip(prompts, names, strict=True):
         check_room(model, len(prompt), max_new_tokens, name=name)
     stops = set(stop_tokens(model, tokenizer))
@@ -122,7 +135,7 @@ def greedy_tokens(
     inner = getattr(model, "get_base_model", lambda: model)()
     watch = FiniteLogits()
     with own_generation(model, tokenizer) as config:
-        config.max_new_tokens = max_new_tokens
+        config.update(max_new_tokens=max_new_tokens, **settings)
         written = inner.generate(
             input_ids=ids.to(model.device),
             attention_mask=seen.to(model.device),

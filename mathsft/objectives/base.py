@@ -8,11 +8,18 @@ a checkpoint.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 from torch import Tensor
 
+from mathsft.compat import dataset_fingerprint, without_progress_bars
+from mathsft.models.computation import json_hash
 from mathsft.models.forest import TokenForest, TokenSequence
 from mathsft.models.logprobs import SequenceLogprobs
 
@@ -72,6 +79,7 @@ class Objective:
         writes: whether it trains text as a model writes it, so that sample answers are useful.
         columns: the columns that its rows keep besides ``input_ids`` and ``labels``: name and
             Arrow type, as `datasets.Features` takes them.
+        unshown: those of ``columns`` that ``--check`` does not show.
         nouns: what a group and its sequences are called in the log.
         hints: for each reason to drop rows, what to do if no row is left.
         defaults: for `transformers.TrainingArguments`, from its authors or our measurements.
@@ -88,6 +96,7 @@ class Objective:
     sections: ClassVar[tuple[str, str]] = ("train", "test")
     writes: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Any]] = {}
+    unshown: ClassVar[frozenset[str]] = frozenset()
     nouns: ClassVar[tuple[str, str]] = ("groups", "sequences")
     hints: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -127,6 +136,10 @@ class Objective:
             elif positions is not None and longest - 1 > positions:  # the last is only predicted
                 group.dropped = f"longer than the model's {positions:,} positions"
 
+    def drop_among(self, groups: Any) -> Mapping[int, str]:
+        """Reasons to drop groups that only all of them together show, by index (a data set)."""
+        return {}
+
     def rows(self, groups: Any, *, max_length: int) -> tuple[Any, str]:
         """Return the rows made from the groups (a data set), and a text about them for the log.
 
@@ -142,6 +155,7 @@ class Objective:
             f"{counts.groups:,} {group} with {counts.sequences:,} {sequence}, {counts.passed:,} "
             f"tokens in the forest ({counts.separate:,} with a pass for each "
             f"{sequence.removesuffix('s')}, {counts.separate / counts.passed:.1f} times as many)"
+            f"{layout}"
         )
 
     def forest(self, rows: Sequence[Row], *, max_length: int) -> TokenForest:
@@ -172,3 +186,28 @@ def numbered(rows: Sequence[Row]) -> Tensor:
     most = max(sizes, default=1)
     table = [[next(numbers) for _ in range(n)] + [-1] * (most - n) for n in sizes]
     return torch.tensor(table, dtype=torch.long).reshape(len(rows), most)
+
+
+def joined(groups: Dataset, members: list[list[int]]) -> Dataset:
+    """Join several groups into each row; stored on disk next to ``groups`` if those are."""
+    arrow = groups.with_format("arrow")
+
+    def join(batch: Mapping[str, list[list[int]]]) -> pa.Table:
+        taken = arrow[[index for row in batch["members"] for index in row]]
+        starts = [0, *accumulate(pc.list_value_length(taken.column("input_ids")).to_pylist())]
+        offsets = [0, *(starts[end] for end in accumulate(map(len, batch["members"])))]
+        return pa.table(
+            {
+                key: pa.ListArray.from_arrays(offsets, pc.list_flatten(column).combine_chunks())
+                for key, column in zip(taken.column_names, taken.columns, strict=True)
+            }
+        )
+
+    where = {}
+    if groups.cache_files:
+        name = f"packed-{json_hash([dataset_fingerprint(groups), members])}.arrow"
+        where = {"cache_file_name": str(Path(groups.cache_files[0]["filename"]).with_name(name))}
+    with without_progress_bars():
+        return Dataset.from_dict({"members": members}).map(
+            join, batched=True, remove_columns=["members"], features=groups.features, **where
+        )

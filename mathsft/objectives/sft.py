@@ -3,21 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from torch import Tensor
 
-from mathsft.compat import dataset_fingerprint, without_progress_bars
 from mathsft.data.row_counts import not_read
-from mathsft.models.computation import json_hash
 from mathsft.models.forest import TokenForest, TokenSequence, pack
 from mathsft.models.logprobs import SequenceLogprobs
-from mathsft.objectives.base import Group, Loss, Objective, Row, RowCounts, sequences_of
+from mathsft.objectives.base import Group, Loss, Objective, Row, RowCounts, joined, sequences_of
 from mathsft.objectives.documents import documents
 from mathsft.processes import say
 
@@ -65,7 +60,7 @@ class SFT(Objective):
         lengths = [length - 1 for length in tokens.to_pylist()]  # the last token is only predicted
         members = pack(lengths, max_length=max_length)
         fill = sum(lengths) / (max_length * len(members))
-        rows = _joined(groups, members)
+        rows = joined(groups, members)
         return rows, f"in {len(rows):,} rows of {max_length} ({fill:.1%} full)"
 
     def told(self, counts: RowCounts, layout: str) -> str:
@@ -87,30 +82,6 @@ class SFT(Objective):
 
     def loss(self, logprobs: SequenceLogprobs, batch: Mapping[str, Tensor]) -> Loss:
         return Loss(-logprobs.sum.sum())
-
-
-def _joined(groups: Dataset, members: list[list[int]]) -> Dataset:
-    """Join several documents into each row; stored on disk next to ``groups`` if those are."""
-    arrow = groups.with_format("arrow")
-
-    def join(batch: Mapping[str, list[list[int]]]) -> pa.Table:
-        taken = arrow[[index for row in batch["members"] for index in row]]
-        offsets = [0, *accumulate(map(len, batch["members"]))]
-        return pa.table(
-            {
-                key: pa.ListArray.from_arrays(offsets, pc.list_flatten(column).combine_chunks())
-                for key, column in zip(taken.column_names, taken.columns, strict=True)
-            }
-        )
-
-    where = {}
-    if groups.cache_files:
-        name = f"packed-{json_hash([dataset_fingerprint(groups), members])}.arrow"
-        where = {"cache_file_name": str(Path(groups.cache_files[0]["filename"]).with_name(name))}
-    with without_progress_bars():
-        return Dataset.from_dict({"members": members}).map(
-            join, batched=True, remove_columns=["members"], features=groups.features, **where
-        )
 
 
 def tokenize_problems(

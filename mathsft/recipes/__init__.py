@@ -10,7 +10,8 @@ A recipe has sections; the keys of a section are the keyword arguments of one fu
 - one for each objective, with its name: the objective's own settings, ``max_length``, and the
   arguments of ``transformers.TrainingArguments``; ``mixing`` (the many short runs of lesson 03)
   has the keys of ``multiple_choice``;
-- ``persist`` → ``persist``; ``worked`` → ``worked_answers``; ``show_samples`` → ``show_samples``.
+- ``persist`` → ``persist``; ``worked`` → ``worked_answers``;
+  ``sample`` → ``sample_groups``; ``show_samples`` → ``show_samples``.
 
 Models, data sets and folders that a function is called with are not keys: the caller gives them
 (``sections.NOT_KEYS``). A token is not a key either, since recipes are stored with the runs.

@@ -11,7 +11,7 @@ from mathsft.options import Option, options_of
 
 NOT_KEYS = {
     "model", "tokenizer", "problems", "rows", "eval_rows", "objective", "test", "output_dir",
-    "run_dir", "callbacks", "prompt", "hub_token", "parallelism_config",
+    "run_dir", "callbacks", "prompt", "prompts", "hub_token", "parallelism_config",
 }  # fmt: skip
 # What peft itself writes into a LoraConfig.
 _PEFTS_OWN = {
@@ -29,6 +29,7 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
     from mathsft.data.mixtures import mix_datasets
     from mathsft.data.problems import load_problems
     from mathsft.evaluation.worked import worked_answers
+    from mathsft.generation.rollouts import sample_groups
     from mathsft.models.adapters import add_adapter
     from mathsft.models.loading import load_model
     from mathsft.models.trained_weights import freeze
@@ -39,7 +40,7 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
         "model": load_model, "freeze": freeze, "train": load_problems,
         "test": load_problems, "choices_train": load_problems, "choices": load_problems,
         "mix": mix_datasets, "add_choices": add_choices, "persist": persist,
-        "show_samples": show_samples, "worked": worked_answers,
+        "show_samples": show_samples, "worked": worked_answers, "sample": sample_groups,
     }  # fmt: skip
     sections = {name: options_of(made, skip=NOT_KEYS) for name, made in functions.items()}
     for name in ("test", "choices"):
@@ -86,7 +87,10 @@ def objective_sections() -> dict[str, dict[str, Option]]:
     for name, objective in objective_classes().items():
         usual = {**DEFAULTS, **objective.defaults}
         told = {key: replace(theirs[key], default=value) for key, value in usual.items()}
-        own, others = options_of(objective), {**shared, **told, **stopping, **theirs, **refused}
+        own = options_of(objective)
+        others = {**shared, **told, **stopping, **theirs}
+        # TRL's loss_type says nothing to SFT, but it is a setting of DPO.
+        others |= {key: option for key, option in refused.items() if key not in own}
         if taken := own.keys() & others.keys():
             raise ValueError(
                 f"{objective.__name__}: {', '.join(taken)} is a setting of the trainer"

@@ -80,7 +80,8 @@ def preview(
     objective.drop_long([group for _, group in found], max_length=max_length, positions=positions)
     for place, group in [one for one in found if not one[1].dropped][:shown]:
         several = f", {len(group.sequences)} {objective.nouns[1]}" * (len(group.sequences) > 1)
-        about = "".join(f", {key} {value}" for key, value in group.columns.items())
+        told = {key: v for key, v in group.columns.items() if key not in objective.unshown}
+        about = "".join(f", {key} {value}" for key, value in told.items())
         say(f"\nrow {place + 1}{several}{about}")
         before: Sequence[int] = ()
         for sequence in group.sequences:

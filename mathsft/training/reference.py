@@ -40,7 +40,8 @@ def choose_reference(
     """
     if not objective.needs_reference:
         if asked_for:
-            raise ValueError(f"reference={asked_for!r}: {objective.name} uses no reference")
+            how = " with reference_free" * getattr(objective, "reference_free", False)
+            raise ValueError(f"reference={asked_for!r}: {objective.name}{how} uses no reference")
         return None
     if asked_for not in (None, *get_args(Reference)):
         raise ValueError(f"reference={asked_for!r}: give {' or '.join(get_args(Reference))}")

@@ -102,19 +102,23 @@ def training_rows(
 
     table = encoded.with_format("arrow")[:]
     dropped = _counted(table.column("dropped"))
-    kept_rows = dropped.pop("", 0)
+    dropped.pop("", None)
     for line in not_read(_counted(pc.list_flatten(table.column("unread")))):
         say(f"{name}: {line}")
-    if not kept_rows:
+    kept = encoded
+    if dropped:
+        kept = encoded.select(pc.indices_nonzero(pc.equal(table.column("dropped"), "")).to_pylist())
+    if among := objective.drop_among(kept):
+        dropped.update(among.values())
+        kept = kept.select([index for index in range(len(kept)) if index not in among])
+        table = kept.with_format("arrow")[:]
+    if not len(kept):
         hints = [hint for reason, hint in objective.hints.items() if reason in dropped]
         raise ValueError(
             ". ".join([f"{name}: no row is left; dropped: {reasons(dropped)}", *hints])
         )
-    kept = encoded
-    if dropped:
-        kept = encoded.select(pc.indices_nonzero(pc.equal(table.column("dropped"), "")).to_pylist())
     counts = RowCounts(
-        groups=kept_rows,
+        groups=len(kept),
         sequences=len(pc.list_flatten(table.column("input_ids"))),
         **{key: pc.sum(table.column(key)).as_py() for key in ("passed", "separate", "trained")},
     )

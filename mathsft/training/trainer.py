@@ -121,6 +121,8 @@ class ForestTrainer(PaddedTrainer):
 
     def loss_of(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
         """The objective's loss of a batch on the device; ``wrapped`` is the model or its DDP."""
+        done = self.state.global_step / max(1, self.state.max_steps)
+        batch = {**batch, "progress": torch.tensor(done, device=self.args.device)}
         with self.accelerator.autocast():  # for the projection too, and as in evaluation
             return self.objective.loss(self._logprobs(batch, wrapped=wrapped), batch)
 
