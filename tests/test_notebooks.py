@@ -124,6 +124,11 @@ WRONG = {
         ("def close", "holm = lambda ps: [min(1.0, p * len(ps)) for p in ps]"),
         ("assert my_questions", "my_questions = 2985"),
     ],
+    "05_preferences.ipynb": [
+        ("mine = ipo_loss", "ipo_loss = lambda scores, reference, tokens, beta: 0.0"),
+        ("texts, scores", "n_pairs, n_alone, n_tree = 15, 30, 9"),
+        ("for z_value", "pull = lambda z, beta: beta"),
+    ],
 }
 
 
