@@ -1,5 +1,6 @@
 """The benchmarks run from the command line and print what they promise."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
+from datasets import Dataset
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -68,6 +71,102 @@ def test_the_scoring_benchmark_gives_the_harness_s_numbers_from_fewer_positions(
         assert result["positions"]["ours"] < result["positions"]["hflm"] / 2.5
 
 
+@pytest.mark.slow
+def test_the_preference_benchmark_gives_trls_gradients_at_the_cost_of_the_tree() -> None:
+    result = result_of("preferences.py", "--rounds", "1", "--pairs", "2")
+    kinds = ("plain", "long_prompt", "group")
+    for kind in kinds:
+        assert result[f"speedup_{kind}"] > 0
+        assert result[f"speedup_precomputed_{kind}"] > 0
+        assert result[f"speedup_padding_free_{kind}"] is None
+        assert result["fraction_of_limit"][kind] > 0
+        positions = result["positions"][kind]
+        assert positions["forest_tokens"] <= positions["ours"] < positions["trl"]
+        assert positions["forest_tokens"] < positions["separate_tokens"] < positions["trl"]
+    assert result["grad_rel_diff"] < 1e-4
+    assert result["peak_rss_ratio"] > 0
+    plain, long_prompt, group = (result["flop_limit"][kind] for kind in kinds)
+    assert 1 < plain < long_prompt < group
+    # Eight pairs of six answers: a prompt and six answers pass, not 16 times both.
+    assert result["positions"]["group"]["trl"] > 4 * result["positions"]["group"]["ours"]
+
+
+@pytest.fixture
+def preferences(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark as a module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the benchmark sets it; restored afterwards
+    return importlib.import_module("preferences")
+
+
+def test_what_is_counted_for_trl_has_the_gradients_of_trls_trainer(
+    preferences: Any, tmp_path: Path
+) -> None:
+    problems, _ = preferences.grade_school_problems()
+    problems = problems.select(range(200))
+    tokenizer = preferences.tokenizer_for(problems, vocab_size=2000)
+    (pairs,) = preferences.turns_of("plain", problems, tokenizer, count=1, size=3)
+    model, start = preferences.model_to_train("tiny")
+    trainer = preferences.trl_trainer(model, tokenizer, pairs, tmp_path, precompute=False)
+    rows = [*trainer.train_dataset]
+    found = [
+        preferences.step(method, model, start, rows)
+        for method in (preferences.padded, preferences.step_of(trainer))
+    ]
+    (_, counted, gradients), (_, passed, expected) = found
+    assert counted == passed
+    assert preferences.largest_difference(gradients, expected) < 1e-4
+
+
+def test_trl_pads_whatever_padding_free_says(preferences: Any, tmp_path: Path) -> None:
+    """If this fails, TRL has the option again, and the benchmark should measure it."""
+    problems, _ = preferences.grade_school_problems()
+    tokenizer = preferences.tokenizer_for(problems.select(range(9)), vocab_size=500)
+    model, _ = preferences.model_to_train("tiny")
+    trainer = trl.DPOTrainer(
+        model,
+        args=trl.DPOConfig(str(tmp_path), padding_free=True, use_cpu=True, bf16=False),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+        processing_class=tokenizer,
+    )
+    assert trainer.padding_free is False
+
+
+def test_the_operations_of_both_dpo_steps_are_counted_as_by_hand(preferences: Any) -> None:
+    """One pair at the tiny shape: a prompt of 40 tokens, and two answers of three tokens."""
+    chosen, rejected = [[50 + side, 60 + side, 70 + side] for side in (0, 1)]
+    prompt = [*range(40)]
+    ours = {
+        "input_ids": [[*prompt, *chosen], [*prompt, *rejected]],
+        "labels": [[-100] * 40 + chosen, [-100] * 40 + rejected],
+    }
+    theirs = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+    limit = preferences.flop_limit("plain", "tiny", [ours], [theirs])
+
+    word = 2 * 128 * preferences.SHAPES["tiny"]["vocab_size"]
+    tree = layers(1, 40 + 4) + layers(1, 40 + 4, reference=True)
+    tree += (2 + 1) * word * (1 + 4)  # the prompt's end and all but the last token of each answer
+    separate = layers(2, 43) + layers(2, 43, reference=True)
+    separate += (1 + 2 + 1) * word * 2 * 42  # once more in the backward pass
+    assert limit == pytest.approx(separate / tree, rel=1e-3)
+
+
+def layers(rows: int, length: int, *, reference: bool = False) -> int:
+    """Operations of the tiny shape's layers: forward and backward, or the reference's forward."""
+    hidden, inner, total = 128, 384, 0
+    into_layer = [(hidden, hidden), (hidden, hidden // 2), (hidden, hidden // 2)]  # q, k, v
+    others = [(hidden, hidden), (hidden, inner), (hidden, inner), (inner, hidden)]
+    for layer in range(4):
+        for place, (a, b) in enumerate([*into_layer, *others]):
+            products = 2 * a * b + 3 * 16 * (a + b)  # forward, input gradient; LoRA also weights
+            if layer == 0 and place < 3:  # nothing below is trained, so no input gradient
+                products -= a * b + 16 * a
+            total += 2 * rows * length * (a * b if reference else products)
+        # Attention: 2 products forward, 4 backward.
+        total += (4 if reference else 12) * rows * length**2 * hidden
+    return total
+
+
 def test_floating_point_operations_are_counted_as_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of our steps at the tiny shape: a question, five choices, LoRA of rank 16."""
     monkeypatch.syspath_prepend(BENCHMARKS)
@@ -83,18 +182,7 @@ def test_floating_point_operations_are_counted_as_by_hand(monkeypatch: pytest.Mo
     }
     ours, _ = benchmark.count_both("tiny", [question])
 
-    shape = common.SHAPES["tiny"]
-    hidden, inner, layers = 128, 384, 4
-    tokens, predictors = 40 + 5, 1 + 5
-    into_layer = [(hidden, hidden), (hidden, hidden // 2), (hidden, hidden // 2)]  # q, k, v
-    others = [(hidden, hidden), (hidden, inner), (hidden, inner), (inner, hidden)]
-    total = 0
-    for layer in range(layers):
-        for place, (a, b) in enumerate([*into_layer, *others]):
-            products = 2 * a * b + 3 * 16 * (a + b)  # forward, input gradient; LoRA also weights
-            if layer == 0 and place < 3:  # nothing below is trained, so no input gradient
-                products -= a * b + 16 * a
-            total += 2 * tokens * products
-        total += 12 * tokens**2 * hidden  # attention: 2 products forward, 4 backward
-    total += 4 * predictors * hidden * shape["vocab_size"]
+    predictors, hidden = 1 + 5, 128
+    total = layers(1, 40 + 5)
+    total += 4 * predictors * hidden * common.SHAPES["tiny"]["vocab_size"]
     assert ours == pytest.approx(total, rel=1e-3)
