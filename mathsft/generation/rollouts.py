@@ -1,5 +1,6 @@
 """Sample several answers to each prompt; their token ids are kept, never encoded again."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -81,16 +82,16 @@ def sample_groups(
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed * 1_000_003 + start)
+            copies = Counter(rows)
             written = written_tokens(
                 model,
                 tokenizer,
-                [encoded[row] for row in rows],
+                [encoded[row] for row in copies],
                 max_new_tokens=max_new_tokens,
-                names=[f"prompt {row}" for row in rows],
-                do_sample=True,
+                names=[f"prompt {row}" for row in copies],
+                copies=list(copies.values()),
                 temperature=temperature,
                 top_p=top_p,
-                top_k=0,
             )
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
         for row, ids, text in zip(rows, written, texts, strict=True):

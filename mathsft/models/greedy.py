@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TopPLogitsWarper,
+)
 
 from mathsft.models.attention import position_limit
+from mathsft.models.decoding import roomy_cache, write
 from mathsft.models.encoding import pad_token, stop_tokens
 from mathsft.models.modes import evaluating
 from mathsft.processes import say
@@ -72,7 +79,7 @@ class FiniteLogits(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         here = ~scores.amax(dim=-1).isfinite()  # amax of a row with a NaN is NaN
         self._broken = here if self._broken is None else self._broken | here
-        return scores
+        return scores.masked_fill(here[:, None], 0.0)  # nothing can be drawn from NaN
 
     @property
     def broken(self) -> list[int]:
@@ -122,9 +129,16 @@ def written_tokens(
     *,
     max_new_tokens: int,
     names: Sequence[str],
-    **settings: Any,
+    copies: Sequence[int] | None = None,
+    temperature: float | None = None,
+    top_p: float = 1.0,
 ) -> list[list[int]]:
-    """As `greedy_tokens`; ``settings`` are of transformers' GenerationConfig, to sample."""
+    """As `greedy_tokens`, but sampled if a ``temperature`` is given.
+
+    ``copies`` says how many answers to write to each prompt, default 1; they are returned one
+    after the other. Models with the usual cache are driven by `mathsft.models.decoding.write`,
+    others (sliding windows, recurrent layers) by transformers' ``generate``.
+    """
     for prompt, name in zip(prompts, names, strict=True):
         check_room(model, len(prompt), max_new_tokens, name=name)
     stops = set(stop_tokens(model, tokenizer))
@@ -132,19 +146,40 @@ def written_tokens(
     fill = pad_token(tokenizer)
     ids = torch.tensor([[fill] * (longest - len(p)) + list(p) for p in prompts])
     seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    ids, seen = ids.to(model.device), seen.to(model.device)
+    owners = [row for row, count in enumerate(copies or [1] * len(prompts)) for _ in range(count)]
+    rows = torch.tensor(owners, device=model.device)
     inner = getattr(model, "get_base_model", lambda: model)()
-    watch = FiniteLogits()
     with own_generation(model, tokenizer) as config:
-        config.update(max_new_tokens=max_new_tokens, **settings)
-        written = inner.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=seen.to(model.device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([watch]),
-        )[:, longest:]
-    if broken := watch.broken:
+        cache = roomy_cache(inner)
+        if cache is not None:
+            written, failed = write(
+                inner,
+                cache,
+                ids,
+                seen,
+                rows,
+                stops=stops,
+                max_new_tokens=max_new_tokens,
+                fill=fill,
+                choose=partial(_choose, temperature=temperature, top_p=top_p),
+            )
+            broken = failed.nonzero().flatten().tolist()
+        else:
+            watch = FiniteLogits()
+            config.update(max_new_tokens=max_new_tokens)
+            if temperature is not None:
+                config.update(do_sample=True, temperature=temperature, top_p=top_p, top_k=0)
+            written = inner.generate(
+                input_ids=ids[rows],
+                attention_mask=seen[rows],
+                generation_config=config,
+                logits_processor=LogitsProcessorList([watch]),
+            )[:, longest:]
+            broken = watch.broken
+    if broken:
         raise ValueError(
-            f"{names[broken[0]]}: the model's logits are not finite, so its answers mean "
+            f"{names[owners[broken[0]]]}: the model's logits are not finite, so its answers mean "
             "nothing. Either its weights are not finite, or half precision overflows: load the "
             "model with dtype='float32', or with attn_implementation='eager'"
         )
@@ -153,3 +188,13 @@ def written_tokens(
         end = next((n for n, token in enumerate(row, 1) if token in stops), len(row))
         answers.append(row[:end])
     return answers
+
+
+def _choose(logits: Tensor, *, temperature: float | None, top_p: float) -> Tensor:
+    """From logits (n, V) the likeliest tokens (n,), or if there is a temperature sampled ones."""
+    if temperature is None:
+        return logits.argmax(dim=-1)
+    scores = logits.float() / temperature
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    return torch.multinomial(scores.softmax(dim=-1), num_samples=1).flatten()

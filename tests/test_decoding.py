@@ -1,0 +1,103 @@
+"""Answers written together are those that each prompt gets alone, from a plain pass per token."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_files import base
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+from mathsft.models.decoding import RoomyLayer, roomy_cache
+from mathsft.models.encoding import encode_prompts
+from mathsft.models.greedy import written_tokens
+
+PROMPTS = ["Tom has 3 pens", "A", "Ann buys 12 apples and gives some of them to Bob."]
+STEPS = 90  # more than the room that a cache grows by
+
+
+@pytest.fixture(scope="module")
+def loaded(small_model_dir: Path) -> Any:
+    return base(small_model_dir).eval(), AutoTokenizer.from_pretrained(small_model_dir)
+
+
+def write(model: Any, tokenizer: Any, **how: Any) -> list[list[int]]:
+    prompts = encode_prompts(tokenizer, PROMPTS)
+    return written_tokens(model, tokenizer, prompts, names=PROMPTS, **how)
+
+
+def ending_early(model: Any, tokenizer: Any, place: int) -> Any:
+    """A tokenizer whose stop is a token that the model writes somewhere in an answer."""
+    answers = write(model, tokenizer, max_new_tokens=STEPS)
+    token = answers[0][place]
+    other = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    other.eos_token = other.convert_ids_to_tokens(token)
+    return other
+
+
+def test_rows_of_unlike_length_get_the_tokens_of_transformers_generate(loaded: Any) -> None:
+    """Some answers end at once and leave; the others go on past the cache's first room."""
+    model, tokenizer = loaded
+    tokenizer = ending_early(model, tokenizer, 2)
+    found = write(model, tokenizer, max_new_tokens=STEPS, copies=[2, 1, 3])
+    expected = []
+    for ids, count in zip(encode_prompts(tokenizer, PROMPTS), (2, 1, 3), strict=True):
+        out = model.generate(
+            torch.tensor([ids]), do_sample=False, max_new_tokens=STEPS,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=0,
+        )  # fmt: skip
+        expected += [out[0, len(ids) :].tolist()] * count
+    assert found == expected
+    assert len({len(answer) for answer in found}) > 1
+
+
+def test_the_cache_holds_what_transformers_cache_holds(loaded: Any) -> None:
+    """Through growing, selecting rows and growing again."""
+    model, _ = loaded
+    ours = roomy_cache(model)
+    assert ours is not None
+    assert all(isinstance(layer, RoomyLayer) for layer in ours.layers)
+    ids = torch.arange(40, 40 + 3 * 70).reshape(3, 70) % 300
+    keep = torch.tensor([2, 0, 0])
+    with torch.no_grad():
+        first = model(ids[:, :4], past_key_values=ours).logits
+        for place in range(4, 70):
+            if place == 30:
+                ours.batch_select_indices(keep)
+                ids = ids[keep]
+            first = model(ids[:, place : place + 1], past_key_values=ours).logits
+        plain = model(ids, use_cache=False).logits
+    torch.testing.assert_close(first[:, -1], plain[:, -1], rtol=1e-4, atol=1e-5)
+    assert ours.get_seq_length() == 70
+
+
+def test_a_model_with_windows_is_left_to_generate_and_writes_the_same_way(loaded: Any) -> None:
+    _, tokenizer = loaded
+    torch.manual_seed(0)
+    model = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, sliding_window=8,
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        )
+    ).eval()  # fmt: skip
+    assert roomy_cache(model) is None
+    greedy = write(model, tokenizer, max_new_tokens=12, copies=[1, 2, 1])
+    assert greedy[1] == greedy[2]
+    how = {"max_new_tokens": 12, "copies": [1, 2, 1], "temperature": 1.0}
+    torch.manual_seed(1)
+    sampled = write(model, tokenizer, **how)
+    assert sampled[1] != sampled[2]
+
+
+def test_no_token_outside_top_p_is_sampled(loaded: Any) -> None:
+    model, tokenizer = loaded
+    prompt = encode_prompts(tokenizer, PROMPTS[:1])[0]
+    with torch.no_grad():
+        likely = model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    best = int(likely.argmax())
+    torch.manual_seed(0)
+    found = written_tokens(
+        model, tokenizer, [prompt], names=["it"], copies=[200], max_new_tokens=1,
+        temperature=1.0, top_p=float(likely.max()) * 0.99,
+    )  # fmt: skip
+    assert {answer[0] for answer in found} == {best}
