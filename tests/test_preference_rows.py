@@ -21,6 +21,7 @@ from mathsft.models.forest import TokenForest
 from mathsft.models.loading import load_model
 from mathsft.objectives import objective_classes
 from mathsft.objectives.base import sequences_of
+from mathsft.objectives.kto import KTO
 from mathsft.objectives.pairwise import Pairwise
 from mathsft.objectives.preference import CPO, DPO, ORPO, SimPO
 
@@ -150,6 +151,29 @@ def test_pairs_that_another_row_has_swapped_are_dropped_and_counted(
     assert told in capsys.readouterr().out
     with pytest.raises(ValueError, match="no row is left; dropped: 2 whose chosen and rejected"):
         trainer(adapted, tokenizer, tmp_path, CPO(), rows=[first, swapped])
+
+
+def test_answers_that_are_labelled_good_and_bad_are_dropped_and_counted_by_kto(
+    adapted: Any, tokenizer: Any, tmp_path: Path, capsys: Any
+) -> None:
+    prompt, answers = PAIRS[0]["prompt"], ("He has 5 left.", "No.", "He has 7.")
+    good, bad, other = ({"prompt": prompt, "completion": text} for text in answers)
+    rows = [
+        {**good, "label": True},
+        {**good, "completion": f" {answers[0].upper()}", "label": False},
+        {**bad, "label": False},
+        {**bad, "label": False},  # twice the same is no contradiction
+        {**other, "label": True},
+        {**good, "prompt": PAIRS[2]["prompt"], "label": False},  # of another prompt
+    ]
+    made = trainer(adapted, tokenizer, tmp_path, KTO(), rows=rows)
+    assert [row["desirable"] for row in made.train_dataset] == [[False], [False], [True], [False]]
+    told = "dropped: 2 whose answer is labelled good in one row and bad in another"
+    assert told in capsys.readouterr().out
+    pair = PAIRS[0]
+    swapped = {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]}
+    with pytest.raises(ValueError, match="no row is left; dropped: 2 whose answer is labelled"):
+        trainer(adapted, tokenizer, tmp_path, KTO(), rows=[pair, swapped])
 
 
 @pytest.mark.parametrize("max_length", [45, 60, 1000])

@@ -16,7 +16,7 @@ from mathsft.models.forest import IGNORE, TokenSequence
 from mathsft.models.logprobs import SequenceLogprobs
 from mathsft.objectives.base import Group, Loss, Objective, Row
 from mathsft.objectives.documents import documents
-from mathsft.objectives.pairwise import Pairwise
+from mathsft.objectives.pairwise import Pairwise, answer_hash
 from mathsft.processes import gathered
 
 
@@ -50,7 +50,8 @@ class KTO(Objective):
     nouns = ("rows", "answers")
     needs_reference = True
     dropout = False
-    columns: ClassVar = {"desirable": List(Value("bool"))}
+    columns: ClassVar = {"desirable": List(Value("bool")), "answers": List(Value("string"))}
+    unshown = frozenset({"answers"})  # hashes
     defaults = Pairwise.defaults
 
     beta: float = 0.1
@@ -79,7 +80,10 @@ class KTO(Objective):
                 labelled = [(read["chosen"], True), (read["rejected"], False)]
             else:
                 labelled = [(read["completion"], read["label"])]
-            groups[index].columns = {"desirable": [label for _, label in labelled]}
+            groups[index].columns = {
+                "desirable": [label for _, label in labelled],
+                "answers": [answer_hash(read["prompt"], answer) for answer, _ in labelled],
+            }
             answers += [answered(read, answer) for answer, _ in labelled]
             owners += [index] * len(labelled)
         made = documents(answers, tokenizer)
@@ -100,6 +104,20 @@ class KTO(Objective):
         for (owner, _), other in zip(whole, others, strict=True):
             groups[owner].sequences = [*groups[owner].sequences, *other]
         return groups
+
+    def drop_among(self, groups: Any) -> dict[int, str]:
+        """Rows with an answer that one row calls good and another bad: none of them is trained."""
+        rows = list(zip(groups["answers"], groups["desirable"], strict=True))
+        labels: dict[str, set[bool]] = {}
+        for answers, desirable in rows:
+            for answer, label in zip(answers, desirable, strict=True):
+                labels.setdefault(answer, set()).add(label)
+        reason = "whose answer is labelled good in one row and bad in another"
+        return {
+            index: reason
+            for index, (answers, _) in enumerate(rows)
+            if any(len(labels[answer]) > 1 for answer in answers)
+        }
 
     def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """An item is an answer.

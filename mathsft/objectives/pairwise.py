@@ -72,11 +72,9 @@ class Pairwise(Objective):
             except UnusableRowError as reason:
                 pairs[index] = Group(dropped=str(reason))
                 continue
-            prompt = answer_key(read["prompt"])
-            sides = [[prompt, answer_key(read[side])] for side in ("chosen", "rejected")]
             pairs[index].columns = {
                 "asked": _hash(read["prompt"]),
-                "sides": [_hash(side) for side in sides],
+                "sides": [answer_hash(read["prompt"], read[s]) for s in ("chosen", "rejected")],
             }
         made = [documents([pair[side] for pair in kept.values()], tokenizer) for side in (0, 1)]
         for index, (chosen, rejected) in zip(kept, zip(*made, strict=True), strict=True):
@@ -172,6 +170,11 @@ def log_ratio(answer: Scores) -> Tensor:
 def mean_log_ratio(answer: Scores) -> Tensor:
     """`log_ratio` per token of the answer: (N,)."""
     return answer.mean if answer.reference is None else answer.mean - answer.reference.mean
+
+
+def answer_hash(prompt: Any, answer: Any) -> str:
+    """The same for answers to one prompt that a reader cannot tell apart (`answer_key`)."""
+    return _hash([answer_key(prompt), answer_key(answer)])
 
 
 def _hash(value: Any) -> str:
