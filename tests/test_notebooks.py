@@ -66,6 +66,22 @@ def test_one_cell_holds_the_parameters(path: Path) -> None:
     assert sum("parameters" in tags(cell) for cell in cells(path)) == 1
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_a_variable_that_is_set_to_nothing_counts_as_not_set(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the Makefile sets them."""
+    for name in re.findall(r"MATHSFT_\w+", path.read_text(encoding="utf-8")):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("MATHSFT_PROFILE", "tiny")
+    monkeypatch.setattr(mathsft, "quiet", lambda: None)  # it would silence the other tests
+    code = [cell for cell in cells(path) if "google.colab" not in source(cell)]
+    last = next(n for n, cell in enumerate(code) if "parameters" in tags(cell))
+    names: dict = {}
+    for cell in code[: last + 1]:
+        exec(source(cell), names)
+
+
 def test_the_readme_has_a_badge_and_a_table_row_for_every_lesson() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in LESSONS:
