@@ -85,3 +85,14 @@ def test_the_order_of_the_answers_is_that_of_the_prompts(loaded: Any) -> None:
 def test_an_impossible_setting_is_named(loaded: Any, wrong: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         sample_groups(*loaded, PROMPTS, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [("2 + 2 =", "expected a list of texts"), (["2 + 2 =", ""], "prompt 1 has an empty prompt")],
+)
+def test_a_single_text_and_an_empty_prompt_are_refused(
+    loaded: Any, prompts: Any, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        sample_groups(*loaded, prompts)

@@ -58,9 +58,12 @@ def sample_groups(
     A checkpoint's own generation config is not used. In several processes (torchrun), call it in
     each: each writes its share of the batches, and all return the whole list.
 
-    Raises ValueError for an impossible number, a prompt that leaves the model no room, logits that
-    are not finite, or a model that is sharded over several processes.
+    Raises ValueError for one text instead of a list, an impossible number, a prompt that is empty
+    or leaves the model no room, logits that are not finite, or a model that is sharded over
+    several processes.
     """
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts: expected a list of texts, found one text: [{prompts!r:.40}]")
     check_number("num_generations", num_generations, at_least(1))
     check_number("temperature", temperature, ABOVE_0)
     check_number("top_p", top_p, SHARE)

@@ -88,10 +88,12 @@ class FiniteLogits(LogitsProcessor):
 
 
 def check_room(model: Any, prompt_tokens: int, max_new_tokens: int, *, name: str) -> None:
-    """Raise ValueError if prompt and answer together need more positions than the model has.
+    """Raise ValueError for an empty prompt, or if it and the answer need more positions than exist.
 
     ``name`` says whose prompt it is. The last token of an answer does not go through the model.
     """
+    if not prompt_tokens:
+        raise ValueError(f"{name} has an empty prompt: there is no token to continue")
     limit = position_limit(model.config)
     if limit is not None and prompt_tokens + max_new_tokens - 1 > limit:
         room = limit + 1 - prompt_tokens
