@@ -64,7 +64,7 @@ from mathsft.models import projection
 from mathsft.models.logprobs import sequence_logprobs
 from mathsft.objectives.preference import DPO
 from mathsft.training.batches import Collator
-from mathsft.training.reference import kept_reference, reference_model, with_reference
+from mathsft.training.reference import kept_logprobs, reference_model, with_logprobs
 from mathsft.training.rows import training_rows
 
 OBJECTIVE = DPO(beta=BETA)
@@ -90,7 +90,7 @@ def our_step(kind: str) -> Step:
             with reference_model(model):
                 reference = sequence_logprobs(model, batch)
         logprobs = sequence_logprobs(model, batch)
-        reference = reference or kept_reference(batch, logprobs)
+        reference = reference or kept_logprobs(batch, logprobs, column="reference")
         loss = OBJECTIVE.loss(replace(logprobs, reference=reference), batch)
         (loss.total / len(batch["labels"])).backward()
         return batch["input_ids"].numel()
@@ -150,7 +150,9 @@ def measured(
     steps = {name: our_step(kind) for name in METHODS}
     steps |= {"trl": step_of(padding), "trl_precomputed": step_of(kept)}
     encoded = [our_rows(kind, turn, tokenizer) for turn in turns]
-    references = [with_reference(rows, model, collator(kind), args) for rows in encoded]
+    references = [
+        with_logprobs(rows, model, collator(kind), args, column="reference") for rows in encoded
+    ]
 
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     positions: Counter[str] = Counter()

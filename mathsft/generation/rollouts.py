@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from mathsft.checks import ABOVE_0, SHARE, at_least, check_number, check_numbers
+from mathsft.models.decoding import Sampler
 from mathsft.models.encoding import encode_prompts, stop_tokens
 from mathsft.models.greedy import check_room, written_tokens
+from mathsft.models.merging import merged_for_reading
 from mathsft.models.sharding import check_not_sharded
 from mathsft.processes import processes
 
@@ -22,18 +25,21 @@ class Completion:
     """An answer that a model wrote.
 
     ``input_ids`` are its tokens, the stop token included; ``text`` is without special tokens;
-    ``ended`` says whether it stopped by itself, or was cut after ``max_new_tokens``.
+    ``ended`` says whether it stopped by itself, or was cut after ``max_new_tokens``;
+    ``logprobs`` are the log-probabilities of its tokens in nats, of the model that wrote it at
+    the temperature of the sampling. (``top_p`` does not change them.)
     """
 
     input_ids: list[int]
     text: str
     ended: bool
+    logprobs: list[float]
 
 
 def sample_groups(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Sequence[Sequence[int]],
     *,
     num_generations: int = 8,
     temperature: float = 1.0,
@@ -41,19 +47,24 @@ def sample_groups(
     max_new_tokens: int = 256,
     batch_size: int = 512,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[Completion]]:
     """Return ``num_generations`` sampled answers to each prompt, in the prompts' order.
 
     Args:
-        prompts: texts, as the model was trained to continue them.
+        prompts: texts, as the model was trained to continue them; or their token ids.
         num_generations: answers per prompt.
         temperature: the logits are divided by it. 1 samples from the model itself, which is what
             objectives that learn from samples assume.
         top_p: sample only from the likeliest tokens that together have this probability; 1: all.
         max_new_tokens: an answer that has not stopped after this many tokens is cut.
         batch_size: answers that are written at once. 512 short ones need about 1 GB at 0.5B.
-        seed: the same seed, prompts and batch size give the same answers on the same machine. The
-            global random state stays as it was.
+        seed: an answer depends on the weights, its prompt, the seed, the prompt's number and the
+            answer's place in the group. So the same call gives the same answers, in one process
+            or several. (Other batches round differently, and a token on the edge between two may
+            change.) The global random state stays as it was.
+        numbers: for each prompt the number that its random numbers come from; default: its place
+            in the list. Give a row's own number if prompts are sampled in parts.
 
     A checkpoint's own generation config is not used. In several processes (torchrun), call it in
     each: each writes its share of the batches, and all return the whole list.
@@ -70,21 +81,35 @@ def sample_groups(
     check_number("batch_size", batch_size, at_least(1))
     check_number("seed", seed, at_least(0))
     check_numbers({"max_new_tokens": max_new_tokens})
+    if not len(prompts):
+        return []
     check_not_sharded(model)
     state = processes(model.device.type)
-    encoded = encode_prompts(tokenizer, list(prompts))
+    encoded = [
+        encode_prompts(tokenizer, [prompt])[0] if isinstance(prompt, str) else list(prompt)
+        for prompt in prompts
+    ]
     for row, ids in enumerate(encoded):
         check_room(model, len(ids), max_new_tokens, name=f"prompt {row}")
     by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
     order = [row for row in by_length for _ in range(num_generations)]
+    batch_size = min(batch_size, -(-len(order) // state.num_processes))
     starts = range(0, len(order), batch_size)[state.process_index :: state.num_processes]
     stops = set(stop_tokens(model, tokenizer))
+    named = range(len(encoded)) if numbers is None else numbers
     found: list[tuple[int, Completion]] = []
-    for start in tqdm(starts, desc="answers", leave=False, disable=not state.is_main_process):
-        rows = order[start : start + batch_size]
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed * 1_000_003 + start)
+    with merged_for_reading(model):
+        for start in tqdm(starts, desc="answers", leave=False, disable=not state.is_main_process):
+            rows = order[start : start + batch_size]
+            draws = [
+                _uniform(max_new_tokens, seed, named[row], (start + place) % num_generations)
+                for place, row in enumerate(rows)
+            ]
+            sampler = Sampler(
+                torch.tensor(np.stack(draws), device=model.device),
+                temperature=temperature,
+                top_p=top_p,
+            )
             copies = Counter(rows)
             written = written_tokens(
                 model,
@@ -93,14 +118,21 @@ def sample_groups(
                 max_new_tokens=max_new_tokens,
                 names=[f"prompt {row}" for row in copies],
                 copies=list(copies.values()),
-                temperature=temperature,
-                top_p=top_p,
+                choose=sampler,
             )
-        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-        for row, ids, text in zip(rows, written, texts, strict=True):
-            ended = bool(ids) and ids[-1] in stops
-            found.append((row, Completion(input_ids=ids, text=text, ended=ended)))
+            texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+            logprobs = sampler.logprobs.tolist()
+            for row, ids, text, values in zip(rows, written, texts, logprobs, strict=True):
+                ended = bool(ids) and ids[-1] in stops
+                made = Completion(ids, text=text, ended=ended, logprobs=values[: len(ids)])
+                found.append((row, made))
     groups: list[list[Completion]] = [[] for _ in prompts]
     for row, completion in sorted(gather_object(found), key=itemgetter(0)):
         groups[row].append(completion)
     return groups
+
+
+def _uniform(count: int, *key: int) -> np.ndarray[Any, Any]:
+    """``count`` random numbers in [0, 1) that only the key decides."""
+    stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+    return stream.random(count, dtype=np.float32)

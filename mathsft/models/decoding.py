@@ -6,10 +6,52 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
 _ROOM = 64  # tokens that a cache grows by: a copy of the cache every 64 tokens costs nothing
+# From logits (n, V), the answers' numbers (n,) and the number of tokens before: tokens (n,).
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def likeliest(logits: Tensor, answers: Tensor, step: int) -> Tensor:
+    """The token with the largest logit: greedy decoding."""
+    return logits.argmax(dim=-1)
+
+
+class Sampler:
+    """Draws tokens with given random numbers, and keeps the log-probability of each.
+
+    Each answer has random numbers of its own, so what it says depends neither on the other
+    answers of the batch nor on the number of processes.
+
+    Args:
+        uniform: (N, T) in [0, 1): for each of N answers one number per token.
+        temperature: the logits are divided by it.
+        top_p: draw only from the likeliest tokens that together have this probability.
+
+    ``logprobs`` (N, T), in nats, are of the model at this temperature; ``top_p`` does not change
+    them.
+    """
+
+    def __init__(self, uniform: Tensor, *, temperature: float, top_p: float = 1.0) -> None:
+        self._uniform = uniform
+        self._temperature = temperature
+        self._warper = TopPLogitsWarper(top_p) if top_p < 1 else None
+        self.logprobs = torch.zeros_like(uniform)
+
+    def __call__(self, logits: Tensor, answers: Tensor, step: int) -> Tensor:
+        logprobs = (logits.float() / self._temperature).log_softmax(dim=-1)
+        kept: Any = logprobs
+        if self._warper is not None:
+            kept = self._warper(None, logprobs)
+        below = kept.exp().cumsum(dim=-1)  # the probability of this token and of all before it
+        place = self._uniform[answers, step, None] * below[:, -1:]
+        token = torch.searchsorted(below, place, right=True)
+        # Rounding may put the place at the very end, where no token is.
+        token = torch.where(token < logits.shape[-1], token, kept.argmax(-1, keepdim=True))
+        self.logprobs[answers, step] = logprobs.gather(-1, token)[:, 0]
+        return token[:, 0]
 
 
 class RoomyLayer(DynamicLayer):
@@ -73,7 +115,7 @@ def write(
     stops: Collection[int],
     max_new_tokens: int,
     fill: int,
-    choose: Callable[[Tensor], Tensor],
+    choose: Choose,
 ) -> tuple[Tensor, Tensor]:
     """Continue prompts token by token.
 
@@ -87,7 +129,8 @@ def write(
         rows: (N,) the prompt of each answer. A prompt passes through the model once.
         stops: tokens that end an answer. What is written after one means nothing.
         fill: written in the places of answers that have left.
-        choose: from logits (n, V) to tokens (n,).
+        choose: takes the logits (n, V), which answers they are for (n,), and the step; returns
+            tokens (n,).
     """
     ends = torch.tensor(sorted(stops), device=ids.device)
     places = (seen.cumsum(-1) - 1).clamp(min=0)
@@ -101,7 +144,7 @@ def write(
     for step in range(max_new_tokens):
         bad = ~logits.amax(dim=-1).isfinite()  # amax of a row with a NaN is NaN
         broken[active] |= bad
-        token = choose(logits.masked_fill(bad[:, None], 0.0))
+        token = choose(logits.masked_fill(bad[:, None], 0.0), active, step)
         written[active, step] = token
         going &= ~torch.isin(token, ends)
         left = int(going.sum())

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +10,10 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    TopPLogitsWarper,
 )
 
 from mathsft.models.attention import position_limit
-from mathsft.models.decoding import roomy_cache, write
+from mathsft.models.decoding import Choose, likeliest, roomy_cache, write
 from mathsft.models.encoding import pad_token, stop_tokens
 from mathsft.models.modes import evaluating
 from mathsft.processes import say
@@ -87,6 +85,20 @@ class FiniteLogits(LogitsProcessor):
         return [] if self._broken is None else self._broken.nonzero().flatten().tolist()
 
 
+class Chosen(LogitsProcessor):
+    """Lets ``choose`` pick the tokens in transformers' ``generate``."""
+
+    def __init__(self, choose: Choose, *, prompt_tokens: int) -> None:
+        self._choose = choose
+        self._prompt_tokens = prompt_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = torch.arange(len(scores), device=scores.device)
+        token = self._choose(scores, rows, input_ids.shape[1] - self._prompt_tokens)
+        # Only the chosen token is left for generate's own argmax.
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+
+
 def check_room(model: Any, prompt_tokens: int, max_new_tokens: int, *, name: str) -> None:
     """Raise ValueError for an empty prompt, or if it and the answer need more positions than exist.
 
@@ -132,14 +144,14 @@ def written_tokens(
     max_new_tokens: int,
     names: Sequence[str],
     copies: Sequence[int] | None = None,
-    temperature: float | None = None,
-    top_p: float = 1.0,
+    choose: Choose = likeliest,
 ) -> list[list[int]]:
-    """As `greedy_tokens`, but sampled if a ``temperature`` is given.
+    """As `greedy_tokens`, but ``choose`` picks the tokens (such as `decoding.Sampler`).
 
     ``copies`` says how many answers to write to each prompt, default 1; they are returned one
-    after the other. Models with the usual cache are driven by `mathsft.models.decoding.write`,
-    others (sliding windows, recurrent layers) by transformers' ``generate``.
+    after the other, and numbered in this order for ``choose``. Models with the usual cache are
+    driven by `mathsft.models.decoding.write`, others (sliding windows, recurrent layers) by
+    transformers' ``generate``.
     """
     for prompt, name in zip(prompts, names, strict=True):
         check_room(model, len(prompt), max_new_tokens, name=name)
@@ -164,19 +176,19 @@ def written_tokens(
                 stops=stops,
                 max_new_tokens=max_new_tokens,
                 fill=fill,
-                choose=partial(_choose, temperature=temperature, top_p=top_p),
+                choose=choose,
             )
             broken = failed.nonzero().flatten().tolist()
         else:
             watch = FiniteLogits()
             config.update(max_new_tokens=max_new_tokens)
-            if temperature is not None:
-                config.update(do_sample=True, temperature=temperature, top_p=top_p, top_k=0)
             written = inner.generate(
                 input_ids=ids[rows],
                 attention_mask=seen[rows],
                 generation_config=config,
-                logits_processor=LogitsProcessorList([watch]),
+                logits_processor=LogitsProcessorList(
+                    [watch, Chosen(choose, prompt_tokens=longest)]
+                ),
             )[:, longest:]
             broken = watch.broken
     if broken:
@@ -190,13 +202,3 @@ def written_tokens(
         end = next((n for n, token in enumerate(row, 1) if token in stops), len(row))
         answers.append(row[:end])
     return answers
-
-
-def _choose(logits: Tensor, *, temperature: float | None, top_p: float) -> Tensor:
-    """From logits (n, V) the likeliest tokens (n,), or if there is a temperature sampled ones."""
-    if temperature is None:
-        return logits.argmax(dim=-1)
-    scores = logits.float() / temperature
-    if top_p < 1:
-        scores = TopPLogitsWarper(top_p)(None, scores)
-    return torch.multinomial(scores.softmax(dim=-1), num_samples=1).flatten()

@@ -77,6 +77,11 @@ class SequenceLogprobs:
         """Sum a value for each token (T,) by sequence: (S,)."""
         return values.new_zeros(len(self.tokens)).index_add(0, self.sequence, values)
 
+    def by_sequence(self) -> tuple[Tensor, ...]:
+        """For each sequence the values of its scored tokens in order."""
+        order = torch.argsort(self.sequence, stable=True)
+        return self.values[order].split(self.tokens.tolist())
+
     def over_logits(self, function: Callable[..., Tensor], *others: "SequenceLogprobs") -> Tensor:
         """Apply ``function`` to the logits at each scored token's predictor: (T,).
 
@@ -128,6 +133,7 @@ def sequence_logprobs(
     *,
     wrapped: Any = None,
     inputs_embeds: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> SequenceLogprobs:
     """Return the log-probability of every scored token of a forest, in one pass.
 
@@ -138,6 +144,7 @@ def sequence_logprobs(
         wrapped: the module to call instead of ``model`` if something (DDP) wraps it.
         inputs_embeds: (B, L, H), used in place of the embeddings of ``batch["input_ids"]``:
             for prompts that are not tokens.
+        temperature: the logits are divided by it, as in sampling.
 
     Differentiable. Raises ValueError if the model's attention implementation cannot use the mask
     (`attention_inputs`).
@@ -148,6 +155,8 @@ def sequence_logprobs(
 
     def keep_predictors(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
         hidden = arguments[0].flatten(0, 1)[batch["predictor"]]
+        if plain and temperature != 1:  # a product: the same as dividing the logits
+            hidden = hidden / temperature
         caught.append(hidden)
         # A plain head gets no positions: its product is computed below.
         return (hidden[None, :0] if plain else hidden[None],)
@@ -170,9 +179,10 @@ def sequence_logprobs(
             logprobs = logprobs + logits.sum()  # there are no logits: 0
         made = ScoredLogits(caught[0], weight, branch[scored])
     else:
-        logprobs = logits[0].float().log_softmax(-1)[branch, token]
-        likeliest = logits[0].argmax(-1)[branch] == token
-        made = ScoredLogits(logits[0], None, branch[scored])
+        given = logits[0] if temperature == 1 else logits[0] / temperature
+        logprobs = given.float().log_softmax(-1)[branch, token]
+        likeliest = given.argmax(-1)[branch] == token
+        made = ScoredLogits(given, None, branch[scored])
     return SequenceLogprobs(
         values=logprobs[scored],
         sequence=batch["sequence"],
@@ -194,6 +204,8 @@ def last_hidden(
     """
     scoring = getattr(model, "score", None)
     head = model.get_output_embeddings() if scoring is None else scoring
+    config = model.config.get_text_config()
+    padding = config.pad_token_id
     caught: list[Tensor] = []
 
     def keep_last(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor] | None:
@@ -208,8 +220,11 @@ def last_hidden(
     if scoring is not None:
         hooks.append(head.register_forward_hook(keep_values))
     try:
+        # transformers searches for a last token by it, for an output that nothing here reads.
+        config.pad_token_id = 0 if padding is None else padding
         (model if wrapped is None else wrapped)(**attention_inputs(model, batch), use_cache=False)
     finally:
+        config.pad_token_id = padding
         for hook in hooks:
             hook.remove()
     return caught[0], None if scoring is None else caught[1].float()

@@ -85,6 +85,7 @@ class Objective:
         defaults: for `transformers.TrainingArguments`, from its authors or our measurements.
         needs_reference: whether it compares with the model as it was before training.
         needs_hidden: whether it reads the hidden state after each sequence, not log-probabilities.
+        ratios: whether it compares with the model that wrote the answers (`SequenceLogprobs.old`).
         dropout: whether the model's dropout is on during training.
         group_tokens, scored_share: what `mathsft.recipes.estimate` assumes about rows: the tokens
             of a group (None: as many as a row has), and the share of its positions that predict a
@@ -102,6 +103,7 @@ class Objective:
     defaults: ClassVar[Mapping[str, Any]] = {}
     needs_reference: ClassVar[bool] = False
     needs_hidden: ClassVar[bool] = False
+    ratios: ClassVar[bool] = False
     dropout: ClassVar[bool] = True
     group_tokens: ClassVar[int | None] = None
     scored_share: ClassVar[float] = 0.6
@@ -157,6 +159,15 @@ class Objective:
             f"{sequence.removesuffix('s')}, {counts.separate / counts.passed:.1f} times as many)"
             f"{layout}"
         )
+
+    @property
+    def logits_temperature(self) -> float:
+        """What the logits are divided by before the loss sees log-probabilities."""
+        return 1.0
+
+    def passing(self, row: Row) -> Row:
+        """The row with the sequences that have to pass through the model; it may have none."""
+        return row
 
     def forest(self, rows: Sequence[Row], *, max_length: int) -> TokenForest:
         """Lay out the rows' sequences as a forest; they are numbered row after row."""

@@ -19,6 +19,9 @@ from mathsft.models.forest import IGNORE
 from mathsft.objectives.base import Objective, Row
 from mathsft.training.resumable import ResumableTrainer
 
+# Columns with one value for each scored token of a row's sequences.
+PER_TOKEN = ("reference", "old", "importance_weight")
+
 
 @dataclass(frozen=True)
 class Collator:
@@ -34,21 +37,27 @@ class Collator:
     max_length: int = 512
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        real = [row for row in rows if row]
-        tokens = [self.pad_token_id] * 2  # the second is only predicted
-        filler = {"input_ids": [tokens], "labels": [[IGNORE] * 2]}
-        laid_out = [*real, *[filler] * (len(rows) - len(real))]
-        forest = self.objective.forest(laid_out, max_length=self.max_length)
-        tensors = forest.tensors(pad_token_id=self.pad_token_id)
+        real = [self.objective.passing(row) for row in rows if row]
+        tensors = self.tensors(real, fillers=len(rows) - len(real))
         batch = {**self.objective.batch(real, tensors), **tensors}
-        if real and "reference" in real[0]:
-            batch["reference"] = _in_order(real, tensors["sequence"])
+        for name in PER_TOKEN:
+            if real and name in real[0]:
+                batch[name] = _in_order(real, name, tensors["sequence"])
         return batch
 
+    def tensors(self, rows: Sequence[Row], *, fillers: int = 0) -> dict[str, Tensor]:
+        """The forest of the rows' sequences; if they have none, one filler passes instead."""
+        laid_out = [row for row in rows if row["input_ids"]]
+        tokens = [self.pad_token_id] * 2  # the second is only predicted
+        filler = {"input_ids": [tokens], "labels": [[IGNORE] * 2]}
+        laid_out += [filler] * (fillers or not laid_out)
+        forest = self.objective.forest(laid_out, max_length=self.max_length)
+        return forest.tensors(pad_token_id=self.pad_token_id)
 
-def _in_order(rows: Sequence[Mapping[str, Any]], sequence: Tensor) -> Tensor:
+
+def _in_order(rows: Sequence[Row], name: str, sequence: Tensor) -> Tensor:
     """(T,): the values that the rows keep for their scored tokens, in the forest's order."""
-    values = [iter(tokens) for row in rows for tokens in row["reference"]]
+    values = [iter(tokens) for row in rows for tokens in row[name]]
     return torch.tensor([next(values[index]) for index in sequence.tolist()], dtype=torch.float32)
 
 

@@ -21,6 +21,7 @@ from mathsft.data.sources import local_path
 from mathsft.device import device_defaults
 from mathsft.models.adapters import save_adapter
 from mathsft.models.loading import load_model
+from mathsft.models.reward_head import load_reward_model, loading_line
 from mathsft.models.saving import save_model
 from mathsft.models.trained_weights import freeze
 from mathsft.objectives import objective_class
@@ -116,7 +117,8 @@ def train_by_recipe(
         return folder
     usable(train, tokenizer_of(model_keys), target)  # refuses rows of another kind now
     set_seed(seed)  # for the adapter's first weights; the trainer sets its own seed
-    model, tokenizer = load_model(**_model_arguments(model_keys))
+    load = load_reward_model if kind.needs_hidden else load_model
+    model, tokenizer = load(**_model_arguments(model_keys))
     if "freeze" in given:
         freeze(model, **given["freeze"])
     if "show_samples" in given:
@@ -152,6 +154,9 @@ def train_by_recipe(
         kept = save_model(model, tokenizer, folder / "model")
     say(f"trained for {trainer.state.global_step:,} steps; saved in {kept}")
     name, revision = model_keys.get("name", "tiny"), model_keys.get("revision")
+    if kind.needs_hidden:
+        say(f"next, in Python: {loading_line(name, kept)}")
+        return folder
     base = f"--model {name}" + (f" --revision {revision}" if revision else "")
     scored = f"{base} --peft {kept}" if kept.name == "adapter" else f"--model {kept}"
     task = "mathqa_tiny" if name == "tiny" else "mathqa"

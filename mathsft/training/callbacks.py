@@ -12,13 +12,11 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from mathsft.checks import check_numbers
-from mathsft.data.given import check_rows, given_row
-from mathsft.data.rows import CHAT, KINDS, kind_of
+from mathsft.data.given import check_rows
 from mathsft.data.schemas import UnusableRowError
-from mathsft.models.chat_template import Closing, Conversation
-from mathsft.models.encoding import encode_prompts, stop_tokens
+from mathsft.models.encoding import stop_tokens
 from mathsft.models.greedy import check_room, greedy_tokens
-from mathsft.objectives.left_out import with_fitting_arguments
+from mathsft.objectives.asked import asked
 from mathsft.processes import say
 from mathsft.training.arguments import reasons
 
@@ -99,7 +97,7 @@ def show_samples(
     passed_over: Counter[str] = Counter()
     for row in problems:
         try:
-            asked_for.append(_sample(row, tokenizer))
+            asked_for.append(asked(row, tokenizer, where=f"show_samples: row {row!r:.40}"))
         except UnusableRowError as reason:
             passed_over[str(reason)] += 1
         if len(asked_for) == samples:
@@ -169,25 +167,3 @@ class SampleAnswers(TrainerCallback):
 
 def _name(sample: Mapping[str, Any]) -> str:
     return f"show_samples: {sample['question']!r:.60}"
-
-
-def _sample(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """A row's prompt as tokens, with its question and the expected answer as text."""
-    where = f"show_samples: row {row!r:.40}"
-    row = given_row(row, where=where, counted=set(), kinds=list(KINDS))
-    kind = kind_of(row)
-    example = kind.example(row)
-    if example.get("messages") is None:
-        question, wanted = kind.asks(row)[-1], example["completion"]
-        (ids,) = encode_prompts(tokenizer, [example["prompt"]])
-        return {"input_ids": list(ids), "question": question, "wanted": wanted}
-    conversation = with_fitting_arguments(Conversation.of(example, tokenizer), tokenizer)
-    last = max(index for index, trained in enumerate(conversation.trained) if trained)
-    text = conversation.rendered(tokenizer, last)
-    wanted = conversation.messages[last].get("content", "")
-    if conversation.messages[last].keys() - {"role", "content"}:  # reasoning, tool calls
-        whole = conversation.rendered(tokenizer, last + 1, reply=False)
-        wanted = whole.removeprefix(text).removesuffix(Closing.of(tokenizer).text)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    question = CHAT.asks({"messages": conversation.messages[:last]})[-1]
-    return {"input_ids": list(ids), "question": question, "wanted": wanted}

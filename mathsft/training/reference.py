@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +25,7 @@ from mathsft.models.modes import evaluating
 from mathsft.objectives.base import Objective
 from mathsft.processes import say
 from mathsft.training.batches import Collator
+from mathsft.training.runs import start_hash
 
 Reference = Literal["adapter_off", "before_training"]
 
@@ -82,27 +84,62 @@ def reference_model(model: PeftModel) -> Iterator[None]:
         yield
 
 
-def kept_reference(batch: Mapping[str, Tensor], logprobs: SequenceLogprobs) -> SequenceLogprobs:
-    """What `with_reference` kept for a batch. Raises ValueError for rows without it."""
-    if "reference" not in batch and len(logprobs.values):  # a batch of fillers has nothing to keep
+@contextmanager
+def weights_as(model: torch.nn.Module, kept: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the named weights of the model have the kept values."""
+    named = dict(model.named_parameters())
+    now = {name: named[name].data for name in kept}
+    try:
+        for name, value in kept.items():
+            named[name].data = value
+        yield
+    finally:
+        for name, value in now.items():
+            named[name].data = value
+
+
+def kept_logprobs(
+    batch: Mapping[str, Tensor], logprobs: SequenceLogprobs, *, column: str
+) -> SequenceLogprobs:
+    """What `with_logprobs` kept for a batch. Raises ValueError for rows without it."""
+    if column not in batch and len(logprobs.values):  # a batch of fillers has nothing to keep
         raise ValueError(
             "these rows have no log-probabilities of the model before training: give them as "
             "eval_rows when the trainer is made"
         )
-    values = batch.get("reference", logprobs.values.detach())
+    values = batch.get(column, logprobs.values.detach())
     return replace(logprobs, values=values, likeliest=None, _logits=None)
 
 
-def with_reference(
-    rows: Dataset, model: Any, collate: Collator, args: TrainingArguments
+def keep_logprobs(trainer: Any, *, column: str) -> None:
+    """Add a column of `with_logprobs` to a trainer's rows, and remember the weights it is from."""
+    trainer.reference_start = start_hash(trainer.model)  # weights may change before training
+    kept = partial(
+        with_logprobs,
+        model=trainer.model,
+        collate=trainer.collate,
+        args=trainer.args,
+        column=column,
+    )
+    trainer.train_dataset = kept(trainer.train_dataset)
+    tests = trainer.eval_dataset
+    if isinstance(tests, dict):
+        trainer.eval_dataset = {name: kept(part) for name, part in tests.items()}
+    elif tests is not None:
+        trainer.eval_dataset = kept(tests)
+
+
+def with_logprobs(
+    rows: Dataset, model: Any, collate: Collator, args: TrainingArguments, *, column: str
 ) -> Dataset:
-    """Add a column ``reference``: for each sequence the log-probabilities of its scored tokens.
+    """Add a column: for each sequence the log-probabilities of its scored tokens.
 
     They are from ``model`` as it is now, in float32. The processes divide the rows and gather the
     results, so each process must call this. The column goes to a temporary file.
     """
-    say(f"reference: the model as it is now, over {len(rows):,} rows")
+    say(f"{column}: the model as it is now, over {len(rows):,} rows")
     batch_size, processes = args.per_device_eval_batch_size, args.world_size
+    temperature = collate.objective.logits_temperature
     # Not accelerate's autocast: used before a model is prepared, it forgets to shard it later.
     half = torch.float16 if args.fp16 else torch.bfloat16
     mixed = torch.autocast(args.device.type, dtype=half, enabled=args.fp16 or args.bf16)
@@ -110,10 +147,9 @@ def with_reference(
     with evaluating(model), torch.no_grad(), mixed:
         for start in range(args.process_index * batch_size, len(rows), processes * batch_size):
             part = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
-            batch = {key: tensor.to(args.device) for key, tensor in collate(part).items()}
-            logprobs = sequence_logprobs(model, batch)
-            by_sequence = torch.argsort(logprobs.sequence, stable=True)
-            values = iter(logprobs.values[by_sequence].split(logprobs.tokens.tolist()))
+            batch = {key: tensor.to(args.device) for key, tensor in collate.tensors(part).items()}
+            logprobs = sequence_logprobs(model, batch, temperature=temperature)
+            values = iter(logprobs.by_sequence())
             for index, row in enumerate(part, start):
                 own = [next(values) for _ in row["input_ids"]]
                 found.append((index, [*map(len, own)], torch.cat(own).cpu().numpy()))
@@ -124,9 +160,9 @@ def with_reference(
     flat = pa.array(np.concatenate([values for *_, values in found]))
     sequences = pa.ListArray.from_arrays([0, *accumulate(tokens)], flat)
     ends = accumulate(len(sizes) for _, sizes, _ in found)
-    table = pa.table({"reference": pa.ListArray.from_arrays([0, *ends], sequences)})
+    table = pa.table({column: pa.ListArray.from_arrays([0, *ends], sequences)})
     path = Path(get_temporary_cache_files_directory()) / f"{uuid4()}.arrow"
-    schema = Features({"reference": List(List(Value("float32")))}).arrow_schema
+    schema = Features({column: List(List(Value("float32")))}).arrow_schema
     with pa.ipc.new_stream(path, schema) as writer:
         writer.write_table(table.cast(schema))
     return concatenate_datasets([rows, Dataset.from_file(str(path))], axis=1)

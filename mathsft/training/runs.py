@@ -89,6 +89,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     settings |= {"max_length": trainer.collate.max_length, "reference": trainer.reference}
     settings["reference_start"] = trainer.reference_start
     settings["pad_token_id"] = trainer.collate.pad_token_id
+    settings |= trainer.run_settings
     for config in getattr(trainer.model, "peft_config", {}).values():
         settings |= adapter_values(config)
     settings["quantize"] = bool(getattr(base, "is_quantized", False))
@@ -180,11 +181,11 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def rows_hash(rows: Any) -> str:
     """SHA-256 of a data set's token ids, labels and numbers in the order of its rows.
 
-    It is the same however the table is split on disk. ``reference`` is left out: it follows from
-    the rows and the weights, and another card rounds it differently.
+    It is the same however the table is split on disk. ``reference`` and ``old`` are left out: they
+    follow from the rows and the weights, and another card rounds it differently.
     """
     digest = hashlib.sha256()
-    names = sorted(set(rows.column_names) - {"reference"})
+    names = sorted(set(rows.column_names) - {"reference", "old"})
     digest.update(repr([len(rows), names]).encode())
     arrow = rows.select_columns(names).with_format("arrow")
     for start in range(0, len(rows), 1000):

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +28,6 @@ from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
 from mathsft.training.batches import Collator, PaddedTrainer
 from mathsft.training.reference import Reference
-from mathsft.training.runs import start_hash
 from mathsft.training.step_sums import FiniteCheck, Means
 
 
@@ -81,15 +79,19 @@ class ForestTrainer(PaddedTrainer):
         if self.reference == "adapter_off":
             say("reference: the model with its adapter switched off")
         self.reference_start: str | None = None
+        self._keep_logprobs()
+
+    def _keep_logprobs(self) -> None:
+        """Compute what the rows need of the model before training."""
         if self.reference == "before_training":
-            self.reference_start = start_hash(model)  # weights may change before training
-            kept = partial(references.with_reference, model=model, collate=collate, args=self.args)
-            tests: Any = self.eval_dataset
-            self.train_dataset = kept(self.train_dataset)
-            if isinstance(tests, dict):
-                self.eval_dataset = {name: kept(part) for name, part in tests.items()}
-            elif tests is not None:
-                self.eval_dataset = kept(tests)
+            references.keep_logprobs(self, column="reference")
+        elif self.objective.ratios:  # stored answers: this model counts as their author
+            references.keep_logprobs(self, column="old")
+
+    @property
+    def run_settings(self) -> dict[str, Any]:
+        """Further settings that change the weights, for the identity of the run: JSON."""
+        return {}
 
     def _reset_counters(self) -> None:
         self._means = Means()  # tensors on the device: reading one would wait for the GPU
@@ -109,15 +111,27 @@ class ForestTrainer(PaddedTrainer):
             none = hidden.new_zeros(0, dtype=torch.float32)
             logprobs = SequenceLogprobs(none, batch["sequence"], batch["scored_tokens"])
             return replace(logprobs, hidden=hidden, value=value)
-        reference = None
-        if self.reference == "adapter_off":
-            model: Any = self.model
-            with references.reference_model(model):
-                reference = sequence_logprobs(model, batch, wrapped=wrapped)
-        logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped)
-        if self.reference == "before_training":
-            reference = references.kept_reference(batch, logprobs)
-        return replace(logprobs, reference=reference)
+        temperature = self.objective.logits_temperature
+        reference = self._reference_logprobs(batch, wrapped=wrapped)
+        logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped, temperature=temperature)
+        if self.reference and reference is None:
+            reference = references.kept_logprobs(batch, logprobs, column="reference")
+        old = reference if self.reference == "before_training" else None
+        if self.objective.ratios and (old is None or "old" in batch):
+            old = references.kept_logprobs(batch, logprobs, column="old")
+        return replace(logprobs, reference=reference, old=old)
+
+    def _reference_logprobs(
+        self, batch: Mapping[str, Tensor], *, wrapped: Any
+    ) -> SequenceLogprobs | None:
+        """The reference's log-probabilities if they are computed in each step."""
+        if self.reference != "adapter_off":
+            return None
+        model: Any = self.model
+        with references.reference_model(model):
+            return sequence_logprobs(
+                model, batch, wrapped=wrapped, temperature=self.objective.logits_temperature
+            )
 
     def loss_of(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
         """The objective's loss of a batch on the device; ``wrapped`` is the model or its DDP."""
