@@ -47,6 +47,7 @@ def _course(about: str, _: Arguments) -> Command:
 def _training(objective: str | None = None) -> Callable[[str, Arguments], Command]:
     def command(about: str, arguments: Arguments) -> Command:
         from mathsft.objectives import objective_class
+        from mathsft.objectives.groupwise import Policy
         from mathsft.training.by_recipe import train_by_recipe
 
         known = objective_names()
@@ -65,6 +66,8 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
             *_SECTIONS,
             *here,
         ]
+        if any(issubclass(objective_class(each), Policy) for each in here):
+            used += ["rollout", "reward_function"]
         sections, given = yield Options(
             f"{objective or 'train'}".replace("_", "-"),
             about,
@@ -81,7 +84,7 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
 
 def _mix(about: str, _: Arguments) -> Command:
     from mathsft.data.local_files import write_rows
-    from mathsft.training.by_recipe import mixture, read_test
+    from mathsft.training.recipe_rows import mixture, read_test
 
     file = {"config": RECIPE, **options_of(write_rows, skip={"rows"})}
     sections = {name: recipe_sections()[name] for name in ("mix", "test")}

@@ -57,7 +57,12 @@ def options_of(
     from docstring_parser import parse
 
     hints = _hints(source)
-    told = {p.arg_name: p.description or "" for p in parse(source.__doc__ or "").params}
+    described = reversed(source.__mro__) if isinstance(source, type) else [source]
+    told = {
+        one.arg_name: one.description or ""
+        for each in described  # a class inherits settings, and what is said about them
+        for one in parse(each.__doc__ or "").params
+    }
     if is_dataclass(source):
         told |= {f.name: f.metadata["help"] for f in fields(source) if "help" in f.metadata}
     found = {}

@@ -98,8 +98,9 @@ def sample_groups(
     stops = set(stop_tokens(model, tokenizer))
     named = range(len(encoded)) if numbers is None else numbers
     found: list[tuple[int, Completion]] = []
+    quiet = not state.is_main_process or len(starts) == 1
     with merged_for_reading(model):
-        for start in tqdm(starts, desc="answers", leave=False, disable=not state.is_main_process):
+        for start in tqdm(starts, desc="answers", leave=False, disable=quiet):
             rows = order[start : start + batch_size]
             draws = [
                 _uniform(max_new_tokens, seed, named[row], (start + place) % num_generations)

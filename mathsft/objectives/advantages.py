@@ -9,6 +9,11 @@ Baseline = Literal["none", "group", "leave_one_out", "batch"]
 Scale = Literal["none", "group", "batch"]
 
 
+def fewest_answers(baseline: Baseline, scale_rewards: Scale) -> int:
+    """How many answers a group must have: one cannot be compared with itself."""
+    return 2 if baseline in ("group", "leave_one_out") or scale_rewards == "group" else 1
+
+
 def advantages(
     rewards: Sequence[Sequence[float]], *, baseline: Baseline, scale_rewards: Scale
 ) -> list[list[float]]:
@@ -24,9 +29,9 @@ def advantages(
     Raises ValueError if a group is too small for its baseline or its scale.
     """
     every = [reward for group in rewards for reward in group]
-    alone = baseline == "leave_one_out" or scale_rewards == "group"
+    least = fewest_answers(baseline, scale_rewards)
     for index, group in enumerate(rewards):
-        if len(group) < (2 if alone else 1):
+        if len(group) < least:
             raise ValueError(
                 f"group {index} has {len(group)} answers: baseline={baseline!r} with scale_rewards="
                 f"{scale_rewards!r} compares the answers of a group, and needs 2 or more"

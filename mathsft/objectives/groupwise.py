@@ -27,7 +27,7 @@ from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.logprobs import SequenceLogprobs
-from mathsft.objectives.advantages import Baseline, Scale, advantages
+from mathsft.objectives.advantages import Baseline, Scale, advantages, fewest_answers
 from mathsft.objectives.base import Group, Loss, Objective, Row, sequences_of
 from mathsft.objectives.documents import documents
 
@@ -100,6 +100,9 @@ class Policy(Objective):
                 read = given_row(row, where=where, counted=unread, arrow=arrow, kinds=self.kinds)
             except UnusableRowError as reason:
                 groups[index] = Group(dropped=str(reason))
+                continue
+            if len(read["completions"]) < fewest_answers(self.baseline, self.scale_rewards):
+                groups[index] = Group(dropped="with a single answer, which has nothing to compare")
                 continue
             groups[index].columns = {"rewards": read["rewards"]}
             answers += [answered(read, answer) for answer in read["completions"]]

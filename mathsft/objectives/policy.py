@@ -118,7 +118,7 @@ class GRPO(Policy):
 
 @dataclass(frozen=True)
 class DrGRPO(GRPO):
-    """`GRPO` "done right" (Liu et al. 2025, arXiv:2503.20783): neither spread nor length divides."""
+    """`GRPO` "done right" (Liu et al. 2025, arXiv:2503.20783): no spread, no length divides."""
 
     name = "dr_grpo"
 

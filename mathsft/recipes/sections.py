@@ -3,9 +3,10 @@
 The functions are imported only when needed: a recipe configures almost the whole package.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from mathsft.options import Option, options_of
 
@@ -29,11 +30,14 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
     from mathsft.data.mixtures import mix_datasets
     from mathsft.data.problems import load_problems
     from mathsft.evaluation.worked import worked_answers
+    from mathsft.generation.rewards import REWARDS
     from mathsft.generation.rollouts import sample_groups
     from mathsft.models.adapters import add_adapter
     from mathsft.models.loading import load_model
     from mathsft.models.trained_weights import freeze
     from mathsft.training.callbacks import show_samples
+    from mathsft.training.make import make_trainer
+    from mathsft.training.make_rollouts import rollout_trainer
     from mathsft.training.persist import persist
 
     functions: dict[str, Any] = {
@@ -60,8 +64,24 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
         inside=sections["train"],
         named=True,
     )
+    theirs = {*NOT_KEYS, "reward", "sampler", *options_of(make_trainer)}
+    sections["rollout"] = options_of(rollout_trainer, skip=theirs)
+    sections["reward_function"] = _reward_options(REWARDS)
     sections |= objective_sections()
     return {**sections, "mixing": sections["multiple_choice"]}
+
+
+def _reward_options(rewards: Mapping[str, Any]) -> dict[str, Option]:
+    """The settings of all rewards; `reward_by_name` says which of them a reward takes."""
+    found = {
+        "name": Option(Literal[tuple(rewards)], help="what judges the answers", required=True),
+        "rewards": Option(list[Any], help="of weighted: names, or mappings with a name"),
+    }
+    for name, made in rewards.items():
+        for key, one in options_of(made, defaults=False).items():
+            told = f"{found[key].help}; of {name}" if key in found else f"of {name}: {one.help}"
+            found[key] = replace(found.get(key, one), help=told, required=False)
+    return found
 
 
 def objective_names() -> list[str]:

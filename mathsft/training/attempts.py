@@ -56,9 +56,12 @@ def described(groups: Sequence[Attempts]) -> dict[str, float]:
     }
 
 
+_ENDED = 0.2  # of a step's answers, so that a few that end by chance do not count
+
+
 @dataclass
 class CollapseWatch:
-    """Notices that nothing is learned any more: no answer is rewarded, or none ends.
+    """Notices that nothing is learned any more: no answer is rewarded, or none ends as before.
 
     ``patience``: how many steps in a row that must be so.
     """
@@ -74,21 +77,20 @@ class CollapseWatch:
         self.best_reward = max(self.best_reward, reward)
         self.best_ended = max(self.best_ended, ended)
         silent = found["frac_reward_zero_std"] == 1 and reward <= 0
-        self.quiet = self.quiet + 1 if silent or ended == 0 else 0
+        endless = ended == 0 and self.best_ended >= _ENDED
+        self.quiet = self.quiet + 1 if silent or endless else 0
         return self._advice(ended) if self.quiet == self.patience else ""
 
     def _advice(self, ended: float) -> str:
         times = f"in the last {self.patience} steps"
-        if ended == 0 and self.best_ended:
+        if ended == 0 and self.best_ended >= _ENDED:
             what = f"no answer ended {times}; before, up to {self.best_ended:.0%} of a step's did"
-        elif ended == 0:
-            what = f"no answer ended {times}"
         elif self.best_reward > 0:
             what = f"no answer was rewarded {times}; before, the mean was up to "
             what += f"{self.best_reward:.2f}"
         else:
             what = f"no answer was rewarded {times}"
-        if self.best_reward > 0 and self.best_ended:
+        if self.best_reward > 0:
             return (
                 f"{what}. The model has collapsed, and there is nothing left to learn from. What "
                 "usually helps: half the learning_rate, five or more warmup_steps, one update per "

@@ -7,34 +7,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from peft import PeftModel
 from transformers import set_seed
 
 from mathsft.checks import check_numbers
 from mathsft.compat import attention_of, commit_of
-from mathsft.data.choices import add_choices
-from mathsft.data.contamination import without_test_rows
-from mathsft.data.mixtures import mix_datasets
-from mathsft.data.problems import load_problems
-from mathsft.data.sources import local_path
+from mathsft.data.rows import kind_of
 from mathsft.device import device_defaults
+from mathsft.generation.rewards import reward_by_name
 from mathsft.models.adapters import save_adapter
 from mathsft.models.loading import load_model
 from mathsft.models.reward_head import load_reward_model, loading_line
 from mathsft.models.saving import save_model
 from mathsft.models.trained_weights import freeze
 from mathsft.objectives import objective_class
+from mathsft.objectives.groupwise import Policy
 from mathsft.processes import first_before_others, in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import check_trackers, runs_folder
 from mathsft.training.callbacks import early_stopping, show_samples
 from mathsft.training.make import make_trainer
+from mathsft.training.make_rollouts import rollout_trainer
 from mathsft.training.persist import persist
-from mathsft.training.preview import preview, tokenizer_of, usable
+from mathsft.training.preview import preview, preview_prompts, tokenizer_of, usable
+from mathsft.training.recipe_rows import Recipe, read_rows
 from mathsft.training.runs import rows_hash
-
-Recipe = Mapping[str, Mapping[str, Any]]
 
 _COMMANDS = {"sft": "sft", "multiple_choice": "multiple-choice"}
 
@@ -59,7 +56,9 @@ def train_by_recipe(
         objective: what the model is trained to do (`mathsft.objectives`). Its settings are in the
             section of its name. It reads ``train`` and ``test``; "multiple_choice" reads
             ``choices_train`` and ``choices``. ``eval_strategy`` says when the test is evaluated;
-            ``show_samples`` adds sample answers.
+            ``show_samples`` adds sample answers. A policy objective learns from rows with answers
+            and rewards; if its rows are problems or prompts, the model answers them during
+            training (sections ``rollout`` and ``reward_function``, by default "final_answer").
         output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … A folder
             that already holds a run is refused unless ``resume`` is given.
         resume: resume the run in ``output_dir`` from its newest complete checkpoint; if there is
@@ -94,10 +93,17 @@ def train_by_recipe(
     choose = partial(_folder, output_dir, objective, given, resume=resume)
     folder = in_first(choose, device=device)
     evaluates = settings.get("eval_strategy", "no") != "no"
+    if issubclass(kind, Policy):
+        reward = reward_by_name(**given.get("reward_function", {"name": "final_answer"}))
     callbacks: list[Any] = [persist(folder, **given.get("persist", {}))]
-    callbacks += early_stopping(settings, objective, evaluates=evaluates)
     # Process 0 downloads and converts; the others find the result on disk.
     train, test = first_before_others(partial(read_rows, given, objective), device=device)
+    online = issubclass(kind, Policy) and kind_of(train[0]).name not in kind.kinds
+    if online:
+        say(f"{objective}: the rows have no answers with rewards, so the model answers them itself")
+    callbacks += early_stopping(
+        settings, objective, evaluates=evaluates, best="reward" if online else "loss"
+    )
     evaluated = test if evaluates else None
     if evaluates and test is None:
         raise ValueError(
@@ -112,18 +118,27 @@ def train_by_recipe(
         )
     if check:
         length = settings.get("max_length", 512)
-        preview(train, evaluated, target, model=model_keys, max_length=length)
+        if online:
+            preview_prompts(train, reward, model=model_keys)
+        else:
+            preview(train, evaluated, target, model=model_keys, max_length=length)
         say("\nno weights were loaded, and no run was started")
         return folder
-    usable(train, tokenizer_of(model_keys), target)  # refuses rows of another kind now
+    if not online:
+        usable(train, tokenizer_of(model_keys), target)  # refuses rows of another kind now
     set_seed(seed)  # for the adapter's first weights; the trainer sets its own seed
-    load = load_reward_model if kind.needs_hidden else load_model
+    load = partial(load_reward_model, **target.head(train)) if kind.needs_hidden else load_model
     model, tokenizer = load(**_model_arguments(model_keys))
     if "freeze" in given:
         freeze(model, **given["freeze"])
     if "show_samples" in given:
         callbacks.append(show_samples(tokenizer, evaluated or (), **given["show_samples"]))
-    trainer = make_trainer(
+    if online:
+        settings |= given.get("rollout", {})
+        make = partial(rollout_trainer, reward=reward)
+    else:
+        make = make_trainer
+    trainer = make(
         model,
         tokenizer,
         train,
@@ -170,48 +185,6 @@ def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     if not arguments["lora"] and arguments.get("dtype") is None:
         arguments["dtype"] = "float32"
     return arguments
-
-
-def read_rows(recipe: Recipe, objective: str) -> tuple[Dataset, Dataset | None]:
-    """The rows to train on, and the test's rows if the recipe has a test."""
-    train_section, test_section = objective_class(objective).sections
-    test: Any = read_test(recipe[test_section]) if test_section in recipe else None
-    if "mix" in recipe and train_section in recipe:
-        raise ValueError(
-            f"mix and {train_section} both say what to train on: leave one out (on the command "
-            f"line with --{train_section} null or --mix null)"
-        )
-    if "mix" in recipe:
-        train: Any = mixture(recipe["mix"], test)
-    elif train_section in recipe:
-        train = load_problems(**recipe[train_section])
-        if test is not None:
-            train = without_test_rows(train, test)
-    else:
-        raise ValueError(f"nothing to train on: give {train_section}.source, or mix.parts")
-    if "add_choices" in recipe:
-        train = add_choices(train, **recipe["add_choices"])
-    return train, test
-
-
-def read_test(section: Mapping[str, Any]) -> Any:
-    """The rows of a section ``test`` or ``choices``: of the split test if none is named.
-
-    Without a split, `load_problems` would read the training rows. A file has no splits.
-    """
-    usual = {} if local_path(section["source"]) is not None else {"split": "test"}
-    return load_problems(**{**usual, **section})
-
-
-def mixture(section: Mapping[str, Any], test: Dataset | None) -> Dataset:
-    """The mixture of a recipe's section ``mix``, compared with the test.
-
-    A data set without a ``source`` uses its own name as the source.
-    """
-    given = section.get("datasets") or {}
-    read = {name: load_problems(**{"source": name, **how}) for name, how in given.items()}
-    settings = {key: value for key, value in section.items() if key != "datasets"}
-    return mix_datasets(**settings, datasets=read, test=test)
 
 
 def _folder(output_dir: str | Path | None, objective: str, recipe: Recipe, *, resume: bool) -> Path:

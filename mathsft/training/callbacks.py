@@ -24,13 +24,14 @@ _WIDTH = 300  # characters of a text that are printed
 
 
 def early_stopping(
-    settings: dict[str, Any], objective: str, *, evaluates: bool
+    settings: dict[str, Any], objective: str, *, evaluates: bool, best: str = "loss"
 ) -> list[EarlyStoppingCallback]:
     """Return transformers' callback if requested; remove its keys from ``settings``.
 
     It needs evaluations, which only the user can choose. It also needs the best checkpoint; the
-    keys for that are added to ``settings``. The loss on the test decides which one is best unless
-    ``metric_for_best_model`` says otherwise. By default each evaluation saves a checkpoint.
+    keys for that are added to ``settings``. The metric ``best`` on the test decides which one that
+    is (the lowest loss, the highest reward) unless ``metric_for_best_model`` says otherwise. By
+    default each evaluation saves a checkpoint.
     """
     patience = settings.pop("early_stopping_patience", None)
     threshold = settings.pop("early_stopping_threshold", None)
@@ -50,7 +51,9 @@ def early_stopping(
             every = settings.get("eval_steps") or settings.get("logging_steps", 10)
             settings["save_steps"] = every
     settings.setdefault("load_best_model_at_end", True)
-    settings.setdefault("metric_for_best_model", "loss")
+    settings.setdefault("metric_for_best_model", best)
+    if settings["metric_for_best_model"] == best != "loss":
+        settings.setdefault("greater_is_better", True)
     settings.setdefault("restore_callback_states_from_checkpoint", True)  # the count so far
     say(
         f"early stopping: after {patience} evaluations without a better "

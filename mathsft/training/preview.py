@@ -8,11 +8,14 @@ from typing import Any
 
 from datasets import Dataset
 
+from mathsft.data.rows import PROBLEM, kind_of
+from mathsft.generation.reward_checks import check_judge
 from mathsft.models.attention import position_limit
 from mathsft.models.chat_template import set_chat_template
 from mathsft.models.forest import IGNORE
 from mathsft.models.model_files import checked_source
 from mathsft.models.pretrained import load_tokenizer, model_config
+from mathsft.objectives.asked import asked
 from mathsft.objectives.base import Group, Objective
 from mathsft.processes import say
 from mathsft.training.rows import training_rows
@@ -89,6 +92,30 @@ def preview(
             same = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), 0)
             say(("… " if same else "") + coloured(sequence, tokenizer, start=same, colour=colour))
             before = ids
+
+
+def preview_prompts(rows: Any, reward: Any, *, model: Mapping[str, Any], shown: int = 3) -> None:
+    """Print the first prompts of a run that learns from its own attempts, and test the judge.
+
+    Args:
+        rows: what would be asked.
+        reward: the judge. If the rows are problems, it must tell right answers from wrong ones
+            (`check_judge`).
+        model: the arguments of `load_model`. Only its tokenizer is loaded.
+        shown: how many prompts are shown.
+
+    Raises what `asked` and `check_judge` raise.
+    """
+    tokenizer = tokenizer_of(model)
+    first = list(islice(rows, _LOOKED_AT))
+    for place, row in enumerate(first):
+        found = asked(row, tokenizer, where=f"row {place + 1}")
+        if place < shown:
+            text = tokenizer.decode(found["input_ids"])
+            say(f"\nrow {place + 1}, {len(found['input_ids'])} tokens\n{text}")
+    if first and kind_of(first[0]) is PROBLEM:
+        check_judge(reward, first, tokenizer=tokenizer)
+        say(f"the judge tells right answers to {len(first)} problems from wrong ones")
 
 
 def coloured(
