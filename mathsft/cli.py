@@ -67,7 +67,7 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
             *here,
         ]
         if any(issubclass(objective_class(each), Policy) for each in here):
-            used += ["rollout", "reward_function"]
+            used += ["rollout", "reward_function", "server"]
         sections, given = yield Options(
             f"{objective or 'train'}".replace("_", "-"),
             about,

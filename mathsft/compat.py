@@ -19,6 +19,8 @@ HOOKS = {
     "training. Until resuming a finished run does so",
     "_load_optimizer_and_scheduler": "transformers.Trainer: torch cannot load to the device "
     "cpu:0. Until the Trainer names it cpu",
+    "_save_rng_state": "transformers.Trainer: a checkpoint keeps the attempts of its step, in each "
+    "process. Until a checkpoint can be given further state for each process",
     "_get_dataloader": "transformers.Trainer: several processes need rows that fill the last "
     "batch. Until a data loader can be given",
     "_get_train_sampler": "transformers.Trainer: as `_get_dataloader`",

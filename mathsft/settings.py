@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from mathsft.checks import unknown_name
 from mathsft.processes import say
 
-_TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY")
+_TOKENS = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_ENTITY", "MATHSFT_API_KEY")
 _OURS: dict[str, str] = {}  # variables that `prepare_tracking` has set
 _TRACKERS = ("wandb", "tensorboard", "none")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -55,9 +55,9 @@ def test_every_module_of_the_folder_gives_its_objectives_by_name() -> None:
 
 # A legal value that differs from every objective's default; other numbers are doubled.
 OTHER = {
-    "normalization": "tokens", "loss_type": "hinge", "label_smoothing": 0.1, "sft_weight": 0.2,
-    "cpo_alpha": 0.3, "chosen_sft_ratio": 0.5, "lower_clip_percentile": 0.1,
-    "upper_clip_percentile": 0.9,
+    "label_smoothing": 0.1, "sft_weight": 0.2, "cpo_alpha": 0.3, "chosen_sft_ratio": 0.5,
+    "lower_clip_percentile": 0.1, "upper_clip_percentile": 0.9, "center_rewards_coefficient": 0.1,
+    "beta": 0.3, "epsilon_high": 0.5, "max_completion_length": 77,
 }  # fmt: skip
 
 
@@ -68,11 +68,16 @@ def test_every_field_of_an_objective_is_part_of_a_runs_identity(
     kind = objective_class(name)
     question = {"question": "1 + 1?", "solution": "It is 2.", "answer": "2"}
     problem = {**question, "choices": ["2", "3"], "label": 0}
+    group = {"prompt": "1 + 1?", "completions": [" 2", " 3"], "rewards": [1.0, 0.0]}
     rows = PAIRS if "preference" in kind.kinds else [problem] * 3
+    rows = [group] * 3 if "group" in kind.kinds else rows
+    rows = [{"text": "1 + 1", "label": 1}] * 3 if name == "classification" else rows
     run = run_identity(trainer(adapted, tokenizer, tmp_path, kind(), rows=rows))
     for field in fields(kind):
         value = getattr(kind(), field.name)
-        if field.name in OTHER:
+        if get_origin(field.type) is Literal:
+            value = next(other for other in get_args(field.type) if other != value)
+        elif field.name in OTHER:
             value = OTHER[field.name]
         else:
             value = not value if isinstance(value, bool) else value * 2

@@ -20,6 +20,7 @@ CARD = {
 # Imported only when the user needs them; a message says which extra installs them.
 ON_DEMAND = {
     "course.py": EXTRAS["notebooks"],
+    "instruction_rewards.py": EXTRAS["ifeval"],
     "cli.py": EXTRAS["completion"],
     "command_line.py": EXTRAS["completion"],
     "memory.py": ["IPython"],  # only if it runs already

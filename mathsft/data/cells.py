@@ -53,7 +53,9 @@ SCORES = (
     ("chosen-rating", "rejected-rating"),
 )
 # Columns whose cells are numbers, or true and false.
-_SCALARS = frozenset({"label", "trained_from", "weight", "train", "training"}.union(*SCORES))
+_SCALARS = frozenset(
+    {"label", "margin", "trained_from", "weight", "train", "training"}.union(*SCORES)
+)
 
 
 def scalar(name: str, text: Any) -> Any:

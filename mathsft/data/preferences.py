@@ -5,11 +5,13 @@
 | prompt | text or messages | what both answers reply to |
 | chosen, rejected | same as the prompt | the better and the worse answer |
 | source | string | the row's own ``source`` if it has one, else that of the data set |
+| margin | float64 | by how much the chosen answer is better; only for reward models |
 
 All columns of a row are text, or all are messages (`mathsft.data.messages`): if one is given as
-messages, the others become messages too. The names are TRL's.
+messages, the others become messages too. A row need not have a margin. The names are TRL's.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +32,7 @@ PREFERENCE_FEATURES = Features(
         "source": Value("string"),
     }
 )
+MARGIN = Features({"margin": Value("float64")})
 _SIDES = ("chosen", "rejected")
 _EQUAL = "whose chosen and rejected answers are equal"
 
@@ -50,7 +53,7 @@ def read_preference(
 
     Raises:
         ValueError: another type than the table above says; answers as text without a prompt, when
-            a column that is not read may hold it.
+            a column that is not read may hold it; a ``margin`` that is not a finite number.
         UnusableRowError: an empty text; two answers that are equal except for spelling
             (`mathsft.data.pairs.answer_key`); neither a prompt nor a common beginning; an answer
             that is not the assistant's; scores (`SCORES`) that do not prefer the chosen answer.
@@ -69,7 +72,20 @@ def read_preference(
         made = _conversations(cells, turns, reading) | template_columns(row, where=where)
     if answer_key(made["chosen"]) == answer_key(made["rejected"]):
         raise UnusableRowError(_EQUAL)
-    return {**made, "source": source_of(row, source)}
+    return {**made, "source": source_of(row, source), **_margin(row, where=where)}
+
+
+def _margin(row: Mapping[str, Any], *, where: str) -> dict[str, float]:
+    value = row.get("margin")
+    if value is None:
+        return {}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value)):
+        raise ValueError(
+            f"{where}, column 'margin': expected a finite number, by which the chosen answer is "
+            f"better, found {value!r:.40}"
+        )
+    return {"margin": float(value)}
 
 
 def _check_scores(row: Mapping[str, Any], *, where: str) -> None:

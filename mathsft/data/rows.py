@@ -5,7 +5,7 @@
 | problem | question, solution, answer, choices, label, source (`.problems`) | question |
 | chat | messages, trained_from, source (`.chat`) | the user's turns |
 | prompt | prompt, completion, source | prompt |
-| preference | prompt, chosen, rejected, source (`.preferences`) | prompt |
+| preference | prompt, chosen, rejected, source; margin (`.preferences`) | prompt |
 | unpaired | prompt, completion, label, source (`.scored`) | prompt |
 | group | prompt, completions, rewards, source | prompt |
 
@@ -28,7 +28,7 @@ from mathsft.data.chat import (
 )
 from mathsft.data.columns import refuse_half, refuse_untrained, unread
 from mathsft.data.messages import content_text
-from mathsft.data.preferences import PREFERENCE_FEATURES, read_preference
+from mathsft.data.preferences import MARGIN, PREFERENCE_FEATURES, read_preference
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import from_own
 from mathsft.data.scored import GROUP_FEATURES, UNPAIRED_FEATURES, read_group, read_unpaired
@@ -171,7 +171,7 @@ PREFERENCE = RowKind(
     asks_in="prompt",
     reader=read_preference,
     example=lambda row: answered(row, row["chosen"]),
-    more=CHAT_COLUMNS,
+    more=Features({**CHAT_COLUMNS, **MARGIN}),
     talk=frozenset({"prompt", "chosen", "rejected"}),
     # The prompt, if chosen and rejected are one object each; scores that decide nothing else.
     also=frozenset({"conversations"}.union(*SCORES)),

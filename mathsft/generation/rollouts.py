@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from mathsft.checks import ABOVE_0, SHARE, at_least, check_number, check_numbers
 from mathsft.models.decoding import Sampler
-from mathsft.models.encoding import encode_prompts, stop_tokens
+from mathsft.models.encoding import prompt_ids, stop_tokens
 from mathsft.models.greedy import check_room, written_tokens
 from mathsft.models.merging import merged_for_reading
 from mathsft.models.sharding import check_not_sharded
@@ -85,10 +85,7 @@ def sample_groups(
         return []
     check_not_sharded(model)
     state = processes(model.device.type)
-    encoded = [
-        encode_prompts(tokenizer, [prompt])[0] if isinstance(prompt, str) else list(prompt)
-        for prompt in prompts
-    ]
+    encoded = prompt_ids(tokenizer, prompts)
     for row, ids in enumerate(encoded):
         check_room(model, len(ids), max_new_tokens, name=f"prompt {row}")
     by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))

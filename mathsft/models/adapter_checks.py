@@ -68,10 +68,18 @@ def embedding_state(model: PeftModel) -> State:
 
 
 def brought_tensors(model: PeftModel) -> list[torch.Tensor]:
-    """Return the tensors that loading the adapter restores; the base on disk may differ in them."""
+    """Return the tensors that loading the adapter restores; the base on disk may differ in them.
+
+    The base of a reward model has a random head, which the adapter's own head replaces.
+    """
     state = adapter_state(model)
     resized = has_new_vocabulary(base_of(model))
-    return [*state.values(), *(p for _, p in _embedding_parameters(model) if resized)]
+    head = getattr(getattr(base_of(model), "score", None), "original_module", nn.Module())
+    return [
+        *state.values(),
+        *head.parameters(),
+        *(p for _, p in _embedding_parameters(model) if resized),
+    ]
 
 
 def _embedding_parameters(model: PeftModel) -> list[tuple[str, torch.Tensor]]:

@@ -51,6 +51,13 @@ def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return found
 
 
+def prompt_ids(tokenizer: Any, prompts: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the token ids of prompts, which are texts (`encode_prompts`), or ids already."""
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(encode_prompts(tokenizer, texts))
+    return [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+
+
 def encode_pieces(
     tokenizer: Any, documents: Sequence[Sequence[str]], *, rendered: Sequence[bool]
 ) -> list[list[list[int]] | None]:

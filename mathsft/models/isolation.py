@@ -61,12 +61,9 @@ def _difference(model: Any) -> str | None:
     device = model.device
     batch = {k: v.to(device) for k, v in forest.tensors(pad_token_id=0).items()}
     inputs = attention_inputs(model, batch)  # refuses attention that takes no mask
-    alone = [
-        model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
-        for row in ids
-    ]
+    alone = [_outputs(model, input_ids=torch.tensor([row], device=device)) for row in ids]
     try:
-        together = model(**inputs, use_cache=False).logits[0].float()
+        together = _outputs(model, **inputs)
     except torch.OutOfMemoryError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
@@ -84,3 +81,19 @@ def _difference(model: Any) -> str | None:
     if expected.isfinite().all() and not difference <= allowed:
         return f"logits differ by {difference:.0%}"
     return None
+
+
+def _outputs(model: Any, **inputs: Any) -> torch.Tensor:
+    """The head's output for each token of one row, (L, V), in float32."""
+    head = getattr(model, "score", None)
+    if head is None:
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits[0]
+        return logits.float()
+    # A model for sequence classification returns the output for one token only.
+    caught: list[torch.Tensor] = []
+    hook = head.register_forward_hook(lambda module, given, output: caught.append(output))
+    try:
+        model(**inputs, use_cache=False)
+    finally:
+        hook.remove()
+    return caught[0][0].float()

@@ -18,11 +18,13 @@ from mathsft.device import DeviceDefaults, device_defaults
 from mathsft.models.adapter_files import local_adapter
 from mathsft.models.adapters import add_adapter
 from mathsft.models.chat_template import set_chat_template
+from mathsft.models.heads import classifies
 from mathsft.models.model_files import TOKENIZER_CONFIG, checked_source
 from mathsft.models.pretrained import (
     load_tokenizer,
     load_weights,
     load_with_attention,
+    model_config,
     nf4_config,
     refuse_hub_adapter,
     stay_trainable,
@@ -77,15 +79,49 @@ def load_model(
             an adapter; an unknown `lora` key or dtype; more tokens than embeddings; a chat
             template that is not valid Jinja.
     """
-    settings = _lora_settings(lora)
+    settings = lora_settings(lora)
+    model, tokenizer = load_base(
+        name,
+        quantize=quantize,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        device=device,
+        revision=revision,
+        chat_template_path=chat_template_path,
+    )
+    if settings is not None:
+        model = add_adapter(model, **settings)
+    return model, tokenizer
+
+
+def load_base(
+    name: str | Path,
+    *,
+    quantize: bool,
+    dtype: torch.dtype | str | None,
+    attn_implementation: str | None,
+    device: torch.device | str | None,
+    revision: str | None,
+    chat_template_path: str | Path | None,
+    **head: Any,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a model without an adapter; ``head``: options of a model for sequence classification.
+
+    The arguments and errors are those of `load_model`.
+    """
     source = checked_source(name, revision)
     target, choice = _device_and_defaults(device)
     weights_dtype = _dtype(dtype, choice)
     refuse_hub_adapter(source, revision)
+    if not head and classifies(model_config(name, revision)):
+        raise ValueError(
+            f"{source} is a model for sequence classification (a reward model, or a classifier), "
+            "which writes no text: load it with load_reward_model"
+        )
     tokenizer = load_tokenizer(source, revision)
     if chat_template_path is not None:
         set_chat_template(tokenizer, chat_template_path)
-    options: dict[str, Any] = {"dtype": weights_dtype}
+    options: dict[str, Any] = {"dtype": weights_dtype, **head}
     if quantize:
         options["quantization_config"] = nf4_config(weights_dtype)
     if quantize or target.type == "cuda":
@@ -101,11 +137,9 @@ def load_model(
     else:
         model.to(target)
     check_vocabulary(tokenizer, model, source=source)
-    for config in (model.config, model.generation_config):
+    for config in (model.config, getattr(model, "generation_config", None)):
         if config is not None and config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id
-    if settings is not None:
-        model = add_adapter(model, **settings)
     return model, tokenizer
 
 
@@ -133,7 +167,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, *, source: 
         )
 
 
-def _lora_settings(lora: bool | dict[str, Any] | LoraConfig) -> dict[str, Any] | None:
+def lora_settings(lora: bool | dict[str, Any] | LoraConfig) -> dict[str, Any] | None:
     """Return keyword arguments for `add_adapter`, or None; checked before anything is loaded."""
     if lora is False or lora is None:
         return None

@@ -217,11 +217,12 @@ def weight_files(base: PreTrainedModel) -> list[Path]:
 def save_text_files(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the tokenizer, its chat template, and a generation config with every stop token.
 
-    The config is the model's own, with `stop_tokens` as its ``eos_token_id``.
+    It is the model's own, with `stop_tokens` as ``eos_token_id``; a reward model has none.
     """
     tokenizer.save_pretrained(folder)
     inner = getattr(model, "get_base_model", lambda: model)()
-    config = copy.deepcopy(inner.generation_config)
+    if (config := copy.deepcopy(getattr(inner, "generation_config", None))) is None:
+        return
     config.eos_token_id = _one_or_all(stop_tokens(model, tokenizer))
     try:
         config.save_pretrained(folder)

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from mathsft.compat import attention_of
 from mathsft.models.attention import caps_attention
+from mathsft.models.heads import auto_class, misfits
 from mathsft.models.model_files import checked_source
 from mathsft.processes import say
 
@@ -48,15 +49,16 @@ def load_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase
 def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> PreTrainedModel:
     """Load the model; every weight must come from the files, and none may be left over.
 
-    ``options`` are those of `from_pretrained`, with an ``attn_implementation``.
+    ``options`` are those of `from_pretrained`, with an ``attn_implementation``. With ``num_labels``
+    it is a model for sequence classification. If the files are those of a language model, its head
+    ``score`` is new and random, and the projection onto the vocabulary is left out.
     Raises OSError if there is no model, ValueError if its files are damaged or do not fit.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     loaded: Any
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = auto_class(options).from_pretrained(
             source,
             revision=revision,
             use_safetensors=True,
@@ -75,7 +77,7 @@ def load_weights(source: str, revision: str | None, options: dict[str, Any]) -> 
             raise
         raise _other_shapes(source, str(error).split("\n")[0]) from error
     model, report = loaded
-    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    wrong = misfits(report, model.config, options)
     if wrong:
         found = "; ".join(
             f"{len(names)} {kind.replace('_', ' ')} ({', '.join(names[:3])}"
@@ -105,7 +107,7 @@ def load_with_attention(
     try:
         model = load_weights(source, revision, {**options, "attn_implementation": implementation})
     except ValueError:  # the files are at fault, or were not read yet
-        if _has_attention(source, revision, implementation):
+        if _has_attention(source, revision, implementation, options):
             raise
         model = load_weights(source, revision, {**options, "attn_implementation": "eager"})
     if implementation == "sdpa" and caps_attention(model.config):
@@ -115,15 +117,15 @@ def load_with_attention(
     return model
 
 
-def _has_attention(source: str, revision: str | None, implementation: str) -> bool:
+def _has_attention(
+    source: str, revision: str | None, implementation: str, options: dict[str, Any]
+) -> bool:
     """Test it on a model without memory; also True if eager attention fails as well."""
-    from transformers import AutoModelForCausalLM
-
     for tried in (implementation, "eager"):
         config = model_config(source, revision)
         try:
             with torch.device("meta"):
-                AutoModelForCausalLM.from_config(config, attn_implementation=tried)
+                auto_class(options).from_config(config, attn_implementation=tried)
         except ValueError:
             continue
         return tried == implementation

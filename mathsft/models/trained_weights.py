@@ -99,19 +99,20 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
 def linear_layers(model: Any) -> dict[str, Any]:
     """Return every linear layer except the output head, by name, in the model's order.
 
-    4-bit layers and GPT-2's `Conv1D` are included. In a model that also reads images (Gemma 3),
-    only layers that text passes through count. A router that is a linear layer but returns more
-    than a product (Llama 4) is left out, because it cannot have an adapter. A mixture's experts
-    are not layers in transformers: their weights are together in one tensor, and only
-    ``target_parameters`` adapts them.
+    The head of a reward model (``score``) is an output head too. 4-bit layers and GPT-2's `Conv1D`
+    are included. In a model that also reads images (Gemma 3), only layers that text passes through
+    count. A router that is a linear layer but returns more than a product (Llama 4) is left out,
+    because it cannot have an adapter. A mixture's experts are not layers in transformers: their
+    weights are together in one tensor, and only ``target_parameters`` adapts them.
     """
-    head, config = model.get_output_embeddings(), model.config
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    config = model.config
     passed = model if config.get_text_config() is config else model.get_decoder()
     inside = set(passed.modules())
     products: dict[type, bool] = {nn.Linear: True, Conv1D: True}
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module in inside and module is not head:
+        if isinstance(module, nn.Linear | Conv1D) and module in inside and module not in heads:
             kind = type(module)
             if kind not in products:
                 products[kind] = _gives_a_product(module)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, ClassVar
 
@@ -22,14 +22,13 @@ from mathsft.objectives.documents import documents
 
 
 @dataclass(frozen=True)
-class Pairwise(Objective):
-    """Base class of pair losses: a subclass defines ``pair_loss``.
+class Pairs(Objective):
+    """Base class of all objectives over pairs: the rows, and the trees that they share.
 
     The pairs of one prompt share one tree: the prompt passes through the model once, and so does
     an answer that is in several pairs.
 
     Args:
-        beta: the weight of the compared log-probabilities.
         group_by_prompt: put the pairs of one prompt into one row, as many as ``max_length``
             allows; ``per_device_train_batch_size`` then counts prompts. The loss is per pair
             either way. False: each row is one pair, as in TRL.
@@ -37,22 +36,11 @@ class Pairwise(Objective):
 
     kinds = ("preference",)
     nouns = ("pairs", "answers")
-    needs_reference = True
-    dropout = False  # as in TRL: the reference has none
+    dropout = False  # as in TRL
     columns: ClassVar = {"asked": Value("string"), "sides": List(Value("string"))}
     unshown = frozenset({"asked", "sides"})  # hashes
-    # The rate is TRL's advice for adapters; a much larger one makes both answers unlikely.
-    defaults: ClassVar = {
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-5,
-        "warmup_steps": 0.1,
-    }
 
-    beta: float = 0.1
-    group_by_prompt: bool = True
-
-    def __post_init__(self) -> None:
-        check_number("beta", self.beta, ABOVE_0)
+    group_by_prompt: bool = field(default=True, kw_only=True)
 
     def groups(
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
@@ -75,6 +63,7 @@ class Pairwise(Objective):
             pairs[index].columns = {
                 "asked": _hash(read["prompt"]),
                 "sides": [answer_hash(read["prompt"], read[s]) for s in ("chosen", "rejected")],
+                **self.kept(read, unread),
             }
         made = [documents([pair[side] for pair in kept.values()], tokenizer) for side in (0, 1)]
         for index, (chosen, rejected) in zip(kept, zip(*made, strict=True), strict=True):
@@ -83,6 +72,15 @@ class Pairwise(Objective):
             if not pairs[index].dropped and chosen.sequences == rejected.sequences:
                 pairs[index].dropped = "whose chosen and rejected answers are equal"
         return pairs
+
+    def kept(self, read: Row, unread: set[str]) -> dict[str, Any]:
+        """What a row keeps besides its answers, in columns with one entry for each answer.
+
+        ``unread`` collects the names of the columns that this objective does not use.
+        """
+        if "margin" in read:
+            unread.add("column 'margin'")
+        return {}
 
     def drop_among(self, groups: Any) -> dict[int, str]:
         """Pairs that another row has the other way round: neither of the two is trained."""
@@ -125,6 +123,29 @@ class Pairwise(Objective):
         count = sum(len(row["input_ids"]) for row in rows)
         choice = torch.arange(count).reshape(-1, 2)
         return {"labels": torch.zeros(len(choice), dtype=torch.long), "choice": choice}
+
+
+@dataclass(frozen=True)
+class Pairwise(Pairs):
+    """Base class of losses over the log-probabilities of pairs: a subclass defines ``pair_loss``.
+
+    Args:
+        beta: the weight of the compared log-probabilities.
+        group_by_prompt: pairs of one prompt share a row; False: each row is one pair.
+    """
+
+    needs_reference = True
+    # The rate is TRL's advice for adapters; a much larger one makes both answers unlikely.
+    defaults: ClassVar = {
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-5,
+        "warmup_steps": 0.1,
+    }
+
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("beta", self.beta, ABOVE_0)
 
     def pair_loss(self, chosen: Scores, rejected: Scores) -> Tensor:
         """The loss of each pair, (N,)."""

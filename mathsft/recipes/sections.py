@@ -32,6 +32,7 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
     from mathsft.evaluation.worked import worked_answers
     from mathsft.generation.rewards import REWARDS
     from mathsft.generation.rollouts import sample_groups
+    from mathsft.generation.server import Server
     from mathsft.models.adapters import add_adapter
     from mathsft.models.loading import load_model
     from mathsft.models.trained_weights import freeze
@@ -66,6 +67,7 @@ def recipe_sections() -> dict[str, dict[str, Option]]:
     )
     theirs = {*NOT_KEYS, "reward", "sampler", *options_of(make_trainer)}
     sections["rollout"] = options_of(rollout_trainer, skip=theirs)
+    sections["server"] = options_of(Server)
     sections["reward_function"] = _reward_options(REWARDS)
     sections |= objective_sections()
     return {**sections, "mixing": sections["multiple_choice"]}

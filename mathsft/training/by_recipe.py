@@ -15,6 +15,7 @@ from mathsft.compat import attention_of, commit_of
 from mathsft.data.rows import kind_of
 from mathsft.device import device_defaults
 from mathsft.generation.rewards import reward_by_name
+from mathsft.generation.server import Server
 from mathsft.models.adapters import save_adapter
 from mathsft.models.loading import load_model
 from mathsft.models.reward_head import load_reward_model, loading_line
@@ -58,7 +59,8 @@ def train_by_recipe(
             ``choices_train`` and ``choices``. ``eval_strategy`` says when the test is evaluated;
             ``show_samples`` adds sample answers. A policy objective learns from rows with answers
             and rewards; if its rows are problems or prompts, the model answers them during
-            training (sections ``rollout`` and ``reward_function``, by default "final_answer").
+            training (sections ``rollout`` and ``reward_function``, by default "final_answer"), or
+            a ``server`` does that has its weights.
         output_dir: the run's folder; default: the first free one of ``runs/sft-1``, … A folder
             that already holds a run is refused unless ``resume`` is given.
         resume: resume the run in ``output_dir`` from its newest complete checkpoint; if there is
@@ -135,9 +137,9 @@ def train_by_recipe(
         callbacks.append(show_samples(tokenizer, evaluated or (), **given["show_samples"]))
     if online:
         settings |= given.get("rollout", {})
-        make = partial(rollout_trainer, reward=reward)
-    else:
-        make = make_trainer
+        if "server" in given:
+            settings["sampler"] = Server(**given["server"])
+    make: Any = partial(rollout_trainer, reward=reward) if online else make_trainer
     trainer = make(
         model,
         tokenizer,
@@ -170,7 +172,9 @@ def train_by_recipe(
     say(f"trained for {trainer.state.global_step:,} steps; saved in {kept}")
     name, revision = model_keys.get("name", "tiny"), model_keys.get("revision")
     if kind.needs_hidden:
-        say(f"next, in Python: {loading_line(name, kept)}")
+        outputs = int(model.config.num_labels or 1)
+        line = loading_line(name, kept, num_labels=outputs, revision=revision)
+        say(f"next, in Python: {line}")
         return folder
     base = f"--model {name}" + (f" --revision {revision}" if revision else "")
     scored = f"{base} --peft {kept}" if kept.name == "adapter" else f"--model {kept}"

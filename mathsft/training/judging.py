@@ -116,7 +116,8 @@ def _rewards(
             completion_ids=[one.input_ids for one in answers],
             ended=[one.ended for one in answers],
             trainer_state=state,
-            **{"log_metric": notes.__setitem__, **prompts.columns(each)},
+            log_metric=notes.__setitem__,
+            **prompts.columns(each),  # type: ignore[arg-type]
         )
     )
     return [list(islice(values, len(group))) for group in groups]

@@ -1,6 +1,7 @@
 """Learning from a model's own attempts: prompts in, groups of judged answers out."""
 
 import json
+import math
 import random
 import time
 from collections import defaultdict
@@ -14,6 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from mathsft.generation.mismatch import check_mismatch
 from mathsft.generation.selection import reward_about
 from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
 from mathsft.models.modes import evaluating
@@ -60,6 +62,11 @@ class RolloutTrainer(ForestTrainer):
     ) -> None:
         self.policy, self.prompts, self.eval_prompts = objective, prompts, eval_prompts
         self.reward, self.sampling, self.sampler = reward, sampling, sampler
+        self.run_settings = {
+            **{f"sampling.{key}": value for key, value in vars(sampling).items()},
+            "sampling.by": str(sampler or "the model itself"),
+            "reward": reward_about(reward),
+        }
         self.last_attempts: list[Attempts] = []
         self._rows: list[dict[str, Any]] = []  # what this process learns from in this step
         self._watch = CollapseWatch()
@@ -78,12 +85,6 @@ class RolloutTrainer(ForestTrainer):
                 f"{len(prompts.table)} prompts are fewer than the {self._block} of one optimiser "
                 "step: give more rows, or a smaller per_device_train_batch_size"
             )
-
-    @property
-    def run_settings(self) -> dict[str, Any]:
-        settings = {f"sampling.{key}": value for key, value in vars(self.sampling).items()}
-        settings["sampling.by"] = str(self.sampler or "the model itself")
-        return {**settings, "reward": reward_about(self.reward)}
 
     @property
     def _block(self) -> int:
@@ -179,14 +180,18 @@ class RolloutTrainer(ForestTrainer):
     def _by_this_model(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows with log-probabilities as training computes them.
 
-        In float32 those of the sampling are the same, to 1e-5.
+        In float32 those of the sampling are the same, to 1e-5. Answers of a sampler with a
+        ``limit`` (`Server`) are refused if it has other weights (`check_mismatch`).
         """
         model: Any = self.model
         half = self.args.fp16 or self.args.bf16 or model.dtype != torch.float32
         if self.sampler is None and not half:
             return rows
-        rows, difference = corrected(rows, self, cap=self.sampling.importance_sampling_cap)
-        self._noted["sampling/logp_difference"].append(difference)
+        rows, found = corrected(rows, self, cap=self.sampling.importance_sampling_cap)
+        self._noted["sampling/logp_difference"].append(found.mean)
+        limit = getattr(self.sampler, "limit", math.inf)
+        # Raised in all processes, or the others would wait for this one.
+        check_mismatch(max(gather_object([found]), key=lambda one: one.mean), limit=limit)
         return rows
 
     def _keep_logprobs(self) -> None:
@@ -218,8 +223,8 @@ class RolloutTrainer(ForestTrainer):
         with self._clock_stopped():
             asked = list(self.eval_prompts.table)
             groups = self._attempted(asked, _EVAL_SEED, prompts=self.eval_prompts)
-        found = {f"{metric_key_prefix}_{k}": v for k, v in described(groups).items()}
-        found[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 3)
+        told = {**described(groups), "runtime": round(time.perf_counter() - started, 3)}
+        found = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         self.log(found)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found

@@ -48,6 +48,8 @@ class ForestTrainer(PaddedTrainer):
     the weights.
     """
 
+    run_settings: Mapping[str, Any] = {}  # further ones that identify a run: JSON
+
     def __init__(
         self,
         model: Any,
@@ -87,11 +89,6 @@ class ForestTrainer(PaddedTrainer):
             references.keep_logprobs(self, column="reference")
         elif self.objective.ratios:  # stored answers: this model counts as their author
             references.keep_logprobs(self, column="old")
-
-    @property
-    def run_settings(self) -> dict[str, Any]:
-        """Further settings that change the weights, for the identity of the run: JSON."""
-        return {}
 
     def _reset_counters(self) -> None:
         self._means = Means()  # tensors on the device: reading one would wait for the GPU

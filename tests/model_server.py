@@ -1,0 +1,119 @@
+"""A small server that speaks vLLM's and SGLang's forms, and writes with a real model.
+
+It stands in for the protocol's other end; the answers are those of `sample_groups`.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from mathsft.data.prompts import sft_prompt
+from mathsft.generation.mismatch import answer_logprobs
+from mathsft.generation.rollouts import Completion, sample_groups
+from mathsft.models.encoding import encode_prompts
+
+PROMPTS = ["2 + 3 =", sft_prompt("Tom has 3 pens and buys 2. How many has he?"), "Ann has 12 cats"]
+HOW: Any = {"model": "tiny", "num_generations": 3, "max_new_tokens": 8}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers like vLLM or SGLang (``kind``); ``spoil`` may change an answer before it is sent."""
+
+    daemon_threads = True
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.model, self.tokenizer = model, tokenizer
+        self.texts = {tuple(encode_prompts(tokenizer, [text])[0]): text for text in PROMPTS}
+        self.lock = threading.Lock()
+        self.renew("vllm")
+
+    def renew(self, kind: str) -> "Server":
+        self.kind, self.spoil, self.bodies, self.keys = kind, None, [], []  # type: ignore[var-annotated]
+        self.raw = False  # log-probabilities at temperature 1, vLLM's default
+        return self
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def write(self, ids: list[int], n: int, seed: int, how: Any, tokens: int) -> list[Completion]:
+        text = self.texts[tuple(ids)]
+        with self.lock:
+            (group,) = sample_groups(
+                self.model, self.tokenizer, [text], num_generations=n, seed=seed,
+                temperature=how["temperature"], top_p=how["top_p"], max_new_tokens=tokens,
+            )  # fmt: skip
+            if self.raw:
+                (values,) = answer_logprobs(self.model, self.tokenizer, [text], [group])
+                pairs = zip(group, values, strict=True)
+                group = [Completion(g.input_ids, g.text, g.ended, v) for g, v in pairs]
+        return group
+
+    def vllm(self, body: Any) -> Any:
+        group = self.write(body["prompt"], body["n"], body["seed"], body, body["max_tokens"])
+        choices = [
+            {
+                "index": index, "text": answer.text, "token_ids": answer.input_ids,
+                "logprobs": {"token_logprobs": answer.logprobs},
+                "finish_reason": "stop" if answer.ended else "length", "stop_reason": None,
+            }
+            for index, answer in enumerate(group)
+        ]  # fmt: skip
+        return {"object": "text_completion", "choices": choices[::-1]}
+
+    def sglang(self, body: Any) -> Any:
+        found = []
+        for ids, how in zip(body["input_ids"], body["sampling_params"], strict=True):
+            (answer,) = self.write(ids, 1, how["sampling_seed"], how, how["max_new_tokens"])
+            pairs = zip(answer.logprobs, answer.input_ids, strict=True)
+            about = {
+                "output_token_logprobs": [[value, token, None] for value, token in pairs],
+                "finish_reason": {"type": "stop" if answer.ended else "length"},
+            }
+            found.append({"text": answer.text, "meta_info": about})
+        return found
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        cards = [{"id": "tiny", "owned_by": self.server.kind}]
+        self.reply({"object": "list", "data": cards})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        self.server.keys.append(self.headers.get("Authorization"))
+        paths = {"/v1/completions": self.server.vllm, "/generate": self.server.sglang}
+        self.reply(paths[self.path](body))
+
+    def reply(self, found: Any) -> None:
+        status = 200
+        if self.server.spoil and self.command == "POST":
+            status, found = self.server.spoil(found)
+        data = found if isinstance(found, bytes) else json.dumps(found).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def serving(model: Any, tokenizer: Any) -> Iterator[Server]:
+    server = Server(model, tokenizer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
