@@ -20,9 +20,11 @@ def test_every_profile_has_a_recipe() -> None:
 def test_every_shipped_recipe_fits_the_functions_it_feeds(profile: str) -> None:
     recipe = load_recipe(profile)
     data = {"train", "test", "choices_train", "choices"}
-    lessons = set() if profile in SEVERAL else {"mixing", "worked", "dpo", "sample"}
+    lessons = set() if profile in SEVERAL else {
+        "mixing", "worked", "dpo", "sample", "dr_grpo", "rollout"
+    }  # fmt: skip
     assert set(recipe) == {"model", "sft", "multiple_choice", *lessons, *data}
-    for trainer in {"sft", "multiple_choice", "mixing", "dpo"} & set(recipe):
+    for trainer in {"sft", "multiple_choice", "mixing", "dpo", "dr_grpo"} & set(recipe):
         assert isinstance(recipe[trainer]["learning_rate"], float)
 
 
