@@ -8,7 +8,7 @@ import torch
 from model_files import base
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from mathsft.models.decoding import RoomyLayer, roomy_cache
+from mathsft.models.decoding import RoomyLayer, Sampler, roomy_cache
 from mathsft.models.encoding import encode_prompts
 from mathsft.models.greedy import written_tokens
 
@@ -83,9 +83,9 @@ def test_a_model_with_windows_is_left_to_generate_and_writes_the_same_way(loaded
     assert roomy_cache(model) is None
     greedy = write(model, tokenizer, max_new_tokens=12, copies=[1, 2, 1])
     assert greedy[1] == greedy[2]
-    how = {"max_new_tokens": 12, "copies": [1, 2, 1], "temperature": 1.0}
-    torch.manual_seed(1)
-    sampled = write(model, tokenizer, **how)
+    uniform = torch.rand(4, 12, generator=torch.Generator().manual_seed(1))
+    sampler = Sampler(uniform, temperature=1.0)
+    sampled = write(model, tokenizer, max_new_tokens=12, copies=[1, 2, 1], choose=sampler)
     assert sampled[1] != sampled[2]
 
 
@@ -95,9 +95,24 @@ def test_no_token_outside_top_p_is_sampled(loaded: Any) -> None:
     with torch.no_grad():
         likely = model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
     best = int(likely.argmax())
-    torch.manual_seed(0)
+    uniform = torch.rand(200, 1, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(uniform, temperature=1.0, top_p=float(likely.max()) * 0.99)
     found = written_tokens(
-        model, tokenizer, [prompt], names=["it"], copies=[200], max_new_tokens=1,
-        temperature=1.0, top_p=float(likely.max()) * 0.99,
-    )  # fmt: skip
+        model, tokenizer, [prompt], names=["it"], copies=[200], max_new_tokens=1, choose=sampler
+    )
     assert {answer[0] for answer in found} == {best}
+    # The log-probability is the model's own, not the nucleus's.
+    torch.testing.assert_close(sampler.logprobs[:, 0], likely.max().log().expand(200))
+
+
+def test_a_draw_is_the_token_whose_share_of_the_line_it_falls_in() -> None:
+    """Tokens with probabilities 0.5, 0, 0.25, 0.25; also numbers at the very edges."""
+    logits = torch.tensor([0.5, 0.0, 0.25, 0.25]).log().expand(6, 4)
+    numbers = [0.0, 0.49, 0.51, 0.74, 0.76, 1 - 2**-24]
+    sampler = Sampler(torch.tensor(numbers)[:, None], temperature=1.0)
+    assert sampler(logits, torch.arange(6), 0).tolist() == [0, 0, 2, 2, 3, 3]
+    shares = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+    torch.testing.assert_close(sampler.logprobs[:, 0].exp(), shares)
+    sharp = Sampler(torch.tensor([[0.6]]), temperature=0.5)  # 0.25, 0, 0.0625, 0.0625 of 0.375
+    assert sharp(logits[:1], torch.tensor([0]), 0).tolist() == [0]
+    assert sharp.logprobs[0, 0].exp().item() == pytest.approx(2 / 3)

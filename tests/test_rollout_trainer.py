@@ -374,3 +374,20 @@ def test_rows_on_disk_are_asked_too(tmp_path: Path) -> None:
     made = trainer(tmp_path, rows=ROWS.select(range(4)), max_steps=1)
     made.train()
     assert {group.row for group in made.last_attempts} <= set(range(4))
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": "1 + 1 =", "answer": "2"}, {"prompt": [{"role": "user", "content": "1?"}]},
+            {"messages": [{"role": "user", "content": "1?"}]}],
+)  # fmt: skip
+def test_a_prompt_needs_no_answer(tmp_path: Path, row: dict[str, Any]) -> None:
+    model, tokenizer = load_model("tiny", lora={"r": 4}, device="cpu")
+    tokenizer.chat_template = TEMPLATE
+    made = rollout_trainer(
+        model, tokenizer, [row] * 2, DrGRPO(), lambda completions, **_: [1.0] * len(completions),
+        output_dir=tmp_path, num_generations=2, max_new_tokens=4, max_steps=1,
+        per_device_train_batch_size=2, disable_tqdm=True,
+    )  # fmt: skip
+    made.train()
+    text = tokenizer.decode(made.last_attempts[0].prompt_ids)
+    assert text == ("1 + 1 =" if "answer" in row else "<|user|>1?<|endoftext|><|assistant|>")

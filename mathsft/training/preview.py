@@ -109,7 +109,7 @@ def preview_prompts(rows: Any, reward: Any, *, model: Mapping[str, Any], shown: 
     tokenizer = tokenizer_of(model)
     first = list(islice(rows, _LOOKED_AT))
     for place, row in enumerate(first):
-        found = asked(row, tokenizer, where=f"row {place + 1}")
+        found = asked(row, tokenizer, where=f"row {place + 1}", unanswered=True)
         if place < shown:
             text = tokenizer.decode(found["input_ids"])
             say(f"\nrow {place + 1}, {len(found['input_ids'])} tokens\n{text}")

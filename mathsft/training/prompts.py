@@ -52,7 +52,7 @@ class Prompts:
         dropped: Counter[str] = Counter()
         for number, row in enumerate(rows):
             try:
-                found = asked(row, tokenizer, where=f"row {number}")
+                found = asked(row, tokenizer, where=f"row {number}", unanswered=True)
             except UnusableRowError as reason:
                 dropped[str(reason)] += 1
                 continue
