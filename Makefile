@@ -81,6 +81,7 @@ bench: install
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5 --sampler first_n
 	$(BIN)/python benchmarks/preferences.py --json
+	$(BIN)/python benchmarks/policy.py --json
 	$(BIN)/python benchmarks/scaling.py --json
 
 docs: install

@@ -91,6 +91,89 @@ def test_the_preference_benchmark_gives_trls_gradients_at_the_cost_of_the_tree()
     assert result["positions"]["group"]["trl"] > 4 * result["positions"]["group"]["ours"]
 
 
+@pytest.mark.slow
+def test_the_policy_benchmark_gives_trls_gradients_at_the_cost_of_the_tree() -> None:
+    result = result_of("policy.py", "--rounds", "1", "--num_generations", "4")
+    kinds = ("question", "few_shot", "silent")
+    for kind in kinds:
+        assert result[f"speedup_{kind}"] > 0
+        assert result["fraction_of_limit"][kind] > 0
+        positions = result["positions"][kind]
+        assert positions["forest_tokens"] <= positions["ours"] < positions["separate_tokens"]
+        assert positions["separate_tokens"] < positions["trl"]
+    assert result["grad_rel_diff"] < 1e-4
+    assert result["peak_rss_ratio"] > 0
+    question, few_shot, silent = (result["flop_limit"][kind] for kind in kinds)
+    assert 1 < question < few_shot
+    # Two of four groups pass only one token each.
+    assert silent == pytest.approx(2 * question, rel=0.2)
+    assert result["speedup_whole_step"] > 0
+    whole = result["whole_step"]
+    for name in ("ours", "trl"):
+        assert whole["ended"][name] > 0.5
+        assert whole["frac_reward_zero_std"][name] < 0.5
+
+
+@pytest.fixture
+def policy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark as a module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the benchmark sets it; restored afterwards
+    return importlib.import_module("policy")
+
+
+def test_what_is_counted_for_grpo_has_the_gradients_of_trls_trainer(
+    policy: Any, tmp_path: Path
+) -> None:
+    problems, _ = policy.grade_school_problems()
+    problems = problems.select(range(200))
+    tokenizer = policy.tokenizer_for(problems, vocab_size=2000)
+    (groups,) = policy.turns_of("question", problems, tokenizer, count=1, size=4)
+    model, start = policy.model_to_train("tiny")
+    rows = policy.both_rows("question", groups, model)
+    trainer = policy.trl_trainer(model, tokenizer, tmp_path)
+    (_, counted, gradients), (_, passed, expected), (_, _, divided) = (
+        policy.step(method, model, start, rows["trl"])
+        for method in (
+            policy.padded,
+            policy.step_of(trainer, size=4),
+            policy.step_of(trainer, size=2),
+        )
+    )
+    assert counted == passed
+    assert policy.largest_difference(gradients, expected) < 1e-4
+    assert policy.largest_difference(divided, expected) < 1e-4
+
+
+def test_the_operations_of_both_grpo_steps_are_counted_as_by_hand(policy: Any) -> None:
+    """Two answers of three tokens to a prompt of 40; and a second group without signal."""
+    prompt, answers = [*range(40)], [[50 + side, 60 + side, 70 + side] for side in (0, 1)]
+    old, advantages = [[-1.0] * 3] * 2, [0.7, -0.7]
+    ours = {
+        "input_ids": [[*prompt, *answer] for answer in answers],
+        "labels": [[-100] * 40 + answer for answer in answers],
+        "old": old,
+        "ended": [True] * 2,
+        "advantages": advantages,
+    }
+    theirs = {
+        "prompt_ids": [prompt] * 2,
+        "completion_ids": answers,
+        "old_per_token_logps": old,
+        "advantages": advantages,
+    }
+    word = 2 * 128 * policy.SHAPES["tiny"]["vocab_size"]
+    # Projected: the prompt's end and all but the last token of each answer, in two products.
+    tree = layers(1, 40 + 4) + 2 * word * (1 + 4)
+    padded = layers(2, 43) + 3 * word * 2 * 42  # once more in the backward pass
+    limit = policy.flop_limit("question", "tiny", [ours], [theirs])
+    assert limit == pytest.approx(padded / tree, rel=1e-3)
+
+    rows = [ours, {**ours, "advantages": [0.0] * 2}]
+    limit = policy.flop_limit("silent", "tiny", rows, [theirs] * 2)
+    assert limit == pytest.approx(2 * padded / (tree + layers(1, 1)), rel=1e-3)
+
+
 @pytest.fixture
 def preferences(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark as a module."""

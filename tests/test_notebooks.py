@@ -145,6 +145,16 @@ WRONG = {
         ("texts, scores", "n_pairs, n_alone, n_tree = 15, 30, 9"),
         ("for z_value", "pull = lambda z, beta: beta"),
     ],
+    "06_rewards.ipynb": [
+        ("from itertools import combinations", "pass_at = lambda k, n, c: 1 - (1 - c / n) ** k"),
+        ("fooled = ", "my_reward = lambda completions, **_: [1.0] * len(completions)"),
+        ("from math import exp", "chain = lambda p, q: p * q"),
+    ],
+    "07_reinforcement.ipynb": [
+        ("mine = rloo_advantages", "rloo_advantages = lambda rs: [r - sum(rs) / len(rs) for r in rs]"),
+        ("for value in", "clipped_slope = lambda ratio, advantage: -ratio * advantage"),
+        ("draws = ", "chance_of_signal = lambda p: 1 - p**8"),
+    ],
 }
 
 

@@ -27,9 +27,10 @@ class InstructionFollowing(Reward):
             without asterisks, as in IFEval's loose accuracy. Train with True: what the loose check
             takes away, a reader still sees.
 
-    It needs ``pip install langdetect immutabledict nltk``, and nltk's data ``punkt_tab``. Neither is fetched
-    here. Calling it raises RewardError, with the row, if one of them is missing, for an unknown
-    instruction, and for a setting that is missing or 0: the harness would draw it at random.
+    It needs ``pip install langdetect immutabledict nltk``, and nltk's data ``punkt_tab``. Neither
+    is fetched here. Calling it raises RewardError, with the row, if one of them is missing, for an
+    unknown instruction, and for a setting that is missing or 0: the harness would draw it at
+    random.
     """
 
     name = "instruction_following"
