@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from mathsft import (
     DPO,
+    GRPO,
     KTO,
     ORPO,
     SFT,
@@ -31,6 +32,7 @@ from mathsft import (
     load_problems,
     make_trainer,
     persist,
+    rollout_trainer,
     save_adapter,
     save_model,
     worked_answers,
@@ -47,6 +49,7 @@ OBJECTIVES = {
     "orpo": ORPO(),
     "smpo": SMPO(min_log_prob=-20.0, lower_clip_percentile=0.3, upper_clip_percentile=0.9),
     "kto": KTO(),
+    "grpo": GRPO(loss_type="dapo", beta=0.1),
 }
 SHARDED = ("sft", "choices", "dpo")  # sharding does not depend on what the loss compares
 GSM, MATHQA = load_problems("tiny-gsm", limit=40), load_problems("tiny-mathqa", limit=40)
@@ -64,6 +67,17 @@ ANSWERS = Dataset.from_list(
     ]
 )
 
+GROUPS = Dataset.from_list(
+    [
+        {
+            "prompt": row["prompt"],
+            "completions": [row["chosen"], row["rejected"], row["chosen"][:20]],
+            "rewards": [1.0, 0.0, float(n % 2)],
+        }
+        for n, row in enumerate(PAIRS)
+    ]
+)
+
 
 def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: Any) -> Any:
     model, tokenizer = load_model("tiny", device="cpu")
@@ -76,7 +90,7 @@ def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: An
         "learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "num_train_epochs": 2,
         "max_length": 256, **more,
     }  # fmt: skip
-    rows = {"sft": GSM, "choices": MATHQA, "kto": ANSWERS}.get(objective, PAIRS)
+    rows = {"sft": GSM, "choices": MATHQA, "kto": ANSWERS, "grpo": GROUPS}.get(objective, PAIRS)
     held_out = rows.select(range(20, 27))
     return make_trainer(
         model,
@@ -117,6 +131,54 @@ def full_dpo(folder: Path) -> None:
     before = trainer.evaluate()
     trainer.train()
     write(where / "log", [before, *trainer.state.log_history, trainer.evaluate()])
+
+
+def even(completions: list[str], **columns: Any) -> list[float]:
+    return [float(len(text) % 2) for text in completions]
+
+
+def learner(folder: Path, **more: Any) -> Any:
+    """A trainer on the model's own attempts: four prompts a step over all processes."""
+    model, tokenizer = load_model("tiny", device="cpu")
+    settings = {
+        "output_dir": folder, "per_device_train_batch_size": TOGETHER // WORLD, "max_steps": 4,
+        "learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "num_generations": 4,
+        "max_new_tokens": 12, "num_iterations": 2, "resample": 1, **more,
+    }  # fmt: skip
+    objective = GRPO(scale_rewards="batch", beta=0.1)
+    return rollout_trainer(
+        add_adapter(model, r=4), tokenizer, GSM.select(range(9)), objective, even, **settings
+    )
+
+
+def learn(folder: Path) -> None:
+    """Learn from attempts; stop within a rollout's two steps, and resume."""
+    whole = learner(folder / "attempts" / "whole")
+    whole.train()
+    asked = [[group.row, group.rewards] for group in whole.last_attempts]
+    write(folder / "attempts" / "log", [asked, *whole.state.log_history])
+    save_adapter(whole.model, folder / "attempts" / "adapter")
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    learner(folder / "attempts" / "run", callbacks=[At(3, stop)], **saving).train()
+    again = learner(folder / "attempts" / "run", **saving)
+    again.train(resume_from_checkpoint=True)
+    save_adapter(again.model, folder / "attempts" / "resumed")
+
+
+def refuse_to_judge(folder: Path) -> None:
+    """A reward that raises in one process alone."""
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        if RANK == 1:
+            raise RuntimeError("no judge here")
+        return even(completions)
+
+    trainer = learner(folder / "unjudged")
+    trainer.reward = reward
+    try:
+        trainer.train()
+    except Exception as error:
+        write(folder / "unjudged", str(error))
 
 
 def stop_amid(folder: Path) -> None:
@@ -251,6 +313,8 @@ JOBS = {
     "clock": save_by_clock,
     "tokenise": tokenise,
     "full-dpo": full_dpo,
+    "attempts": learn,
+    "unjudged": refuse_to_judge,
     "killed": lambda folder: survive(folder / "killed", At(3, kill)),
     "again": lambda folder: survive(folder / "killed"),
     "calm": lambda folder: survive(folder / "calm"),

@@ -39,7 +39,17 @@ SHARD = ["sharded"] if not can_shard.args[0] else []
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of one process."""
     folder = tmp_path_factory.mktemp("one")
-    arguments = [sys.executable, WORK, folder, "1", "train", "full-dpo", "scores", *SHARD]
+    arguments = [
+        sys.executable,
+        WORK,
+        folder,
+        "1",
+        "train",
+        "full-dpo",
+        "scores",
+        "attempts",
+        *SHARD,
+    ]
     subprocess.run(list(map(str, arguments)), env=environment(), check=True, capture_output=True)
     return folder
 
@@ -49,7 +59,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of two processes; the file `printed` holds their output."""
     folder = tmp_path_factory.mktemp("two")
     distributed_work.GSM.save_to_disk(folder / "rows")
-    jobs = ["train", "full-dpo", "scores", "stop", "diverge", "clock", "tokenise", *SHARD]
+    jobs = ["train", "full-dpo", "scores", "stop", "diverge", "clock", "tokenise", "attempts",
+            "unjudged", *SHARD]  # fmt: skip
     printed = torchrun(WORK, folder, 2, *jobs)
     (folder / "printed").write_text(printed)
     return folder
@@ -128,6 +139,26 @@ def test_a_reference_from_before_training_is_split_and_matched_with_its_own_pair
         for key in ("loss", "grad_norm", "eval_loss", "rewards/margins", "eval_rewards/chosen"):
             assert (key in entry) == (key in other)
             assert other.get(key, 0) == pytest.approx(entry.get(key, 0), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_attempts_of_one(one: Path, two: Path) -> None:
+    (asked, *alone), (others, *together) = (
+        read(folder / "attempts" / "log") for folder in (one, two)
+    )
+    assert sorted(asked) == sorted(others)  # the processes' prompts come one after the other
+    for entry, other in zip(alone, together, strict=True):
+        for key in ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "mine"):
+            assert other.get(key, 0) == pytest.approx(entry.get(key, 0), rel=1e-3, abs=1e-4)
+    assert difference(adapter(one / "attempts"), adapter(two / "attempts")) < 1e-4
+    resumed = two / "attempts" / "resumed" / "adapter_model.safetensors"
+    assert resumed.read_bytes() == adapter(two / "attempts").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_reward_that_raises_in_one_process_stops_all(two: Path) -> None:
+    for rank in (0, 1):
+        assert "'reward', row 0" in read(two / "unjudged", rank)
 
 
 @pytest.mark.slow

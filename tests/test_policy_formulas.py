@@ -260,6 +260,5 @@ def test_dr_grpo_on_stored_answers_needs_a_length(
     adapted: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     row = {"prompt": "How many?", "completions": ["1", "2"], "rewards": [1.0, 0.0]}
-    made = make_trainer(adapted, tokenizer, [row], DrGRPO(), output_dir=tmp_path)
     with pytest.raises(ValueError, match="give max_completion_length"):
-        made.train()
+        make_trainer(adapted, tokenizer, [row], DrGRPO(), output_dir=tmp_path)

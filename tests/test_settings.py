@@ -118,7 +118,7 @@ def test_colab_secrets_come_last_and_may_be_absent_or_refused(
     )
     assert load_settings() == ["HF_TOKEN", "WANDB_ENTITY"]
     assert os.environ["HF_TOKEN"] == "from-colab"
-    assert asked == ["HF_TOKEN", "WANDB_API_KEY"]
+    assert asked == ["HF_TOKEN", "WANDB_API_KEY", "MATHSFT_API_KEY"]
 
 
 def test_if_colab_does_not_answer_it_is_asked_only_once(monkeypatch: pytest.MonkeyPatch) -> None:

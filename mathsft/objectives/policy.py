@@ -9,8 +9,9 @@ all losses here have the gradient of -A_i lp_t, each with its own advantage A_i 
 A penalty keeps the model near the one before training if beta is above 0 (`groupwise`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from mathsft.checks import ABOVE_0, BELOW_1, at_least, check_number
 from mathsft.models.logprobs import SequenceLogprobs
 from mathsft.objectives.advantages import Baseline, Scale
+from mathsft.objectives.base import Group, Row
 from mathsft.objectives.groupwise import Policy, one_of
 
 LossType = Literal["grpo", "dr_grpo", "dapo", "cispo"]
@@ -89,6 +91,11 @@ class GRPO(Policy):
     def per(self) -> Literal["answer", "token"]:
         return "answer" if self.loss_type in ("grpo", "dr_grpo") else "token"
 
+    def groups(self, rows: Sequence[Row], *args: Any, **kwargs: Any) -> list[Group]:
+        if self.loss_type == "dr_grpo" and self.max_completion_length is None:
+            raise ValueError("loss_type='dr_grpo' on stored answers: give max_completion_length")
+        return super().groups(rows, *args, **kwargs)
+
     def surrogate(
         self, logprobs: SequenceLogprobs, old: Tensor, advantage: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -108,10 +115,7 @@ class GRPO(Policy):
         if self.loss_type == "grpo":
             return (logprobs.over_sequences(loss) / logprobs.tokens.clamp(min=1)).sum()
         if self.loss_type == "dr_grpo":
-            if self.max_completion_length is None:
-                raise ValueError(
-                    "loss_type='dr_grpo' on stored answers: give max_completion_length"
-                )
+            assert self.max_completion_length is not None
             return loss.sum() / self.max_completion_length
         return loss.sum()
 
