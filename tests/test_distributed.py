@@ -88,7 +88,9 @@ def test_two_processes_train_the_adapter_of_one_though_rows_do_not_divide(
     objective: str, accumulation: int, one: Path, two: Path
 ) -> None:
     name = f"{objective}-{accumulation}"
-    assert difference(adapter(one / name), adapter(two / name)) < 1e-5
+    # Adam turns rounding of a gradient near 0, as of a policy with equal rewards, into steps.
+    limit = 3e-5 if objective == "grpo" else 1e-5
+    assert difference(adapter(one / name), adapter(two / name)) < limit
 
 
 @pytest.mark.slow
@@ -123,7 +125,7 @@ def test_logs_and_held_out_losses_are_those_of_all_processes(
         for entry, other in zip(alone, together, strict=True):
             for key in ("loss", "grad_norm", "eval_loss", *METRICS):
                 assert (key in entry) == (key in other)
-                assert other.get(key, 0) == pytest.approx(entry.get(key, 0), rel=1e-5)
+                assert other.get(key, 0) == pytest.approx(entry.get(key, 0), rel=1e-5, abs=1e-6)
             if objective == "sft" and "num_tokens" in entry:
                 fillers = other["num_tokens"] - entry["num_tokens"]
                 assert 0 <= fillers <= 3 * 2  # three per epoch, of one token each
