@@ -14,9 +14,9 @@ TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIV
 # Two processes of one thread each: faster than one of two, and PyTorch's threads do not compete.
 IN_TWO := -n 2 --dist worksteal
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
-# Lessons run in two processes; 04 uses what 03 made. They start with an empty folder of runs, so
+# Lessons run in two processes of about the same length; 04 uses what 03 made. They start with an empty folder of runs, so
 # that no run of an earlier test is resumed. Given: an environment, what is shorter, further notebooks.
-LATE := notebooks/03_mathqa_mixing.ipynb notebooks/04_evaluation.ipynb
+LATE := $(addprefix notebooks/,03_mathqa_mixing.ipynb 04_evaluation.ipynb 06_rewards.ipynb)
 EARLY := $(filter-out $(LATE),$(sort $(wildcard notebooks/[0-9]*.ipynb)))
 QUICK := MATHSFT_PROFILE="$(CURDIR)/tests/quick.yaml" MATHSFT_QUESTIONS=150
 define LESSONS

@@ -23,7 +23,7 @@ from mathsft.training.attempts import Attempts
 from mathsft.training.batches import Collator
 
 KINDS = ("question", "few_shot", "silent")
-MAX_LENGTH = {"question": 1024, "few_shot": 2048, "silent": 1024}  # 1024: our trainer's default
+MAX_LENGTH = dict.fromkeys(KINDS, 2048)  # so that a group, which is a batch, is one row
 FEW_SHOT_TOKENS = 600
 INSTRUCTION = (
     "Solve the following problem. Write down every step of the calculation on a line of its own, "
