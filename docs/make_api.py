@@ -12,12 +12,12 @@ TASKS = {
         describe device_defaults default_profile load_recipe load_settings quiet run_dir
         tracker estimate_memory memory_gb free_memory""",
     "Read and mix data": """
-        load_problems read_rows kind_of head_for pairs_from add_choices mix_datasets training_plan overlap
-        without_test_rows question_template extract_answer same_answer official_choices
+        load_problems read_rows kind_of head_for pairs_from add_choices mix_datasets training_plan
+        overlap without_test_rows question_template extract_answer same_answer official_choices
         clean_choices formula_value formula_verdict""",
     "Load, adapt and save models": """
-        load_model load_reward_model add_adapter freeze save_adapter load_adapter merge_adapter save_model
-        stop_after_turns""",
+        load_model load_reward_model add_adapter freeze save_adapter load_adapter merge_adapter
+        save_model stop_after_turns""",
     "Train": """
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO CPO SimPO
         ORPO KTO SMPO RewardModel Classification micro_f1 persist keep_folder show_samples""",
