@@ -41,7 +41,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def write(self, ids: list[int], n: int, seed: int, how: Any, tokens: int) -> list[Completion]:
-        text = self.texts[tuple(ids)]
+        text = self.texts.get(tuple(ids), ids)
         with self.lock:
             (group,) = sample_groups(
                 self.model, self.tokenizer, [text], num_generations=n, seed=seed,

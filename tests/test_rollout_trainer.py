@@ -344,6 +344,7 @@ def test_conversations_are_asked_and_rewarded_as_conversations(
     ("given", "message"),
     [
         ({"objective": SFT()}, "does not learn from a model's own attempts"),
+        ({"reward": "final_answer"}, "reward_by_name makes one from its name"),
         ({"num_generations": 1}, "needs 2 or more"),
         ({"rows": list(ROWS)[:1]}, "1 prompts are fewer than the 2 of one optimiser step"),
         ({"max_new_tokens": 2000}, "leaves no room for a prompt"),

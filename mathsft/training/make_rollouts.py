@@ -96,6 +96,11 @@ def rollout_trainer(
             f"objective: {objective.name} does not learn from a model's own attempts; give a "
             "policy objective, such as DrGRPO() or RLOO()"
         )
+    if not callable(reward):
+        raise ValueError(
+            f"reward: expected a function, or one such as FinalAnswer(), found {reward!r:.60}; "
+            "reward_by_name makes one from its name"
+        )
     refuse_arguments(arguments)
     check_numbers({"max_length": max_length, "max_new_tokens": max_new_tokens})
     check_number("num_generations", num_generations, at_least(1))
