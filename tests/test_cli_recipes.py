@@ -1,13 +1,12 @@
 """Every shipped recipe runs by the real command line, with model and data by hub name."""
 
 import json
-import re
-import textwrap
 from pathlib import Path
 
 import pytest
 import yaml
 from hub import LocalHub, local_hub  # noqa: F401  (the fixture)
+from recipe_lines import printed_recipe
 from stocked_hub import stock
 from torchrun import torchrun
 
@@ -75,9 +74,7 @@ def test_the_mixture_that_the_documents_print_is_trained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    page = Path(__file__).parent.parent / "docs" / "command-line.md"
-    (printed,) = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "printed.yaml").write_text(textwrap.dedent(printed))
+    (tmp_path / "printed.yaml").write_text(printed_recipe("mix"))
     (tmp_path / "my").mkdir()
     asks = {"role": "user", "content": "How many?"}
     lines = [{"messages": [asks, {"role": "assistant", "content": f"{n}"}]} for n in (2, 3, 12)]

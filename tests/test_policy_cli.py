@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from recipe_lines import mathsft_
+from recipe_lines import mathsft_, printed_recipe
 
 pytestmark = pytest.mark.usefixtures("runs")  # run folders are in a temporary folder
 
@@ -83,6 +83,19 @@ def test_attempts_train_each_method(
     assert len(lines) == 2
     assert all(line["completions/mean_length"] <= 24 for line in lines)
     assert any(line["grad_norm"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_recipe_that_the_documents_print_is_trained(tmp_path: Path) -> None:
+    path = tmp_path / "printed.yaml"
+    path.write_text(printed_recipe("dr_grpo"))
+    line = ["train", "--objective", "dr_grpo", "--config", path, "--model.name", "tiny"]
+    line += ["--train.limit", "64", "--test.limit", "8", "--dr_grpo.max_steps", "2"]
+    line += ["--dr_grpo.eval_steps", "1", "--dr_grpo.logging_steps", "1"]
+    mathsft_(*line, "--output_dir", tmp_path / "run")
+    assert len(logged(tmp_path / "run")) == 2
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    assert sum("eval_reward" in entry for entry in history) == 2
 
 
 def test_the_judge_is_tested_and_prompts_are_shown_before_a_run(
