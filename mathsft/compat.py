@@ -88,6 +88,16 @@ def keep_requests(task: Any, kept: list[Any]) -> None:
     task._instances = kept
 
 
+def compile_errors() -> tuple[type[Exception], ...]:
+    """The errors of `torch.compile`, such as without Triton or a C++ compiler.
+
+    They are defined in a private module. Until torch documents them.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # it is slow to import
+
+    return (TorchDynamoException,)
+
+
 @contextmanager
 def replaced(owner: Any, **values: Any) -> Iterator[None]:
     """Give attributes of another library's module, class or object other values in this block.

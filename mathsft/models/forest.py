@@ -192,8 +192,10 @@ class TokenForest:
         self.position_ids.append(position_ids)
         self.end.append(end)
 
-    def tensors(self, *, pad_token_id: int) -> dict[str, Tensor]:
+    def tensors(self, *, pad_token_id: int, pad_to_multiple_of: int = 1) -> dict[str, Tensor]:
         """Return the batch as int64 tensors: B rows, padded to the longest of them, L tokens.
+
+        With ``pad_to_multiple_of`` L is the next multiple of it.
 
         - ``input_ids, position_ids, end`` (B, L). Padding tokens are trees of one token: they
           see only themselves, because a softmax over nothing would be NaN.
@@ -209,6 +211,7 @@ class TokenForest:
           sequence's last one.
         """
         longest = max(map(len, self.input_ids))
+        longest += -longest % pad_to_multiple_of
 
         def padded(rows: list[list[int]], padding: Sequence[int]) -> Tensor:
             return torch.tensor([[*row, *padding[len(row) :]] for row in rows])

@@ -17,6 +17,7 @@ from mathsft.objectives.sft import SFT
 from mathsft.processes import first_before_others
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
 from mathsft.training.batches import Collator
+from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
 from mathsft.training.trainer import ForestTrainer
@@ -45,6 +46,7 @@ def make_trainer(
     eval_rows: Rows | Mapping[str, Rows] | None = None,
     max_length: int = 512,
     reference: Reference | None = None,
+    compile: Compile = "auto",
     callbacks: list[Any] | None = None,
     **arguments: Any,
 ) -> ForestTrainer:
@@ -66,6 +68,9 @@ def make_trainer(
             log-probabilities that are computed once, now, and kept with the rows. Default:
             "adapter_off" if the adapter is fresh (it changes nothing yet), otherwise
             "before_training"; a line says which.
+        compile: fuse the decoder layers' small operations with `torch.compile` in training steps.
+            "auto": on a CUDA device, if the run has at least 500 passes; a line says what it costs.
+            Losses then differ by rounding.
         callbacks: such as `persist` and `show_samples`.
         arguments: fields of `transformers.TrainingArguments`. The defaults, unless you or the
             objective (``defaults``) set others: ``learning_rate`` 2e-4, QLoRA's (Dettmers et al.
@@ -85,6 +90,7 @@ def make_trainer(
     """
     check_objective(objective)
     refuse_arguments(arguments)
+    check_compile(compile)
     check_numbers({"max_length": max_length})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
     args = training_arguments(model, output_dir=str(output_dir), **settings)
@@ -116,6 +122,7 @@ def make_trainer(
             objective,
             collate=collate,
             reference=reference,
+            compile=compile,
             args=TrainingArguments(**args),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,

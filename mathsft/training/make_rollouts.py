@@ -16,6 +16,7 @@ from mathsft.objectives.groupwise import Policy
 from mathsft.objectives.policy import GRPO
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
 from mathsft.training.batches import Collator
+from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.judging import Reward, Sampler, Sampling
 from mathsft.training.make import DEFAULTS
 from mathsft.training.prompts import Prompts
@@ -44,6 +45,7 @@ def rollout_trainer(
     importance_sampling_cap: float = 2.0,
     sampler: Sampler | None = None,
     reference: Reference | None = None,
+    compile: Compile = "auto",
     callbacks: list[Any] | None = None,
     **arguments: Any,
 ) -> RolloutTrainer:
@@ -80,6 +82,7 @@ def rollout_trainer(
         sampler: writes the answers in place of `sample_groups`, with its arguments.
         reference: as for `make_trainer`, for objectives with ``beta`` above 0. "before_training"
             keeps a copy of the trained weights.
+        compile: as for `make_trainer`; the answers are written without it.
         callbacks: such as `persist` and `show_samples`.
         arguments: fields of `transformers.TrainingArguments`. ``per_device_train_batch_size``
             counts prompts, and defaults to 8; ``learning_rate`` to 1e-5, TRL's advice for
@@ -102,6 +105,7 @@ def rollout_trainer(
             "reward_by_name makes one from its name"
         )
     refuse_arguments(arguments)
+    check_compile(compile)
     check_numbers({"max_length": max_length, "max_new_tokens": max_new_tokens})
     check_number("num_generations", num_generations, at_least(1))
     check_number("top_p", top_p, SHARE)
@@ -144,6 +148,7 @@ def rollout_trainer(
             sampler=sampler,
             collate=Collator(objective, pad_token_id=pad_token(tokenizer), max_length=max_length),
             reference=reference,
+            compile=compile,
             args=TrainingArguments(**args),
             processing_class=tokenizer,
             callbacks=callbacks,

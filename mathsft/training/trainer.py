@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from mathsft.models.lean_adapters import lean_adapters
 from mathsft.models.logprobs import SequenceLogprobs, last_hidden, sequence_logprobs
 from mathsft.models.modes import (
     checkpointing_restored,
@@ -26,12 +27,12 @@ from mathsft.objectives.base import Loss, Objective
 from mathsft.processes import say
 from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
-from mathsft.training.batches import Collator, PaddedTrainer
+from mathsft.training.compiling import CompiledTrainer
 from mathsft.training.reference import Reference
 from mathsft.training.step_sums import FiniteCheck, Means
 
 
-class ForestTrainer(PaddedTrainer):
+class ForestTrainer(CompiledTrainer):
     """Trains any objective; made by `mathsft.training.make.make_trainer`.
 
     The ``loss`` is per item of the objective: a trained token, a question, a pair. It is logged
@@ -55,15 +56,13 @@ class ForestTrainer(PaddedTrainer):
         model: Any,
         objective: Objective,
         *,
-        collate: Collator,
         reference: Reference | None = None,
         **arguments: Any,
     ) -> None:
         self.objective: Objective = objective
-        self.collate: Collator = collate
         self._checkpointed = checkpoints_activations(model)  # as the caller set it
         with restored(model):
-            super().__init__(model, data_collator=collate, **arguments)
+            super().__init__(model, **arguments)
         if self.args.n_gpu > 1:  # DataParallel would split rows from the indices into them
             raise ValueError(
                 f"{self.args.n_gpu} devices in one process: start one process for each with "
@@ -125,10 +124,9 @@ class ForestTrainer(PaddedTrainer):
         if self.reference != "adapter_off":
             return None
         model: Any = self.model
+        temperature = self.objective.logits_temperature
         with references.reference_model(model):
-            return sequence_logprobs(
-                model, batch, wrapped=wrapped, temperature=self.objective.logits_temperature
-            )
+            return sequence_logprobs(model, batch, wrapped=wrapped, temperature=temperature)
 
     def loss_of(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> Loss:
         """The objective's loss of a batch on the device; ``wrapped`` is the model or its DDP."""
@@ -184,9 +182,7 @@ class ForestTrainer(PaddedTrainer):
         return output._replace(metrics={**found, **(output.metrics or {})})
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(
-            "the trainer makes no predictions: use choice_logprobs or worked_answers"
-        )
+        raise NotImplementedError("it predicts nothing: use choice_logprobs or worked_answers")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
@@ -195,7 +191,7 @@ class ForestTrainer(PaddedTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = self.model
-        with self._clock_stopped(), forward_restored(model), restored(model):
+        with self._clock_stopped(), forward_restored(model), restored(model), lean_adapters(model):
             return super().evaluate(*args, **kwargs)
 
     @contextmanager
@@ -205,6 +201,7 @@ class ForestTrainer(PaddedTrainer):
         with (
             forward_restored(model),
             restored(model),
+            lean_adapters(model),
             checkpointing_restored(model, before=self._checkpointed),
             nullcontext() if self.objective.dropout else without_dropout(model),
         ):
@@ -240,8 +237,8 @@ class ForestTrainer(PaddedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the metrics, ``num_tokens`` and ``tokens_per_second`` to the logs of training."""
         if "loss" in logs and self._since is not None:
-            means = self._means.taken(self.summed)
-            logs |= {name: round(mean, 4) for name, mean in means.items() if name != "loss"}
+            means = self._means.taken(self.summed).items()
+            logs |= {name: round(mean, 4) for name, mean in means if name != "loss"}
             seen, now = int(self.summed(self._seen)), time.perf_counter()
             self._seen_total += seen
             logs["num_tokens"] = self._seen_total
