@@ -17,7 +17,8 @@ import torch
 from lm_eval.api.task import Task
 
 from mathsft.compat import keep_requests, replaced
-from mathsft.models.forest import IGNORE, TokenSequence, common_start
+from mathsft.models.forest import IGNORE, TokenSequence
+from mathsft.models.paths import common_start
 
 # (context, continuation) as text, or None in rolling requests; then the token ids of each.
 Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]

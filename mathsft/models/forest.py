@@ -11,14 +11,17 @@ log-probability is read at the token before it. It is not part of a row, unless 
 continues after it.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mathsft.checks import at_least, check_number
+from mathsft.models.paths import common_start, common_trunk, tree_size, walk
 
 IGNORE = -100  # the label that PyTorch's and transformers' losses ignore
 # {"input_ids": tokens, "labels": the same if a token is scored, else IGNORE}
@@ -43,9 +46,9 @@ def pack(lengths: Sequence[int], *, max_length: int) -> list[list[int]]:
     """
     check_number("max_length", max_length, at_least(1))
     rows: list[list[int]] = []
-    rows_by_space: list[list[list[int]]] = [[] for _ in range(max_length + 1)]
+    rows_by_space: dict[int, list[list[int]]] = defaultdict(list)
     spaces = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         length = lengths[index]
         if not 1 <= length <= max_length:
             raise ValueError(
@@ -116,40 +119,41 @@ class TokenForest:
         self.input_ids: list[list[int]] = []
         self.position_ids: list[list[int]] = []
         self.end: list[list[int]] = []
-        # Each scored token: (row, place of its predecessor, token), and its sequence.
-        self._scored: list[tuple[tuple[int, int, int], int]] = []
+        # For each scored token: the row and place of its predecessor, itself, and its sequence.
+        self._scored: tuple[list[int], ...] = ([], [], [], [])
         self._last = [(0, 0)] * len(sequences)  # row and place of the token before the last
-        self._count = len(sequences)
         for row in [range(len(sequences))] if rows is None else rows:
             self._plant(sequences, row, share)
 
     @classmethod
     def from_groups(
-        cls, groups: Sequence[Sequence[TokenSequence]], *, max_length: int
+        cls, groups: Sequence[Sequence[TokenSequence]], *, max_length: int, stretch: bool = False
     ) -> "TokenForest":
         """Lay groups (a question's choices), each within one row, of at most ``max_length`` tokens.
 
-        Sequences are numbered group after group. Raises ValueError if there is no group, if a
-        group is empty, or if one alone is longer than ``max_length``.
+        Sequences are numbered group after group. ``stretch``: a group that is longer makes all
+        rows as long as itself. Raises ValueError if there is no group, if a group is empty, or,
+        without ``stretch``, if one alone is longer than ``max_length``.
         """
         check_number("max_length", max_length, at_least(1))
         if not groups or not all(groups):
             raise ValueError("there is no group to lay out, or a group has no sequence")
-        sizes = [cls(group).tokens for group in groups]
+        sizes = [tree_size(map(_path, group)) for group in groups]
         for index, size in enumerate(sizes):
-            if size > max_length:
+            if size > max_length and not stretch:
                 raise ValueError(
                     f"group {index} has {size} tokens; a row holds at most {max_length}. "
                     "Drop it, or give a larger max_length."
                 )
-        trunk = _trunk([sequence for group in groups for sequence in group])
+        sequences = [*chain.from_iterable(groups)]
+        paths = [*map(_path, sequences)]
+        # At most all but the shortest path's last token, so no group has a length of 0.
+        trunk = min(common_trunk(paths), min(map(len, paths)) - 1)
         lengths = [size - trunk for size in sizes]
-        rows = even_rows(lengths, max_length=max_length, trunk=trunk)
+        rows = even_rows(lengths, max_length=max(max_length, *sizes), trunk=trunk)
         first = [0, *accumulate(map(len, groups))]
-        return cls(
-            [sequence for group in groups for sequence in group],
-            rows=[[i for g in row for i in range(first[g], first[g + 1])] for row in rows],
-        )
+        planted = [[i for g in row for i in range(first[g], first[g + 1])] for row in rows]
+        return cls(sequences, rows=planted)
 
     @property
     def tokens(self) -> int:
@@ -158,39 +162,38 @@ class TokenForest:
 
     def _plant(self, sequences: Sequence[TokenSequence], row: Sequence[int], share: bool) -> None:
         """Lay out one row. Sorted sequences are a depth-first walk of the tree that they form."""
-        input_ids: list[int] = []
-        position_ids: list[int] = []
-        end: list[int] = []
+        number = len(self.input_ids)
+        paths = {index: _path(sequences[index]) for index in row}
+        order = sorted(row, key=paths.__getitem__) if share else row
+        starts = walk(paths[index] for index in order) if share else [0] * len(row)
+        columns = (self.input_ids, self.position_ids, self.end)
+        for column in columns:
+            column.append([])
+        input_ids, position_ids, end = (column[-1] for column in columns)
         path: list[int] = []  # places in the row of the current sequence's tokens
-        before: list[int] = []
-        passed = {i: list(sequences[i]["input_ids"][:-1]) for i in row}
-        for index in sorted(row, key=passed.__getitem__) if share else row:
-            ids, labels = passed[index], sequences[index]["labels"]
+        for index, shared in zip(order, starts, strict=True):
+            ids, labels = paths[index], [*sequences[index]["labels"]]
             if len(labels) != len(sequences[index]["input_ids"]):
                 raise ValueError(
                     f"sequence {index} has {len(sequences[index]['input_ids'])} input_ids "
                     f"and {len(labels)} labels: give one label per token"
                 )
-            shared = common_start(before, ids) if share else 0
             for place in path[shared:]:
                 end[place] = len(input_ids)
             path[shared:] = range(len(input_ids), len(input_ids) + len(ids) - shared)
             input_ids += ids[shared:]
             position_ids += range(shared, len(ids))
             end += [0] * (len(ids) - shared)
-            before = ids
             if path:
-                self._last[index] = (len(self.input_ids), path[-1])
-            self._scored += [
-                ((len(self.input_ids), place, label), index)
-                for place, label in zip(path, labels[1:], strict=True)
-                if label != IGNORE
-            ]
+                self._last[index] = (number, path[-1])
+            unscored = max(1, common_start(labels, [IGNORE] * len(labels)))
+            scored = [n for n in range(unscored, len(labels)) if labels[n] != IGNORE]
+            places, tokens = [path[n - 1] for n in scored], [labels[n] for n in scored]
+            found = ([number] * len(scored), places, tokens, [index] * len(scored))
+            for kept, values in zip(self._scored, found, strict=True):
+                kept += values
         for place in path:
             end[place] = len(input_ids)
-        self.input_ids.append(input_ids)
-        self.position_ids.append(position_ids)
-        self.end.append(end)
 
     def tensors(self, *, pad_token_id: int, pad_to_multiple_of: int = 1) -> dict[str, Tensor]:
         """Return the batch as int64 tensors: B rows, padded to the longest of them, L tokens.
@@ -209,42 +212,41 @@ class TokenForest:
         - ``scored_tokens`` (S,): how many scored tokens each sequence has.
         - ``last`` (S,): the place, in the flattened (B L), of the token before each
           sequence's last one.
+
+        Raises ValueError for a label that is neither a token nor `IGNORE`.
         """
-        longest = max(map(len, self.input_ids))
-        longest += -longest % pad_to_multiple_of
+        length = max(map(len, self.input_ids))
+        length += -length % pad_to_multiple_of
 
-        def padded(rows: list[list[int]], padding: Sequence[int]) -> Tensor:
-            return torch.tensor([[*row, *padding[len(row) :]] for row in rows])
+        def padded(rows: list[list[int]], padding: Any) -> Any:
+            table = np.full((len(rows), length), padding)
+            for place, row in zip(table, rows, strict=True):
+                place[: len(row)] = row
+            return table
 
-        branches = sorted({branch for branch, _ in self._scored})
-        predictors = sorted({(row, place) for row, place, _ in branches})
-        number = {branch: n for n, branch in enumerate(branches)}
-        order = {predictor: n for n, predictor in enumerate(predictors)}
-        sequence = torch.tensor([index for _, index in self._scored], dtype=torch.long)
-        return {
-            "input_ids": padded(self.input_ids, [pad_token_id] * longest),
-            "position_ids": padded(self.position_ids, [0] * longest),
-            "end": padded(self.end, range(1, longest + 1)),
-            "row_tokens": torch.tensor([len(row) for row in self.input_ids]),
-            "predictor": torch.tensor([r * longest + p for r, p in predictors], dtype=torch.long),
-            "branch": torch.tensor([order[r, p] for r, p, _ in branches], dtype=torch.long),
-            "token": torch.tensor([token for _, _, token in branches], dtype=torch.long),
-            "scored": torch.tensor([number[b] for b, _ in self._scored], dtype=torch.long),
+        row, place, token, sequence = (np.array(each, dtype=np.int64) for each in self._scored)
+        if token.min(initial=0) < 0:
+            raise ValueError(f"label {token.min()}: a label is a token, or {IGNORE}")
+        # One number for each edge, in the order of (row, place, token).
+        words = token.max(initial=0) + 1
+        edges, scored = np.unique((row * length + place) * words + token, return_inverse=True)
+        predictor, branch = np.unique(edges // words, return_inverse=True)
+        found = {
+            "input_ids": padded(self.input_ids, pad_token_id),
+            "position_ids": padded(self.position_ids, 0),
+            "end": padded(self.end, np.arange(1, length + 1)),
+            "row_tokens": np.array([*map(len, self.input_ids)]),
+            "predictor": predictor,
+            "branch": branch,
+            "token": edges % words,
+            "scored": scored,
             "sequence": sequence,
-            "scored_tokens": sequence.bincount(minlength=self._count),
-            "last": torch.tensor([r * longest + p for r, p in self._last], dtype=torch.long),
+            "scored_tokens": np.bincount(sequence, minlength=len(self._last)),
+            "last": np.array([r * length + p for r, p in self._last]),
         }
+        return {name: torch.from_numpy(values.astype(np.int64)) for name, values in found.items()}
 
 
-def common_start(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Return how many elements two sequences share at their start."""
-    for n, (one, other) in enumerate(zip(a, b, strict=False)):
-        if one != other:
-            return n
-    return min(len(a), len(b))
-
-
-def _trunk(sequences: Sequence[TokenSequence]) -> int:
-    """Return how many row tokens all share at the start, at most the shortest's number less 1."""
-    passed = [sequence["input_ids"][:-1] for sequence in sequences]
-    return min(min(map(len, passed)) - 1, *(common_start(passed[0], ids) for ids in passed))
+def _path(sequence: TokenSequence) -> list[int]:
+    """The sequence's tokens in its row: all but the last."""
+    return list(sequence["input_ids"][:-1])
