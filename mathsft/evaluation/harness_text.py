@@ -1,6 +1,6 @@
 """How the harness's `HFLM` treats text: prompts as in training, and greedy answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -8,6 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from mathsft.models.continued import encode_continued
 from mathsft.models.encoding import special_ends
 from mathsft.models.greedy import FiniteLogits, own_generation, say_ignored
 from mathsft.processes import say
@@ -31,21 +32,32 @@ class TextLM(HFLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """As in the harness, but all texts are tokenized in one call, each once."""
-        given = {text for r in requests for text in (r.args[0].rstrip(), r.args[0] + r.args[1])}
+        """As in the harness, but texts are tokenized together, and each context only once."""
         bos = self.tokenizer.decode(self.prefix_token_id)
-        # The harness itself encodes a text that already begins with the first token.
-        texts = [text for text in given if text and not text.startswith(bos)]
-        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
-        if texts:
-            encoded = self.tokenizer(texts, **special).input_ids
-            self._encoded = {
-                text: self.without_ending(ids) for text, ids in zip(texts, encoded, strict=True)
-            }
+        continuations: dict[str, dict[str, None]] = {}
+        for context, more in (request.args for request in requests):
+            own = context.rstrip()
+            # The harness itself encodes a text that already begins with the first token.
+            if own and not (context + more).startswith(bos):
+                continuations.setdefault(own, {})[context[len(own) :] + more] = None
+        found = encode_continued(
+            self.tokenizer,
+            [(own, [*some]) for own, some in continuations.items()],
+            encode=self._encode_batch,
+        )
+        encoded = {own: ids for own, (ids, _) in zip(continuations, found, strict=True)}
+        for (own, some), (_, wholes) in zip(continuations.items(), found, strict=True):
+            encoded.update(zip((own + more for more in some), wholes, strict=True))
+        self._encoded = encoded
         try:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         finally:
             self._encoded = {}
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        encoded = self.tokenizer([*texts], **special).input_ids if texts else []
+        return [self.without_ending(ids) for ids in encoded]
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **arguments: Any
