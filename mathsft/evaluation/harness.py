@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import torch
 from accelerate import Accelerator
 from lm_eval.api.registry import register_model
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,6 +25,7 @@ from mathsft.compat import set_rank
 from mathsft.evaluation.harness_text import TextLM
 from mathsft.evaluation.requests import Request, check_finite, passes, sequences_of, split_shared
 from mathsft.models.adapters import load_adapter
+from mathsft.models.ahead import made_ahead
 from mathsft.models.attention import position_limit, row_limit
 from mathsft.models.encoding import pad_token
 from mathsft.models.forest import TokenForest
@@ -157,15 +159,13 @@ class ForestLM(TextLM):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[Score]:
-        requests = list(requests)
-        groups, alone = split_shared(
-            requests, longest=self.max_length, row=row_limit(self.model.config)
-        )
+        requests, longest = list(requests), self.max_length  # the harness looks it up each time
+        groups, alone = split_shared(requests, longest=longest, row=row_limit(self.model.config))
         if groups and not self._keeps_apart():
             groups, alone = [], list(range(len(requests)))
-        cut = sum(len(c) + len(r) - 1 > self.max_length for _, c, r in requests)
+        cut = sum(len(c) + len(r) - 1 > longest for _, c, r in requests)
         if cut:
-            say(f"{cut} requests exceed max_length={self.max_length}: cut from the left")
+            say(f"{cut} requests exceed max_length={longest}: cut from the left")
         results: dict[int, Score] = {}
         if alone:
             usual = super()._loglikelihood_tokens(
@@ -181,9 +181,12 @@ class ForestLM(TextLM):
             file=self._progress_to,
             disable=disable_tqdm or self.rank != 0 or not groups,
         )
-        with evaluating(self.model), progress:
-            for some in passes(requests, groups, pass_tokens=self._pass_tokens(requests)):
-                for index, score in self._forest(requests, some):
+        planned = passes(requests, groups, pass_tokens=self._pass_tokens(requests))
+        laid_out = ((some, self._laid_out(requests, some)) for some in planned)
+        ahead = made_ahead(laid_out, device=self.device)
+        with evaluating(self.model), progress, ahead as batches:
+            for some, batch in batches:
+                for index, score in self._scores(requests, some, batch):
                     check_finite([requests[index]], [score])  # before it gets into the cache
                     results[index] = score
                     if (key := requests[index][0]) is not None:
@@ -209,15 +212,18 @@ class ForestLM(TextLM):
         longest = max((len(context) + len(rest) for _, context, rest in requests), default=0)
         return max(ROW_TOKENS, self._pass_size * longest)
 
-    def _forest(
-        self, requests: Sequence[Request], groups: list[list[int]]
+    def _laid_out(
+        self, requests: Sequence[Request], groups: Sequence[list[int]]
+    ) -> dict[str, Tensor]:
+        made = [sequences_of(requests, group) for group in groups]
+        row = int(min(ROW_TOKENS, row_limit(self.model.config) or math.inf))
+        forest = TokenForest.from_groups(made, max_length=row, stretch=True)
+        return forest.tensors(pad_token_id=pad_token(self.tokenizer))
+
+    def _scores(
+        self, requests: Sequence[Request], groups: list[list[int]], batch: dict[str, Tensor]
     ) -> Iterator[tuple[int, Score]]:
         """Each request of the groups with its score, from one pass, or more if memory runs out."""
-        made = [sequences_of(requests, group) for group in groups]
-        longest = max(TokenForest(group).tokens for group in made)
-        row = min(max(ROW_TOKENS, longest), row_limit(self.model.config) or math.inf)
-        forest = TokenForest.from_groups(made, max_length=int(row))
-        batch = forest.tensors(pad_token_id=pad_token(self.tokenizer))
         try:
             with torch.autocast(
                 self.device.type,
@@ -236,4 +242,4 @@ class ForestLM(TextLM):
             yield from zip((i for group in groups for i in group), scores, strict=True)
             return
         for part in (groups[:half], groups[half:]):
-            yield from self._forest(requests, part)
+            yield from self._scores(requests, part, self._laid_out(requests, part))

@@ -7,6 +7,7 @@ The choices of a question share one pass over the question (`mathsft.models.fore
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
 from mathsft.data.given import check_rows
 from mathsft.data.prompts import choice_context, choice_continuation
+from mathsft.models.ahead import made_ahead
 from mathsft.models.attention import position_limit
+from mathsft.models.continued import encode_continued
 from mathsft.models.encoding import encode_prompts, pad_token
 from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.isolation import check_isolation
@@ -94,15 +97,15 @@ def encode_choices(
 def _encode(
     tokenizer: Any, texts: Sequence[tuple[str, Sequence[str]]]
 ) -> list[tuple[list[int], list[list[int]]]]:
-    """Return contexts with their continuations, tokenised in two calls."""
+    """Return contexts with their continuations; the spaces at a context's end go to the latter."""
     if not texts:
         return []
-    contexts = encode_prompts(tokenizer, [context.rstrip() for context, _ in texts])
-    wholes = iter(encode_prompts(tokenizer, [context + c for context, cs in texts for c in cs]))
-    return [
-        (ids, [next(wholes)[len(ids) :] for _ in continuations])
-        for (_, continuations), ids in zip(texts, contexts, strict=True)
+    stripped = [
+        (own, [context[len(own) :] + c for c in continuations])
+        for context, own, continuations in ((c, c.rstrip(), some) for c, some in texts)
     ]
+    encoded = encode_continued(tokenizer, stripped, encode=partial(encode_prompts, tokenizer))
+    return [(ids, [whole[len(ids) :] for whole in wholes]) for ids, wholes in encoded]
 
 
 @torch.no_grad()
@@ -137,22 +140,31 @@ def choice_logprobs(
                 f"problem {index}: its question and longest choice have {tokens:,} tokens, but the "
                 f"model has {limit:,} positions: leave the problem out"
             )
+    parts = [groups[first : first + batch_size] for first in range(0, len(groups), batch_size)]
+    pad_token_id = pad_token(tokenizer)
+    laid_out = (
+        TokenForest.from_groups(part, max_length=max_length, stretch=True).tensors(
+            pad_token_id=pad_token_id
+        )
+        for part in parts
+    )
     scores: list[list[float]] = []
     with evaluating(model):
         check_isolation(model)
-        for first in range(0, len(groups), batch_size):
-            part = groups[first : first + batch_size]
-            longest = max(TokenForest(group).tokens for group in part)
-            forest = TokenForest.from_groups(part, max_length=max(max_length, longest))
-            batch = forest.tensors(pad_token_id=pad_token(tokenizer))
-            found = sequence_logprobs(model, {k: v.to(model.device) for k, v in batch.items()}).sum
-            sums = iter(found.tolist())
-            for index, group in enumerate(part, first):
-                scores.append([next(sums) for _ in group])
-                if not all(map(math.isfinite, scores[-1])):
-                    raise ValueError(
-                        f"problem {index}: a score is not finite ({scores[-1]}). Either the "
-                        "model's weights are not finite, or half precision overflows: load the "
-                        "model with dtype='float32', or with attn_implementation='eager'"
-                    )
+        with made_ahead(laid_out, device=model.device) as batches:
+            for part, batch in zip(parts, batches, strict=True):
+                on_device = {key: tensor.to(model.device) for key, tensor in batch.items()}
+                sums = iter(sequence_logprobs(model, on_device).sum.tolist())
+                for group in part:
+                    scores.append([next(sums) for _ in group])
+                    _check_finite(scores[-1], where=f"problem {len(scores) - 1}")
     return scores
+
+
+def _check_finite(scores: Sequence[float], *, where: str) -> None:
+    if not all(map(math.isfinite, scores)):
+        raise ValueError(
+            f"{where}: a score is not finite ({scores}). Either the model's weights are not "
+            "finite, or half precision overflows: load the model with dtype='float32', or with "
+            "attn_implementation='eager'"
+        )
