@@ -72,6 +72,16 @@ def test_the_scoring_benchmark_gives_the_harness_s_numbers_from_fewer_positions(
 
 
 @pytest.mark.slow
+def test_the_layout_benchmark_tokenises_in_less_time_than_the_harness() -> None:
+    result = result_of("layout.py", "--rounds", "1", "--questions", "100")
+    for shots in ("zero_shot", "five_shot"):
+        parts = result["tokenise"][shots] + result["lay_out"][shots]
+        assert result["seconds"][shots] == pytest.approx(parts, abs=2e-3)
+        assert 0 < result["tokenise"][shots] < result["hflm_tokenise"][shots]
+    assert result["positions"]["zero_shot"] < result["positions"]["five_shot"]
+
+
+@pytest.mark.slow
 def test_the_preference_benchmark_gives_trls_gradients_at_the_cost_of_the_tree() -> None:
     result = result_of("preferences.py", "--rounds", "1", "--pairs", "2")
     kinds = ("plain", "long_prompt", "group")
