@@ -198,10 +198,8 @@ class TokenForest:
     def tensors(self, *, pad_token_id: int, pad_to_multiple_of: int = 1) -> dict[str, Tensor]:
         """Return the batch as int64 tensors: B rows, padded to the longest of them, L tokens.
 
-        With ``pad_to_multiple_of`` L is the next multiple of it.
-
-        - ``input_ids, position_ids, end`` (B, L). Padding tokens are trees of one token: they
-          see only themselves, because a softmax over nothing would be NaN.
+        - ``input_ids, position_ids, end`` (B, L), L a multiple of ``pad_to_multiple_of``. Padding
+          tokens are trees of one token: a softmax over nothing would be NaN.
         - ``row_tokens`` (B,): how many tokens of each row are not padding.
         - ``predictor`` (P,): the places, in the flattened (B L), whose hidden states are
           projected onto the vocabulary: those that predict a scored token, each once.
