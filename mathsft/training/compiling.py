@@ -121,8 +121,8 @@ class CompiledTrainer(PaddedTrainer):
         try:
             self._rehearse(layers, inputs)
         except compile_errors() as error:
-            (reason, *_) = [*str(error).strip().splitlines(), type(error).__name__]
-            say(f"compile: off, because the layers could not be compiled: {reason:.200}")
+            reason = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+            say(f"compile: off, because the layers could not be compiled: {reason:.300}")
             return []
         say(f"compile: ready after {time.perf_counter() - started:.0f} s")
         return layers
