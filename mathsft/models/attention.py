@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from mathsft.compat import attention_of
+from mathsft.models.blockwise import ForestMask, ForestRows
 
+# Rows over this many tokens get no mask of all pairs of tokens (`mathsft.models.blockwise`).
+LONG_ROW = 2048
 # The names in ``layer_types`` of layers that do not see all earlier tokens, and for each the
 # setting that says how many they see.
 WINDOW_SETTINGS = {
@@ -68,10 +71,11 @@ def forest_mask(end: Tensor, depth: Tensor | None = None, window: Window | None 
     It is true for j <= i < end[b, j], with ``end`` (B, L). With a ``window``, the window's rule on
     the tokens' positions ``depth`` (B, L) must hold too. See `forest_rule`.
     """
-    rows, length = end.shape
-    index = torch.arange(length, device=end.device)
-    row = torch.arange(rows, device=end.device)[:, None, None, None]
-    return forest_rule(end, depth, window)(row, 0, index[:, None], index)
+    return _rows(end, depth, window).dense
+
+
+def _rows(end: Tensor, depth: Tensor | None, window: Window | None) -> ForestRows:
+    return ForestRows(end, end if depth is None else depth, window, forest_rule(end, depth, window))
 
 
 def layer_windows(config: Any) -> dict[str, Window | None]:
@@ -132,8 +136,12 @@ def attention_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
 
     With these inputs, each token sees only what the rule allows.
 
-    ``sdpa`` takes the bool mask. ``eager`` *adds* its mask to the scores, so a bool mask would be
-    added as 0 and 1 and hide nothing. It gets 0 and the lowest number instead.
+    ``sdpa`` takes a bool mask, and turns it into numbers (0 and minus infinity) in every layer.
+    So where their dtype is known (under autocast, and in float32), it gets the numbers, once for
+    all layers. A row of more than 2,048 tokens gets no mask of all pairs of tokens: its attention
+    runs in blocks (`mathsft.models.blockwise`).
+    ``eager`` *adds* its mask to the scores, so a bool mask would be added as 0 and 1 and hide
+    nothing. It gets 0 and the lowest number instead.
     Both work with and without a cache, in training and in evaluation.
     ``flex_attention`` gets a block mask; training with it needs CUDA capability 8.0 or higher.
 
@@ -197,7 +205,8 @@ def _mask(model: Any, end: Tensor, depth: Tensor, window: Window | None) -> Any:
             'the model with attn_implementation="eager"'
         )
     if implementation == "sdpa":
-        return forest_mask(end, depth, window)
+        rows = _rows(end, depth, window)
+        return ForestMask.of(rows) if end.shape[1] > LONG_ROW else _for_sdpa(model, rows.dense)
     if implementation == "eager":
         seen = forest_mask(end, depth, window)
         dtype = model.get_input_embeddings().weight.dtype
@@ -213,3 +222,22 @@ def _mask(model: Any, end: Tensor, depth: Tensor, window: Window | None) -> Any:
         f"attention implementation {implementation!r} is not known to keep the sequences of "
         'a row apart; load the model with attn_implementation="sdpa" (or "eager").'
     )
+
+
+def _for_sdpa(model: Any, seen: Tensor) -> Tensor:
+    """Return the mask as the numbers that sdpa would make of it; unchanged if it may need others.
+
+    In half precision without autocast, layers may compute in float32 what others do not, and sdpa
+    refuses numbers of another dtype than its queries. (It takes float32 with any.)
+    """
+    device = seen.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    elif model.get_input_embeddings().weight.dtype == torch.float32:
+        dtype = torch.float32
+    else:
+        return seen
+    rows, heads, length, _ = seen.shape
+    # CUDA's memory-efficient kernel copies a mask unless its lines start at multiples of 8.
+    numbers = torch.zeros(rows, heads, length, -(-length // 8) * 8, dtype=dtype, device=device)
+    return numbers[..., :length].masked_fill_(~seen, -torch.inf)
