@@ -36,19 +36,17 @@ import torch
 import transformers
 import trl
 from common import SHAPES, grade_school_problems, random_model, tokenizer_for
-from datasets import Dataset, disable_progress_bars
+from datasets import disable_progress_bars
+from packing_rivals import MAX_LENGTH, QUIET, trl_trainer
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import TokenForest, pack
 from mathsft.objectives.sft import tokenize_problems
 from mathsft.training.make import sft_trainer
 
-MAX_LENGTH = 512
 ROWS_PER_STEP = 4  # ours and TRL packed; TRL padded takes about as many documents
-QUIET = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 
 
 class StepTimer(TrainerCallback):
@@ -74,36 +72,6 @@ def ours(model: Any, tokenizer: Any, problems: Any, folder: str) -> SFTTrainer:
         per_device_train_batch_size=1,
         gradient_accumulation_steps=ROWS_PER_STEP,
         **QUIET,
-    )
-
-
-def trl_trainer(
-    model: Any, tokenizer: Any, problems: Any, folder: str, **setting: Any
-) -> SFTTrainer:
-    texts = [
-        {
-            "prompt": sft_prompt(p["question"]),
-            "completion": sft_completion(p["solution"], p["answer"]),
-        }
-        for p in problems
-    ]
-    config = SFTConfig(
-        output_dir=folder,
-        max_length=MAX_LENGTH,
-        learning_rate=2e-4,
-        num_train_epochs=1,
-        completion_only_loss=True,
-        gradient_checkpointing=False,
-        bf16=False,
-        fp16=False,
-        use_cpu=True,
-        optim="adamw_torch",
-        dataloader_pin_memory=False,
-        **QUIET,
-        **setting,
-    )
-    return SFTTrainer(
-        model, args=config, train_dataset=Dataset.from_list(texts), processing_class=tokenizer
     )
 
 

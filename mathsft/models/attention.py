@@ -206,7 +206,9 @@ def _mask(model: Any, end: Tensor, depth: Tensor, window: Window | None) -> Any:
         )
     if implementation == "sdpa":
         rows = _rows(end, depth, window)
-        return ForestMask.of(rows) if end.shape[1] > LONG_ROW else _for_sdpa(model, rows.dense)
+        if end.shape[1] > LONG_ROW and not end.is_meta:  # without numbers there are no blocks
+            return ForestMask.of(rows)
+        return _for_sdpa(model, rows.dense)
     if implementation == "eager":
         seen = forest_mask(end, depth, window)
         dtype = model.get_input_embeddings().weight.dtype
@@ -215,9 +217,9 @@ def _mask(model: Any, end: Tensor, depth: Tensor, window: Window | None) -> Any:
     if implementation == "flex_attention":
         from torch.nn.attention.flex_attention import create_block_mask
 
-        rows, length = end.shape
+        count, length = end.shape
         rule: Any = forest_rule(end, depth, window)
-        return create_block_mask(rule, rows, None, length, length, device=end.device)
+        return create_block_mask(rule, count, None, length, length, device=end.device)
     raise ValueError(
         f"attention implementation {implementation!r} is not known to keep the sequences of "
         'a row apart; load the model with attn_implementation="sdpa" (or "eager").'
@@ -231,7 +233,7 @@ def _for_sdpa(model: Any, seen: Tensor) -> Tensor:
     refuses numbers of another dtype than its queries. (It takes float32 with any.)
     """
     device = seen.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     elif model.get_input_embeddings().weight.dtype == torch.float32:
         dtype = torch.float32

@@ -169,7 +169,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """sdpa with a `ForestMask`; in one piece if it drops scores, or if keys come from a cache."""
-    options = {"scale": scale, "enable_gqa": enable_gqa}
+    options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
     forest: ForestRows = attn_mask.forest
     length = forest.end.shape[1]
     if dropout_p or is_causal or not query.shape[2] == key.shape[2] == length:

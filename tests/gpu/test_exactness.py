@@ -8,6 +8,7 @@ from gpu_work import POLICIES, load
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mathsft.data.problems import read_problems
+from mathsft.models import attention
 from mathsft.models.attention import attention_inputs
 from mathsft.models.forest import TokenForest
 from mathsft.models.likelihood import encode_choices
@@ -67,3 +68,28 @@ def test_the_memory_efficient_kernel_takes_our_mask_in_float16(qwen: Path) -> No
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION]):
         logits = model(**attention_inputs(model, batch), use_cache=False).logits
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_long_rows_in_blocks_have_the_scores_and_gradients_of_the_whole_mask(
+    policy: str, qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load(qwen, policy, lora=True)
+    problems = read_problems("tiny-gsm", limit=60)[0]
+    documents, _ = tokenize_problems(problems, tokenizer, max_length=512)
+    batch = TokenForest(documents, share=False).tensors(pad_token_id=0)
+    assert batch["end"].shape[1] > attention.LONG_ROW
+    batch = {k: v.to(model.device) for k, v in batch.items()}
+    found = []
+    for limit in (attention.LONG_ROW, batch["end"].shape[1]):
+        monkeypatch.setattr(attention, "LONG_ROW", limit)
+        model.zero_grad()
+        with torch.autocast(model.device.type, getattr(torch, POLICIES[policy]["dtype"])):
+            sums = sequence_logprobs(model, batch).sum
+        sums.mean().backward()
+        gradients = [p.grad.float() for n, p in model.named_parameters() if "lora_B" in n]
+        found.append((sums.detach(), torch.cat([g.flatten() for g in gradients])))
+    for ours, wanted in zip(*found, strict=True):
+        share = float((ours - wanted).abs().max() / wanted.abs().max())
+        print(f"\n{policy}: {share:.1e} of the largest")
+        assert share < TOLERANCE[policy]
