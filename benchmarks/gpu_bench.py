@@ -17,7 +17,7 @@ from common import (
     raw_choice_rows,
     tokenizer_for,
 )
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 Measures = Iterator[tuple[str, float | str]]
 
@@ -159,6 +159,7 @@ def timed(bench: Bench, trainer: Any, count: Callable[[Any], int], *, warm: int)
 
     trainer.data_collator = counting
     trainer.add_callback(clock)
+    trainer.remove_callback(PrinterCallback)
     bench.clear()
     trainer.train()
     if not clock.measured:

@@ -98,10 +98,11 @@ def attention(bench: Bench) -> Measures:
             seen = forest_mask(row["end"])
             numbers = torch.zeros(seen.shape, device=bench.device, dtype=bench.dtype)
             numbers.masked_fill_(~seen, -torch.inf)
+            lazy = blockwise_mask(row)
             ways: dict[str, Any] = {
                 "dense": lambda i=inputs, m=seen: step(i, m),
                 "numbers": lambda i=inputs, m=numbers: step(i, m),
-                "blocks": lambda i=inputs, m=blockwise_mask(row): step(i, m),
+                "blocks": lambda i=inputs, m=lazy: step(i, m),
             }
             if compiled_flex is not None:
                 rule: Any = forest_rule(row["end"])

@@ -65,7 +65,7 @@ def sft(bench: Bench) -> Measures:
         "trl_packed": {"packing": True, "packing_strategy": "bfd"},
         "trl_wrapped": {"packing": True, "packing_strategy": "wrapped"},
         "trl_padded": {},
-        "trl_padding_free": {"padding_free": True},
+        "trl_padding_free": {"padding_free": True, "max_length": None},
     }
     fused = "adamw_torch_fused" if bench.device.type == "cuda" else "adamw_torch"
     for name, settings in ways.items():
@@ -140,7 +140,7 @@ def compiled(bench: Bench) -> Measures:
 
 
 def unsloth(bench: Bench) -> Measures:
-    """TRL's trainer on unsloth's model, if it is installed. It changes transformers: run it last."""
+    """TRL's trainer on unsloth's model, if installed. It changes transformers, so it is last."""
     if find_spec("unsloth") is None:
         yield "skipped", "unsloth is not installed"
         return

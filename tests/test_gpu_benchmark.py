@@ -24,8 +24,8 @@ def ran(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str
 ) -> tuple[dict[str, Any], str]:
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--shape", "tiny", "--json", *given])
-    for name in ("simplefilter",):  # it would last for the next tests
-        monkeypatch.setattr(gpu.warnings, name, lambda *_: None)
+    # They would last for the next tests.
+    monkeypatch.setattr(gpu.warnings, "simplefilter", lambda *_: None)
     monkeypatch.setattr(gpu.logging, "disable", lambda *_: None)
     monkeypatch.setattr(gpu, "disable_progress_bars", lambda: None)
     monkeypatch.setattr(gpu.transformers.logging, "set_verbosity_error", lambda: None)
@@ -77,6 +77,7 @@ def test_every_section_runs_at_the_tiny_shape() -> None:
     assert found["sft"]["ours_1_rows_host_ms"] <= found["sft"]["ours_1_rows_step_ms"]
 
 
+@pytest.mark.slow
 def test_the_attention_benchmark_counts_less_work_in_blocks_for_longer_rows() -> None:
     found = result_of("attention.py", "--rounds", "1", "--lengths", "512", "2048")
     packed, few_shot = found["by_length"]["packed"], found["by_length"]["few_shot"]["2048"]
