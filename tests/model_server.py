@@ -1,6 +1,6 @@
-"""A small server that speaks vLLM's and SGLang's forms, and writes with a real model.
+"""A small server with the forms of vLLM, SGLang and `transformers serve`; a real model writes.
 
-It stands in for the protocol's other end; the answers are those of `sample_groups`.
+It stands in for the protocol's other end; the answers are those of `generate`.
 """
 
 import json
@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from mathsft.data.prompts import sft_prompt
+from mathsft.generation.generate import generate
 from mathsft.generation.mismatch import answer_logprobs
-from mathsft.generation.rollouts import Completion, sample_groups
+from mathsft.generation.rollouts import Completion
 from mathsft.models.encoding import encode_prompts
 
 PROMPTS = ["2 + 3 =", sft_prompt("Tom has 3 pens and buys 2. How many has he?"), "Ann has 12 cats"]
@@ -20,7 +21,7 @@ HOW: Any = {"model": "tiny", "num_generations": 3, "max_new_tokens": 8}
 
 
 class Server(ThreadingHTTPServer):
-    """Answers like vLLM or SGLang (``kind``); ``spoil`` may change an answer before it is sent."""
+    """Answers like the server of this ``kind``; ``spoil`` may change an answer before it is sent."""
 
     daemon_threads = True
 
@@ -43,7 +44,7 @@ class Server(ThreadingHTTPServer):
     def write(self, ids: list[int], n: int, seed: int, how: Any, tokens: int) -> list[Completion]:
         text = self.texts.get(tuple(ids), ids)
         with self.lock:
-            (group,) = sample_groups(
+            (group,) = generate(
                 self.model, self.tokenizer, [text], num_generations=n, seed=seed,
                 temperature=how["temperature"], top_p=how["top_p"], max_new_tokens=tokens,
             )  # fmt: skip
@@ -77,6 +78,17 @@ class Server(ThreadingHTTPServer):
             found.append({"text": answer.text, "meta_info": about})
         return found
 
+    def transformers(self, body: Any) -> Any:
+        # As in transformers 5.23: fields that it does not know are refused, ids not returned.
+        assert body.keys() <= {"model", "prompt", "temperature", "generation_config"}
+        config = json.loads(body["generation_config"])
+        assert (config["do_sample"], body["temperature"]) == (False, 0.0)
+        ids = self.tokenizer(body["prompt"]).input_ids
+        how = {"temperature": 0.0, "top_p": 1.0}
+        (answer,) = self.write(ids, 1, 0, how, config["max_new_tokens"])
+        finish = "stop" if answer.ended else "length"
+        return {"choices": [{"index": 0, "text": answer.text, "finish_reason": finish}]}
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
@@ -92,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         self.server.keys.append(self.headers.get("Authorization"))
-        paths = {"/v1/completions": self.server.vllm, "/generate": self.server.sglang}
+        texts = self.server.transformers if self.server.kind == "someone" else self.server.vllm
+        paths = {"/v1/completions": texts, "/generate": self.server.sglang}
         self.reply(paths[self.path](body))
 
     def reply(self, found: Any) -> None:

@@ -8,7 +8,8 @@ import torch
 from model_files import base
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from mathsft.models.decoding import RoomyLayer, Sampler, roomy_cache
+from mathsft.models.cache import RoomyLayer, roomy_cache
+from mathsft.models.choosing import Sampler
 from mathsft.models.encoding import encode_prompts
 from mathsft.models.greedy import written_tokens
 

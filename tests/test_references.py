@@ -73,7 +73,7 @@ def test_an_unreadable_reference_names_its_row_before_anything_is_generated(
 ) -> None:
     problems = load_problems("tiny-gsm", split="test", limit=3).to_list()
     problems[2]["answer"] = answer
-    monkeypatch.setattr(worked, "greedy_tokens", lambda *_, **__: pytest.fail("generated"))
+    monkeypatch.setattr(worked, "generate", lambda *_, **__: pytest.fail("generated"))
     with pytest.raises(ValueError, match=r"problem 2 has .*answer") as error:
         worked_answers(*loaded, problems, max_new_tokens=2)
     assert problems[2]["question"] in str(error.value)

@@ -1,21 +1,15 @@
 """Worked answers: let the model solve problems in writing, and compare the final answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
-
-from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.answers import extract_answer, reference_answer, same_answer
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
 from mathsft.data.given import check_rows
 from mathsft.data.prompts import sft_prompt
-from mathsft.models.encoding import encode_prompts
-from mathsft.models.greedy import check_room, greedy_tokens, say_ignored
-from mathsft.models.sharding import check_not_sharded
-from mathsft.processes import processes
+from mathsft.generation.generate import generate
+from mathsft.generation.server import Server
 
 
 def worked_answers(
@@ -24,8 +18,9 @@ def worked_answers(
     problems: Sequence[Mapping[str, Any]],
     *,
     max_new_tokens: int = 256,
-    batch_size: int = 64,
+    batch_size: int = 256,
     prompt: Callable[[str], str] = sft_prompt,
+    server: Server | None = None,
 ) -> list[dict[str, Any]]:
     """Solve ``problems`` greedily; give each text, its final answer and whether that is right.
 
@@ -40,8 +35,9 @@ def worked_answers(
 
     Args:
         max_new_tokens: a solution that has not stopped after this many tokens is cut.
-        batch_size: number of prompts that are answered at once.
+        batch_size: number of prompts that are answered at once (`generate`).
         prompt: makes the prompt from the question; the default is the format that training uses.
+        server: answers instead of the model, which may then be None.
 
     In several processes (torchrun), call it in each: each solves its share of the problems, and
     all return the whole list.
@@ -56,35 +52,21 @@ def worked_answers(
     check_numbers({"max_new_tokens": max_new_tokens})
     check_rows(problems, name="worked_answers")
     references = _references(problems)
-    check_not_sharded(model)
-    state = processes(model.device.type)
-    prompts = encode_prompts(tokenizer, [prompt(problem["question"]) for problem in problems])
-    for row, ids in enumerate(prompts):
-        check_room(model, len(ids), max_new_tokens, name=f"problem {row}")
-    say_ignored(model)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    by_length = by_length[state.process_index :: state.num_processes]
-    found: list[tuple[int, dict[str, Any]]] = []
-    for first in tqdm(
-        range(0, len(by_length), batch_size),
-        desc="worked answers",
-        leave=False,
-        disable=not state.is_main_process,
-    ):
-        rows = by_length[first : first + batch_size]
-        written = greedy_tokens(
-            model,
-            tokenizer,
-            [prompts[i] for i in rows],
-            max_new_tokens=max_new_tokens,
-            names=[f"problem {i}" for i in rows],
-        )
-        for i, text in zip(rows, tokenizer.batch_decode(written, True), strict=True):
-            answer = extract_answer(text)
-            right = bool(answer) and same_answer(answer, references[i])
-            found.append((i, {"text": text, "answer": answer, "correct": right}))
-    # The results of all processes; a single process gets its own.
-    return [result for _, result in sorted(gather_object(found), key=itemgetter(0))]
+    groups = generate(
+        model,
+        tokenizer,
+        [prompt(problem["question"]) for problem in problems],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        server=server,
+        name="problem",
+    )
+    results = []
+    for (completion,), reference in zip(groups, references, strict=True):
+        answer = extract_answer(completion.text)
+        right = bool(answer) and same_answer(answer, reference)
+        results.append({"text": completion.text, "answer": answer, "correct": right})
+    return results
 
 
 def _references(problems: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,5 @@
 """Sample several answers to each prompt; their token ids are kept, never encoded again."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -11,10 +10,10 @@ import torch
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from mathsft.checks import ABOVE_0, SHARE, at_least, check_number, check_numbers
-from mathsft.models.decoding import Sampler
+from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number, check_numbers
+from mathsft.models.choosing import Greedy, Sampler
 from mathsft.models.encoding import prompt_ids, stop_tokens
-from mathsft.models.greedy import check_room, written_tokens
+from mathsft.models.greedy import check_room, say_ignored, written_tokens
 from mathsft.models.merging import merged_for_reading
 from mathsft.models.sharding import check_not_sharded
 from mathsft.processes import processes
@@ -27,7 +26,9 @@ class Completion:
     ``input_ids`` are its tokens, the stop token included; ``text`` is without special tokens;
     ``ended`` says whether it stopped by itself, or was cut after ``max_new_tokens``;
     ``logprobs`` are the log-probabilities of its tokens in nats, of the model that wrote it at
-    the temperature of the sampling. (``top_p`` does not change them.)
+    the temperature of the sampling, or of the model itself (temperature 1) if the answer is
+    greedy. (``top_p`` does not change them.) Only a greedy answer from a server may lack
+    ``input_ids`` or ``logprobs``: then they are empty.
     """
 
     input_ids: list[int]
@@ -58,7 +59,8 @@ def sample_groups(
             objectives that learn from samples assume.
         top_p: sample only from the likeliest tokens that together have this probability; 1: all.
         max_new_tokens: an answer that has not stopped after this many tokens is cut.
-        batch_size: answers that are written at once. 512 short ones need about 1 GB at 0.5B.
+        batch_size: answers that are written at once. One that ends makes room for the next. 512
+            short ones need about 1 GB at 0.5B.
         seed: an answer depends on the weights, its prompt, the seed, the prompt's number and the
             answer's place in the group. So the same call gives the same answers, in one process
             or several. (Other batches round differently, and a token on the edge between two may
@@ -67,16 +69,48 @@ def sample_groups(
             in the list. Give a row's own number if prompts are sampled in parts.
 
     A checkpoint's own generation config is not used. In several processes (torchrun), call it in
-    each: each writes its share of the batches, and all return the whole list.
+    each: each writes its share of the answers, and all return the whole list.
 
     Raises ValueError for one text instead of a list, an impossible number, a prompt that is empty
     or leaves the model no room, logits that are not finite, or a model that is sharded over
     several processes.
     """
-    if isinstance(prompts, str):
-        raise ValueError(f"prompts: expected a list of texts, found one text: [{prompts!r:.40}]")
-    check_number("num_generations", num_generations, at_least(1))
     check_number("temperature", temperature, ABOVE_0)
+    return written_groups(
+        model,
+        tokenizer,
+        prompts,
+        num_generations=num_generations,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        seed=seed,
+        numbers=numbers,
+    )
+
+
+_AT_ONCE = 16  # batches whose tokens are on the device at the same time
+
+
+def written_groups(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    *,
+    num_generations: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    numbers: Sequence[int] | None,
+    name: str = "prompt",
+) -> list[list[Completion]]:
+    """As `sample_groups`, and greedy at temperature 0; ``name``: what errors call a prompt."""
+    check_prompts(prompts)
+    check_number("num_generations", num_generations, at_least(1))
+    check_number("temperature", temperature, AT_LEAST_0)
     check_number("top_p", top_p, SHARE)
     check_number("batch_size", batch_size, at_least(1))
     check_number("seed", seed, at_least(0))
@@ -87,47 +121,69 @@ def sample_groups(
     state = processes(model.device.type)
     encoded = prompt_ids(tokenizer, prompts)
     for row, ids in enumerate(encoded):
-        check_room(model, len(ids), max_new_tokens, name=f"prompt {row}")
+        check_room(model, len(ids), max_new_tokens, name=f"{name} {row}")
+    if temperature == 0:
+        say_ignored(model)
     by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
-    order = [row for row in by_length for _ in range(num_generations)]
-    batch_size = min(batch_size, -(-len(order) // state.num_processes))
-    starts = range(0, len(order), batch_size)[state.process_index :: state.num_processes]
+    # A group is divided where it is larger than a batch, or there are few for each process.
+    parts = max(-(-num_generations // batch_size), _parts(len(encoded), state.num_processes))
+    size = -(-num_generations // parts)
+    firsts = range(0, num_generations, size)
+    share = [(row, first) for row in by_length for first in firsts]
+    share = share[state.process_index :: state.num_processes]
+    at_once = max(_AT_ONCE * batch_size // size, 1)
     stops = set(stop_tokens(model, tokenizer))
     named = range(len(encoded)) if numbers is None else numbers
-    found: list[tuple[int, Completion]] = []
-    quiet = not state.is_main_process or len(starts) == 1
+    found: list[tuple[int, int, Completion]] = []
+    quiet = not state.is_main_process or len(share) <= at_once
     with merged_for_reading(model):
-        for start in tqdm(starts, desc="answers", leave=False, disable=quiet):
-            rows = order[start : start + batch_size]
-            draws = [
-                _uniform(max_new_tokens, seed, named[row], (start + place) % num_generations)
-                for place, row in enumerate(rows)
+        for start in tqdm(
+            range(0, len(share), at_once), desc="answers", leave=False, disable=quiet
+        ):
+            pieces = share[start : start + at_once]
+            places = [
+                (row, copy)
+                for row, first in pieces
+                for copy in range(first, min(first + size, num_generations))
             ]
-            sampler = Sampler(
-                torch.tensor(np.stack(draws), device=model.device),
-                temperature=temperature,
-                top_p=top_p,
-            )
-            copies = Counter(rows)
+            choose: Greedy | Sampler
+            if temperature == 0:
+                choose = Greedy((len(places), max_new_tokens), device=model.device)
+            else:
+                draws = [_uniform(max_new_tokens, seed, named[row], copy) for row, copy in places]
+                uniform = torch.tensor(np.stack(draws), device=model.device)
+                choose = Sampler(uniform, temperature=temperature, top_p=top_p)
             written = written_tokens(
                 model,
                 tokenizer,
-                [encoded[row] for row in copies],
+                [encoded[row] for row, _ in pieces],
                 max_new_tokens=max_new_tokens,
-                names=[f"prompt {row}" for row in copies],
-                copies=list(copies.values()),
-                choose=sampler,
+                names=[f"{name} {row}" for row, _ in pieces],
+                copies=[min(size, num_generations - first) for _, first in pieces],
+                batch_size=batch_size,
+                choose=choose,
             )
             texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-            logprobs = sampler.logprobs.tolist()
-            for row, ids, text, values in zip(rows, written, texts, logprobs, strict=True):
+            logprobs = choose.logprobs.tolist()
+            for place, ids, text, values in zip(places, written, texts, logprobs, strict=True):
                 ended = bool(ids) and ids[-1] in stops
                 made = Completion(ids, text=text, ended=ended, logprobs=values[: len(ids)])
-                found.append((row, made))
-    groups: list[list[Completion]] = [[] for _ in prompts]
-    for row, completion in sorted(gather_object(found), key=itemgetter(0)):
+                found.append((*place, made))
+    groups: list[list[Completion]] = [[] for _ in encoded]
+    for row, _, completion in sorted(gather_object(found), key=itemgetter(0, 1)):
         groups[row].append(completion)
     return groups
+
+
+def check_prompts(prompts: Any) -> None:
+    """Raise ValueError for one text: each of its characters would be a prompt."""
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts: expected a list of texts, found one text: [{prompts!r:.40}]")
+
+
+def _parts(prompts: int, processes: int) -> int:
+    """In how many parts to divide each group, so that the processes get about the same work."""
+    return 1 if processes == 1 else -(-4 * processes // prompts)
 
 
 def _uniform(count: int, *key: int) -> np.ndarray[Any, Any]:

@@ -10,7 +10,12 @@ again may give other tokens, so the ids must come from the server:
   the sampling temperature, unless SGLANG_RETURN_ORIGINAL_LOGPROB is set. It follows the seed only
   with ``--enable-deterministic-inference``.
 - ``transformers serve`` (5.23) takes no token ids, and returns neither ids nor log-probabilities
-  (``logprobs`` is accepted and ignored). It cannot be used: `sample_groups` computes the same.
+  (``logprobs`` is accepted and ignored). It cannot be used for training: `sample_groups` computes
+  the same.
+
+Greedy answers are not trained on (`mathsft.generation.generate`), so their text is enough. For them
+``transformers serve`` can be used too: it gets the prompt as text, if its tokens come from one, and
+our own generation config.
 
 A server's model may differ from ours in more than rounding. So measure it before training
 (`mathsft.generation.mismatch`).
@@ -28,21 +33,12 @@ import httpx
 import numpy as np
 from tqdm.auto import tqdm
 
-from mathsft.checks import ABOVE_0, SHARE, at_least, check_number, check_numbers, unknown_name
-from mathsft.generation.rollouts import Completion
+from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number, check_numbers
+from mathsft.generation.rollouts import Completion, check_prompts
+from mathsft.generation.server_forms import API_KEY, WRITERS, Answer, ServerError, asked, kind_of
 from mathsft.models.encoding import prompt_ids, stop_tokens
 
-API_KEY = "MATHSFT_API_KEY"
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
-# A server fills what a request leaves out from the checkpoint's generation config.
-_PLAIN = {
-    "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0,
-    "presence_penalty": 0.0,
-}  # fmt: skip
-
-
-class ServerError(RuntimeError):
-    """A server did not give what was asked for; the message says what to do."""
 
 
 def served_groups(
@@ -88,10 +84,39 @@ def served_groups(
     it does not serve, with those that it does; and for an answer without token ids or
     log-probabilities. Then all prompts that were not asked yet are left out.
     """
-    if isinstance(prompts, str):
-        raise ValueError(f"prompts: expected a list of texts, found one text: [{prompts!r:.40}]")
-    check_number("num_generations", num_generations, at_least(1))
     check_number("temperature", temperature, ABOVE_0)
+    return groups_from_server(
+        base_url, tokenizer, prompts, model=model, num_generations=num_generations,
+        temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
+        numbers=numbers, server=server, api_key=api_key, concurrency=concurrency, timeout=timeout,
+    )  # fmt: skip
+
+
+def groups_from_server(
+    base_url: str,
+    tokenizer: Any,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    *,
+    model: str,
+    num_generations: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    seed: int,
+    numbers: Sequence[int] | None,
+    server: Literal["vllm", "sglang", "transformers"] | None,
+    concurrency: int,
+    timeout: float,
+    api_key: str | None = None,
+) -> list[list[Completion]]:
+    """As `served_groups`, and greedy at temperature 0.
+
+    Training does not use greedy answers, so a server may leave out their token ids and
+    log-probabilities.
+    """
+    check_prompts(prompts)
+    check_number("num_generations", num_generations, at_least(1))
+    check_number("temperature", temperature, AT_LEAST_0)
     check_number("top_p", top_p, SHARE)
     check_number("concurrency", concurrency, at_least(1))
     check_number("timeout", timeout, ABOVE_0)
@@ -103,7 +128,7 @@ def served_groups(
     address = base_url.rstrip("/").removesuffix("/v1")
     key = api_key or os.environ.get(API_KEY) or ""
     stops = stop_tokens(None, tokenizer)
-    sampling = {"temperature": temperature, "top_p": top_p, "stop_token_ids": stops, **_PLAIN}
+    sampling = {"temperature": temperature, "top_p": top_p, "stop_token_ids": stops}
     seeds = [
         int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 2) + 1
         for number in (range(len(encoded)) if numbers is None else numbers)
@@ -114,92 +139,56 @@ def served_groups(
         timeout=timeout,
         trust_env=urlsplit(address).hostname not in _LOCAL,  # no proxy for this machine
     ) as client:
-        ask = partial(_asked, client, key)
-        kind = server or _kind_of(ask("GET", "/v1/models"), model, address)
+        ask = partial(asked, client, key)
+        kind = server or kind_of(ask("GET", "/v1/models"), model, address)
+        sent: Any = encoded
+        if kind == "transformers":
+            if temperature > 0:
+                raise ServerError(
+                    f"{address}: transformers serve returns no token ids and log-probabilities, "
+                    "so it can only answer greedily (temperature=0)"
+                )
+            sent = [_as_text(ids, tokenizer, where=f"prompt {n}") for n, ids in enumerate(encoded)]
         about = {"n": num_generations, "max_new_tokens": max_new_tokens, "sampling": sampling}
-        write = partial(_WRITERS[kind], ask, model=model, **about)
+        write = partial(WRITERS[kind], ask, model=model, **about)
         pool = ThreadPoolExecutor(concurrency)
         try:
-            answers = list(tqdm(pool.map(write, encoded, seeds), total=len(encoded), leave=False))
+            answers = list(tqdm(pool.map(write, sent, seeds), total=len(sent), leave=False))
         finally:
             pool.shutdown(cancel_futures=True)
     return [
-        [_completion(answer, tokenizer, stops, where=f"prompt {row}") for answer in group]
+        [
+            _completion(answer, tokenizer, stops, where=f"prompt {row}", greedy=temperature == 0)
+            for answer in group
+        ]
         for row, group in enumerate(answers)
     ]
 
 
-_Answer = dict[str, Any]  # ids, logprobs, finish, and the token (if known) that ended it: matched
-
-
-def _from_vllm(
-    ask: Any, ids: list[int], seed: int, *, model: str, n: int, max_new_tokens: int, sampling: Any
-) -> list[_Answer]:
-    # vLLM gives answer i of n the seed + i.
-    body = {
-        "model": model, "prompt": ids, "n": n, "max_tokens": max_new_tokens, "seed": seed,
-        "logprobs": 1, "return_token_ids": True, **sampling,
-    }  # fmt: skip
-    given = ask("POST", "/v1/completions", body)
-    choices = given.get("choices") if isinstance(given, dict) else None
-    if not isinstance(choices, list) or len(choices) != n:
-        raise ServerError(f"the server did not give {n} answers to a prompt: {given!r:.100}")
-    return [
-        {
-            "ids": choice.get("token_ids"),
-            "logprobs": (choice.get("logprobs") or {}).get("token_logprobs"),
-            "finish": choice.get("finish_reason"),
-            "matched": choice.get("stop_reason"),
-        }
-        for choice in sorted(choices, key=lambda choice: choice.get("index", 0))
-    ]
-
-
-def _from_sglang(
-    ask: Any, ids: list[int], seed: int, *, model: str, n: int, max_new_tokens: int, sampling: Any
-) -> list[_Answer]:
-    # One entry for each answer: with "n" all would get the same seed.
-    each = [
-        {"max_new_tokens": max_new_tokens, "sampling_seed": seed + copy, **sampling}
-        for copy in range(n)
-    ]
-    body = {"input_ids": [ids] * n, "sampling_params": each, "return_logprob": True}
-    given = ask("POST", "/generate", body)
-    if not isinstance(given, list) or len(given) != n:
-        raise ServerError(f"the server did not give {n} answers to a prompt: {given!r:.100}")
-    found = []
-    for about in (answer.get("meta_info") or {} for answer in given):
-        tokens, finish = about.get("output_token_logprobs"), about.get("finish_reason") or {}
-        found.append(
-            {
-                "ids": tokens and [token for _, token, *_ in tokens],
-                "logprobs": tokens and [value for value, *_ in tokens],
-                "finish": finish.get("type"),
-                "matched": finish.get("matched"),
-            }
-        )
-    return found
-
-
-_WRITERS: dict[str, Any] = {"vllm": _from_vllm, "sglang": _from_sglang}
-
-
-def _completion(answer: _Answer, tokenizer: Any, stops: list[int], *, where: str) -> Completion:
-    """Check an answer; raise ServerError if training could not use it."""
-    ids, logprobs, finish = answer["ids"], answer["logprobs"], answer["finish"]
+def _completion(
+    answer: Answer, tokenizer: Any, stops: list[int], *, where: str, greedy: bool
+) -> Completion:
+    """Check an answer; raise ServerError if training could not use it, or it is broken off."""
+    ids, logprobs = answer.get("ids") or [], answer.get("logprobs") or []
     for name, values in (("token ids", ids), ("log-probabilities", logprobs)):
-        if not values:
+        if not values and not greedy:
             raise ServerError(
                 f"{where}: the server returned no {name}, which training needs. vLLM returns them "
                 "from version 0.10.2, SGLang from its /generate; other servers cannot be used"
             )
-    if len(ids) != len(logprobs) or not all(v is not None and math.isfinite(v) for v in logprobs):
+    finish = answer["finish"]
+    if finish not in ("stop", "length"):
+        raise ServerError(f"{where}: the server broke off an answer (finish_reason {finish!r})")
+    if not ids:
+        if not isinstance(answer["text"], str):
+            raise ServerError(f"{where}: the server returned neither token ids nor a text")
+        return Completion([], text=answer["text"], ended=finish == "stop", logprobs=[])
+    counted = len(ids) == len(logprobs) or (greedy and not logprobs)
+    if not counted or not all(v is not None and math.isfinite(v) for v in logprobs):
         raise ServerError(
             f"{where}: {len(ids)} tokens and {len(logprobs)} log-probabilities; expected a finite "
             "one for each token"
         )
-    if finish not in ("stop", "length"):
-        raise ServerError(f"{where}: the server broke off an answer (finish_reason {finish!r})")
     if finish == "stop" and ids[-1] not in [*stops, answer["matched"]]:
         raise ServerError(
             f"{where}: an answer stopped, but its last token ({ids[-1]}) is not a stop token of "
@@ -209,41 +198,13 @@ def _completion(answer: _Answer, tokenizer: Any, stops: list[int], *, where: str
     return Completion(ids, text=text, ended=finish == "stop", logprobs=logprobs)
 
 
-def _kind_of(listed: Any, model: str, address: str) -> str:
-    """Return which server it is, from its list of models, and check that it serves ``model``."""
-    cards = listed.get("data") or [] if isinstance(listed, dict) else []
-    owners = {str(card.get("id")): str(card.get("owned_by")) for card in cards}
-    if not set(owners.values()) & _WRITERS.keys():
-        raise ServerError(
-            f"{address} is {' or '.join(set(owners.values())) or 'unknown'}, not vLLM or SGLang. "
-            "Others, such as transformers serve, return no token ids and log-probabilities. If one "
-            "of the two is behind it, give server='vllm' or server='sglang'"
-        )
-    if model not in owners:
-        raise ServerError(f"{address}: {unknown_name('model', model, owners)}")
-    return owners[model]
-
-
-def _asked(client: httpx.Client, key: str, method: str, path: str, body: Any = None) -> Any:
-    """Return a server's answer to one request, or raise its error in plain words."""
-    where = f"{client.base_url.copy_with(path=path)}"
-    try:
-        response = client.request(method, path, json=body)
-        found = response.json() if response.is_success else None
-    except httpx.TimeoutException:
-        raise ServerError(
-            f"{where}: no answer in time. Give a longer timeout, a smaller concurrency, or smaller "
-            "max_new_tokens or num_generations"
-        ) from None
-    except httpx.HTTPError as error:
-        raise ServerError(
-            f"{where}: no server answers ({error}). Is it running, and is base_url its address?"
-        ) from None
-    except ValueError:
-        raise ServerError(f"{where}: the answer is not JSON: {response.text!r:.100}") from None
-    if response.is_success:
-        return found
-    text = response.text[:500]
-    text = text.replace(key, "…") if key else text
-    hint = f" Set {API_KEY}, or give api_key." if response.status_code in (401, 403) else ""
-    raise ServerError(f"{where}: the server answered {response.status_code}: {text}{hint}")
+def _as_text(ids: list[int], tokenizer: Any, *, where: str) -> str:
+    """The text that a server's tokenizer encodes as these tokens."""
+    for skip in (False, True):  # the tokenizer adds its first token itself
+        text: str = tokenizer.decode(ids, skip_special_tokens=skip)
+        if tokenizer(text).input_ids == ids:
+            return text
+    raise ServerError(
+        f"{where}: no text gives these tokens back, and transformers serve takes only texts. Use "
+        "vLLM or SGLang, or the model itself"
+    )

@@ -1,173 +1,177 @@
-"""Writing many answers at once: each prompt passes once, and an answer that ended leaves."""
+"""Writing many answers at once: each prompt passes once, and the batch stays full.
 
-import inspect
-from collections.abc import Callable, Collection
+An answer that ended leaves, and the next prompt takes its place: continuous batching (Yu et al.
+2022, "Orca").
+"""
+
+from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, TopPLogitsWarper
-from transformers.cache_utils import DynamicLayer
 
-_ROOM = 64  # tokens that a cache grows by: a copy of the cache every 64 tokens costs nothing
-# From logits (n, V), the answers' numbers (n,) and the number of tokens before: tokens (n,).
-Choose = Callable[[Tensor, Tensor, int], Tensor]
+from mathsft.models.cache import roomy_cache
+from mathsft.models.choosing import Choose
 
-
-def likeliest(logits: Tensor, answers: Tensor, step: int) -> Tensor:
-    """The token with the largest logit: greedy decoding."""
-    return logits.argmax(dim=-1)
+_PREFILL = 8192  # prompt tokens that pass at once, with padding: bounds the memory of activations
+_FULL = (
+    0.8  # below this share of answers that go on, rows are exchanged: each time copies the cache
+)
+_Asked = tuple[Sequence[int], int]  # a prompt, and the number of answers to it
 
 
-class Sampler:
-    """Draws tokens with given random numbers, and keeps the log-probability of each.
-
-    Each answer has random numbers of its own, so what it says depends neither on the other
-    answers of the batch nor on the number of processes.
-
-    Args:
-        uniform: (N, T) in [0, 1): for each of N answers one number per token.
-        temperature: the logits are divided by it.
-        top_p: draw only from the likeliest tokens that together have this probability.
-
-    ``logprobs`` (N, T), in nats, are of the model at this temperature; ``top_p`` does not change
-    them.
-    """
-
-    def __init__(self, uniform: Tensor, *, temperature: float, top_p: float = 1.0) -> None:
-        self._uniform = uniform
-        self._temperature = temperature
-        self._warper = TopPLogitsWarper(top_p) if top_p < 1 else None
-        self.logprobs = torch.zeros_like(uniform)
-
-    def __call__(self, logits: Tensor, answers: Tensor, step: int) -> Tensor:
-        logprobs = (logits.float() / self._temperature).log_softmax(dim=-1)
-        kept: Any = logprobs
-        if self._warper is not None:
-            kept = self._warper(None, logprobs)
-        below = kept.exp().cumsum(dim=-1)  # the probability of this token and of all before it
-        place = self._uniform[answers, step, None] * below[:, -1:]
-        token = torch.searchsorted(below, place, right=True)
-        # Rounding may put the place at the very end, where no token is.
-        token = torch.where(token < logits.shape[-1], token, kept.argmax(-1, keepdim=True))
-        self.logprobs[answers, step] = logprobs.gather(-1, token)[:, 0]
-        return token[:, 0]
+def padded(prompts: Sequence[Sequence[int]], *, fill: int, device: Any) -> tuple[Tensor, Tensor]:
+    """Prompts as one tensor (P, T), padded on the left, and a mask that is 0 at the padding."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[fill] * (longest - len(p)) + list(p) for p in prompts])
+    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    return ids.to(device), seen.to(device)
 
 
-class RoomyLayer(DynamicLayer):
-    """A layer's keys and values, with room for tokens to come.
+class _Rows:
+    """The answers that are being written: a row of the cache each."""
 
-    transformers' own layer copies all of itself at every token, which takes half of the time on a
-    small model.
-    """
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], *, fill: int) -> None:
+        cache = roomy_cache(model)
+        assert cache is not None
+        self._model, self._cache = model, cache
+        ids, self._seen = padded(prompts, fill=fill, device=model.device)
+        places = (self._seen.cumsum(-1) - 1).clamp(min=0)
+        self.logits = self._read(ids, places)  # (B, V) after the last token
+        self._place = places[:, -1:]
+        self.answers = self.steps = torch.arange(len(ids), device=ids.device)
+        self.going = torch.ones_like(self.answers, dtype=torch.bool)
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._buffers: list[Tensor] | None = None
+    def __len__(self) -> int:
+        return len(self.answers)
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Add (B, heads, T, size) of new tokens; return those of all tokens."""
-        if not self.is_initialized:
-            return super().update(key_states, value_states, *args, **kwargs)
-        assert self.keys is not None
-        assert self.values is not None
-        old = self.keys.shape[-2]
-        new = old + key_states.shape[-2]
-        if self._buffers is None or self._buffers[0].shape[-2] < new:
-            self._buffers = []
-            for there in (self.keys, self.values):
-                batch, heads, _, size = there.shape
-                buffer = there.new_empty((batch, heads, new + _ROOM, size))
-                buffer[:, :, :old] = there
-                self._buffers.append(buffer)
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, old:new] = states
-        self.keys, self.values = (buffer[:, :, :new] for buffer in self._buffers)
-        return self.keys, self.values
+    def number(self, first: int, copies: Sequence[int]) -> None:
+        """Repeat each row as often as ``copies`` says; number the rows from ``first`` on."""
+        device = self.answers.device
+        rows = [row for row, count in enumerate(copies) for _ in range(count)]
+        self.keep(torch.tensor(rows, device=device))
+        self.answers = torch.arange(first, first + len(rows), device=device)
+        self.steps = torch.zeros_like(self.answers)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        super().batch_select_indices(indices)
-        self._buffers = None
+    def read(self, token: Tensor) -> None:
+        """Let each row's token (B,) pass through the model."""
+        self._seen = torch.cat([self._seen, self._seen.new_ones((len(self), 1))], dim=-1)
+        self._place = self._place + 1
+        self.logits = self._read(token[:, None], self._place)
 
+    def keep(self, rows: Tensor) -> None:
+        """Keep these rows alone, without the columns in which all of them are padding."""
+        self._cache.batch_select_indices(rows)
+        self._seen, self._place = self._seen[rows], self._place[rows]
+        self.answers, self.steps = self.answers[rows], self.steps[rows]
+        self.going, self.logits = self.going[rows], self.logits[rows]
+        if empty := int(self._seen.any(dim=0).int().argmax()):
+            self._seen = self._seen[:, empty:]
+            for layer in self._layers():
+                layer.forget(empty)
 
-def roomy_cache(model: Any) -> DynamicCache | None:
-    """An empty cache for `write`; None if the model needs another kind, or takes no positions."""
-    takes = inspect.signature(model.forward).parameters
-    if not {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys():
-        return None
-    cache = DynamicCache(config=model.config)
-    if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return None  # windows, states of recurrent layers
-    cache.layers = [RoomyLayer() for _ in cache.layers]
-    return cache
+    def join(self, other: "_Rows") -> None:
+        """Add the rows of the other."""
+        length = max(self._seen.shape[1], other._seen.shape[1])
+        self._seen, theirs = (
+            torch.nn.functional.pad(one._seen, (length - one._seen.shape[1], 0))
+            for one in (self, other)
+        )
+        self._seen = torch.cat([self._seen, theirs])
+        for name in ("_place", "answers", "steps", "going", "logits"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
+        for layer, more in zip(self._layers(), other._layers(), strict=True):
+            layer.join(more)
+
+    def _layers(self) -> list[Any]:
+        return [*self._cache.layers]
+
+    def _read(self, ids: Tensor, places: Tensor) -> Tensor:
+        logits: Tensor = self._model(
+            input_ids=ids,
+            attention_mask=self._seen,
+            position_ids=places,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits
 
 
 @torch.no_grad()
 def write(
     model: Any,
-    cache: DynamicCache,
-    ids: Tensor,
-    seen: Tensor,
-    rows: Tensor,
+    prompts: Sequence[Sequence[int]],
     *,
+    copies: Sequence[int],
+    batch_size: int,
     stops: Collection[int],
     max_new_tokens: int,
     fill: int,
     choose: Choose,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, list[int]]:
     """Continue prompts token by token.
 
-    Returns the tokens written, (N, at most max_new_tokens), and for each answer whether its logits
-    were not finite once, (N,): such an answer means nothing.
+    Returns the tokens written, (N, max_new_tokens), and the numbers of answers whose logits were
+    not finite once: these mean nothing, and the writing ends with them.
 
     Args:
-        model: a causal language model in eval mode.
-        cache: an empty cache of `roomy_cache`.
-        ids: (P, T) prompts, padded on the left; ``seen`` (P, T) is 0 at the padding.
-        rows: (N,) the prompt of each answer. A prompt passes through the model once.
+        model: a causal language model in eval mode, for which `roomy_cache` gives a cache.
+        prompts: token ids. Neighbours pass together, so sort them by length.
+        copies: the number of answers to each prompt, at most ``batch_size``. Answers are numbered
+            in this order. A prompt passes through the model once.
+        batch_size: answers that are written at once.
         stops: tokens that end an answer. What is written after one means nothing.
-        fill: written in the places of answers that have left.
-        choose: takes the logits (n, V), which answers they are for (n,), and the step; returns
-            tokens (n,).
+        fill: the padding.
+        choose: takes the logits (n, V), which answers they are for (n,), and how many tokens these
+            have (n,); returns tokens (n,).
     """
-    ends = torch.tensor(sorted(stops), device=ids.device)
-    places = (seen.cumsum(-1) - 1).clamp(min=0)
-    logits = _logits(model, cache, ids, seen, places)[rows]
-    cache.batch_select_indices(rows)
-    seen, place = seen[rows], places[rows, -1:]
-    written = ids.new_full((len(rows), max_new_tokens), fill)
-    active = torch.arange(len(rows), device=ids.device)
-    going = torch.ones_like(active, dtype=torch.bool)
-    broken = torch.zeros_like(going)
-    for step in range(max_new_tokens):
-        bad = ~logits.amax(dim=-1).isfinite()  # amax of a row with a NaN is NaN
-        broken[active] |= bad
-        token = choose(logits.masked_fill(bad[:, None], 0.0), active, step)
-        written[active, step] = token
-        going &= ~torch.isin(token, ends)
-        left = int(going.sum())
-        if not left or step + 1 == max_new_tokens:
-            return written[:, : step + 1], broken
-        if left <= 0.8 * len(active):  # fewer rows; a copy of the cache each time would cost more
-            stay = going.nonzero().flatten()
-            cache.batch_select_indices(stay)
-            active, seen, place, token = active[stay], seen[stay], place[stay], token[stay]
-            going = going[stay]
-        seen = torch.cat([seen, seen.new_ones((len(seen), 1))], dim=-1)
-        place = place + 1
-        logits = _logits(model, cache, token[:, None], seen, place)
-    raise AssertionError("unreachable: max_new_tokens is at least 1")
+    device = model.device
+    ends = torch.tensor(sorted(stops), device=device)
+    written = torch.full((sum(copies), max_new_tokens), fill, device=device)
+    broken = torch.zeros(len(written), dtype=torch.bool, device=device)
+    waiting = deque(zip(prompts, copies, strict=True))
+    begun = 0
+    rows: _Rows | None = None
+    while True:
+        while taken := _taken(waiting, room=batch_size - (0 if rows is None else len(rows))):
+            new = _Rows(model, [prompt for prompt, _ in taken], fill=fill)
+            new.number(begun, [count for _, count in taken])
+            begun += len(new)
+            if rows is None:
+                rows = new
+            else:
+                rows.join(new)
+        if rows is None:
+            return written, []
+        bad = ~rows.logits.amax(dim=-1).isfinite()  # amax of a row with a NaN is NaN
+        broken[rows.answers] |= bad
+        token = choose(rows.logits.masked_fill(bad[:, None], 0.0), rows.answers, rows.steps)
+        written[rows.answers, rows.steps] = token
+        rows.going &= ~torch.isin(token, ends)
+        rows.steps = rows.steps + 1
+        left, longest = torch.stack([rows.going.sum(), rows.steps.max()]).tolist()
+        if left <= _FULL * len(rows) or longest == max_new_tokens:
+            if failed := broken.nonzero().flatten().tolist():
+                return written, failed
+            stay = (rows.going & (rows.steps < max_new_tokens)).nonzero().flatten()
+            if not len(stay):
+                rows = None
+                continue
+            token = token[stay]
+            rows.keep(stay)
+        rows.read(token)
 
 
-def _logits(model: Any, cache: DynamicCache, ids: Tensor, seen: Tensor, places: Tensor) -> Tensor:
-    """The logits after the last token, (B, V)."""
-    return model(
-        input_ids=ids,
-        attention_mask=seen,
-        position_ids=places,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+def _taken(waiting: deque[_Asked], *, room: int) -> list[_Asked]:
+    """Take prompts for whose answers there is room, but not too many tokens at once."""
+    taken: list[_Asked] = []
+    longest = 0
+    while waiting and waiting[0][1] <= room:
+        longest = max(longest, len(waiting[0][0]))
+        if taken and longest * (len(taken) + 1) > _PREFILL:
+            break
+        taken.append(waiting.popleft())
+        room -= taken[-1][1]
+    return taken

@@ -13,7 +13,9 @@ from transformers import (
 )
 
 from mathsft.models.attention import position_limit
-from mathsft.models.decoding import Choose, likeliest, roomy_cache, write
+from mathsft.models.cache import roomy_cache
+from mathsft.models.choosing import Choose, likeliest
+from mathsft.models.decoding import padded, write
 from mathsft.models.encoding import pad_token, stop_tokens
 from mathsft.models.modes import evaluating
 from mathsft.processes import say
@@ -86,15 +88,16 @@ class FiniteLogits(LogitsProcessor):
 
 
 class Chosen(LogitsProcessor):
-    """Lets ``choose`` pick the tokens in transformers' ``generate``."""
+    """Lets ``choose`` pick the tokens in transformers' ``generate``, from answer ``first`` on."""
 
-    def __init__(self, choose: Choose, *, prompt_tokens: int) -> None:
+    def __init__(self, choose: Choose, *, prompt_tokens: int, first: int) -> None:
         self._choose = choose
         self._prompt_tokens = prompt_tokens
+        self._first = first
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        rows = torch.arange(len(scores), device=scores.device)
-        token = self._choose(scores, rows, input_ids.shape[1] - self._prompt_tokens)
+        answers = torch.arange(self._first, self._first + len(scores), device=scores.device)
+        token = self._choose(scores, answers, input_ids.shape[1] - self._prompt_tokens)
         # Only the chosen token is left for generate's own argmax.
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
@@ -144,61 +147,70 @@ def written_tokens(
     max_new_tokens: int,
     names: Sequence[str],
     copies: Sequence[int] | None = None,
+    batch_size: int | None = None,
     choose: Choose = likeliest,
 ) -> list[list[int]]:
-    """As `greedy_tokens`, but ``choose`` picks the tokens (such as `decoding.Sampler`).
+    """As `greedy_tokens`, but ``choose`` picks the tokens (such as `choosing.Sampler`).
 
     ``copies`` says how many answers to write to each prompt, default 1; they are returned one
-    after the other, and numbered in this order for ``choose``. Models with the usual cache are
+    after the other, and numbered in this order for ``choose``. ``batch_size`` answers are written
+    at once, default all; at least the copies of one prompt. Models with the usual cache are
     driven by `mathsft.models.decoding.write`, others (sliding windows, recurrent layers) by
     transformers' ``generate``.
     """
     for prompt, name in zip(prompts, names, strict=True):
         check_room(model, len(prompt), max_new_tokens, name=name)
     stops = set(stop_tokens(model, tokenizer))
-    longest = max(map(len, prompts))
-    fill = pad_token(tokenizer)
-    ids = torch.tensor([[fill] * (longest - len(p)) + list(p) for p in prompts])
-    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    ids, seen = ids.to(model.device), seen.to(model.device)
-    owners = [row for row, count in enumerate(copies or [1] * len(prompts)) for _ in range(count)]
-    rows = torch.tensor(owners, device=model.device)
+    copies = copies or [1] * len(prompts)
+    batch_size = max(batch_size or sum(copies), *copies)
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "choose": choose}
+    how |= {"copies": copies, "batch_size": batch_size, "fill": pad_token(tokenizer)}
     inner = getattr(model, "get_base_model", lambda: model)()
     with own_generation(model, tokenizer) as config:
-        cache = roomy_cache(inner)
-        if cache is not None:
-            written, failed = write(
-                inner,
-                cache,
-                ids,
-                seen,
-                rows,
-                stops=stops,
-                max_new_tokens=max_new_tokens,
-                fill=fill,
-                choose=choose,
-            )
-            broken = failed.nonzero().flatten().tolist()
+        if roomy_cache(inner) is not None:
+            found, broken = write(inner, prompts, stops=stops, **how)
+            written = found.tolist()
         else:
-            watch = FiniteLogits()
-            config.update(max_new_tokens=max_new_tokens)
-            written = inner.generate(
-                input_ids=ids[rows],
-                attention_mask=seen[rows],
-                generation_config=config,
-                logits_processor=LogitsProcessorList(
-                    [watch, Chosen(choose, prompt_tokens=longest)]
-                ),
-            )[:, longest:]
-            broken = watch.broken
+            written, broken = _by_transformers(inner, prompts, config=config, **how)
     if broken:
+        owners = [name for name, count in zip(names, copies, strict=True) for _ in range(count)]
         raise ValueError(
-            f"{names[owners[broken[0]]]}: the model's logits are not finite, so its answers mean "
+            f"{owners[broken[0]]}: the model's logits are not finite, so its answers mean "
             "nothing. Either its weights are not finite, or half precision overflows: load the "
             "model with dtype='float32', or with attn_implementation='eager'"
         )
     answers = []
-    for row in written.tolist():
+    for row in written:
         end = next((n for n, token in enumerate(row, 1) if token in stops), len(row))
         answers.append(row[:end])
     return answers
+
+
+def _by_transformers(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    config: GenerationConfig,
+    copies: Sequence[int],
+    batch_size: int,
+    max_new_tokens: int,
+    fill: int,
+    choose: Choose,
+) -> tuple[list[list[int]], list[int]]:
+    """As `mathsft.models.decoding.write`, batch by batch, by transformers' ``generate``."""
+    config.update(max_new_tokens=max_new_tokens)
+    answers = [prompt for prompt, count in zip(prompts, copies, strict=True) for _ in range(count)]
+    written: list[list[int]] = []
+    for first in range(0, len(answers), batch_size):
+        ids, seen = padded(answers[first : first + batch_size], fill=fill, device=model.device)
+        longest, watch = ids.shape[1], FiniteLogits()
+        chosen = Chosen(choose, prompt_tokens=longest, first=first)
+        written += model.generate(
+            input_ids=ids,
+            attention_mask=seen,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([watch, chosen]),
+        )[:, longest:].tolist()
+        if watch.broken:
+            return written, [first + row for row in watch.broken]
+    return written, []
