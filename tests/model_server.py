@@ -21,7 +21,7 @@ HOW: Any = {"model": "tiny", "num_generations": 3, "max_new_tokens": 8}
 
 
 class Server(ThreadingHTTPServer):
-    """Answers like the server of this ``kind``; ``spoil`` may change an answer before it is sent."""
+    """Answers like a server of this ``kind``; ``spoil`` may change an answer before it is sent."""
 
     daemon_threads = True
 

@@ -124,6 +124,16 @@ def test_the_policy_benchmark_gives_trls_gradients_at_the_cost_of_the_tree() -> 
         assert whole["frac_reward_zero_std"][name] < 0.5
 
 
+def test_the_generation_benchmark_finds_the_same_answers_with_less_work() -> None:
+    options = ["--rounds", "1", "--problems", "24", "--batch_size", "6", "--kinds", "lora"]
+    result = result_of("generation.py", *options)
+    for key in ("speedup", "speedup_64"):
+        assert result[key]["lora"] > 0, key
+    assert result["same_answers"]["lora"] == 1
+    assert 1 <= result["passes"]["lora"] < 1.2
+    assert result["tokens"]["lora"] > 24 * 20
+
+
 @pytest.fixture
 def policy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark as a module."""

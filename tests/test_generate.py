@@ -1,5 +1,6 @@
-"""One function writes all answers: those of transformers' own greedy decoding, in fuller batches."""
+"""One function writes all answers: transformers' own greedy ones, in fuller batches."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +21,10 @@ from mathsft.models.encoding import encode_prompts
 from mathsft.models.greedy import own_generation
 from mathsft.models.loading import load_model
 
-PROBLEMS = load_problems("tiny-gsm", split="test", limit=14)
+PROBLEMS = load_problems("tiny-gsm", split="test", limit=9)
 # Some end soon, some run on to the limit.
 TEXTS = [*(sft_prompt(question) for question in PROBLEMS["question"]), "2 + 3 =", "Tom", "A cat"]
-STEPS = 45
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +63,11 @@ def by_transformers(model: Any, tokenizer: Any, batch_size: int) -> list[list[in
 def test_greedy_answers_are_those_of_transformers_token_for_token(loaded: Any, kind: str) -> None:
     """While answers leave a small batch, and the next prompts join it."""
     model, tokenizer = loaded
-    if kind != "full":
-        model, _ = load_model("tiny", lora=True, quantize=kind.endswith("bits"), device="cpu")
-    if kind.startswith("adapter"):
-        trained(model, scale=0.05)
+    if kind == "fresh adapter":
+        model, _ = load_model("tiny", lora=True, device="cpu")
+    elif kind != "full":
+        model, _ = load_model("tiny", quantize=kind.endswith("bits"), device="cpu")
+        model = trained(model, scale=0.1)
     groups = generate(model, tokenizer, TEXTS, max_new_tokens=STEPS, batch_size=5)
     expected = by_transformers(model, tokenizer, 6)
     assert ids(groups) == expected
@@ -107,7 +109,7 @@ def passes(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]
         seen.append(tuple(input_ids.shape))
         return real(input_ids=input_ids, **how)
 
-    forward.__signature__ = __import__("inspect").signature(real)  # type: ignore[attr-defined]
+    forward.__signature__ = inspect.signature(real)  # type: ignore[attr-defined]
     monkeypatch.setattr(model, "forward", forward)
     return seen
 

@@ -72,7 +72,10 @@ class RoomyLayer(DynamicLayer):
 
 
 def roomy_cache(model: Any) -> DynamicCache | None:
-    """An empty cache for `mathsft.models.decoding.write`; None if the model needs another kind, or takes no positions."""
+    """An empty cache for `mathsft.models.decoding.write`.
+
+    None if the model needs another kind, or takes no positions.
+    """
     takes = inspect.signature(model.forward).parameters
     if not {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys():
         return None
