@@ -14,8 +14,8 @@ from torch import Tensor
 from mathsft.models.cache import roomy_cache
 from mathsft.models.choosing import Choose
 
-# Prompt tokens that pass at once, with padding. It bounds the memory of activations; fewer stay in a
-# CPU's cache, and are faster there.
+# Prompt tokens that pass at once, with padding, which bounds the memory of activations. On a CPU
+# fewer are faster: they stay in its cache.
 _PREFILL, _PREFILL_CPU = 16_384, 2048
 _FULL = (
     0.8  # below this share of answers that go on, rows are exchanged: each time copies the cache
