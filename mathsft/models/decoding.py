@@ -17,9 +17,8 @@ from mathsft.models.choosing import Choose
 # Prompt tokens that pass at once, with padding, which bounds the memory of activations. On a CPU
 # fewer are faster: they stay in its cache.
 _PREFILL, _PREFILL_CPU = 16_384, 2048
-_FULL = (
-    0.8  # below this share of answers that go on, rows are exchanged: each time copies the cache
-)
+# If a smaller share of the rows goes on, the others leave. Each time the cache is copied.
+_FULL = 0.8
 _Asked = tuple[Sequence[int], int]  # a prompt, and the number of answers to it
 
 
