@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         self.server.keys.append(self.headers.get("Authorization"))
-        texts = self.server.transformers if self.server.kind == "someone" else self.server.vllm
+        texts = self.server.transformers if self.server.kind == "transformers" else self.server.vllm
         paths = {"/v1/completions": texts, "/generate": self.server.sglang}
         self.reply(paths[self.path](body))
 

@@ -164,7 +164,7 @@ def test_a_server_gives_the_greedy_answers_of_the_model(
     loaded: Any, running: Server, kind: str
 ) -> None:
     """`transformers serve` returns texts alone."""
-    running.renew("someone" if kind == "transformers" else kind)
+    running.renew(kind)
     server = served.Server(running.url, "tiny", server=kind)  # type: ignore[arg-type]
     how: Any = {"max_new_tokens": 20, "num_generations": 2}
     found = generate(None, loaded[1], PROMPTS, server=server, **how)
@@ -198,7 +198,7 @@ def test_greedy_answers_may_lack_what_only_training_needs(loaded: Any, running: 
 def test_transformers_serve_is_not_asked_for_what_it_cannot_give(
     loaded: Any, running: Server
 ) -> None:
-    running.renew("someone")
+    running.renew("transformers")
     server = served.Server(running.url, "tiny", server="transformers")
     with pytest.raises(ServerError, match="only answer greedily"):
         generate(None, loaded[1], PROMPTS[:1], server=server, temperature=1.0)
