@@ -127,8 +127,9 @@ def test_losses_are_those_of_plain_layers(
 @pytest.mark.usefixtures("traced")
 def test_a_stopped_run_ends_as_one_that_was_not(small_model_dir: Path, tmp_path: Path) -> None:
     class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop = state.global_step == 2
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                raise KeyboardInterrupt
 
     settings = {
         "compile": True, "save_strategy": "steps", "save_steps": 2, "max_steps": 4,
@@ -137,7 +138,8 @@ def test_a_stopped_run_ends_as_one_that_was_not(small_model_dir: Path, tmp_path:
     whole = trainer(tmp_path / "whole", **settings)
     whole.train()
     stopped = trainer(tmp_path / "parts", callbacks=[Stop()], **settings)
-    stopped.train()
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
     resumed = trainer(tmp_path / "parts", **settings)
     resumed.train(resume_from_checkpoint=True)
     for (name, one), other in zip(
