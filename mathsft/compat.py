@@ -1,5 +1,6 @@
 """Where the package uses private parts of other libraries: why, and until when."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,43 @@ def use_plain_cpu(arguments: Any) -> None:
     """
     if arguments.device.type == "cpu":
         vars(arguments)["_setup_devices"] = torch.device("cpu")
+
+
+@contextmanager
+def optimizer_overrides_released(model: torch.nn.Module) -> Iterator[None]:
+    """Take back what transformers tells bitsandbytes about this model in this block.
+
+    For an 8-bit optimiser, `Trainer` asks bitsandbytes to keep the states of each `nn.Embedding` in
+    32 bits, also of one that is frozen. bitsandbytes' `GlobalOptimManager` then holds the module,
+    with its weights, until the process ends. It also applies the setting to the parameter at the
+    same place in a later optimiser. What was there before, or is about other modules, stays.
+    An optimiser that has taken its first step does not read these settings again, except for
+    parameters without a state. Needed until bitsandbytes forgets modules that nothing else uses.
+    """
+    manager = _optim_manager()
+    before = list(manager.module_weight_config_triple) if manager else []
+    former = [dict(manager.pid2config), dict(manager.index2config)] if manager else [{}, {}]
+    try:
+        yield
+    finally:
+        manager = _optim_manager()
+        if manager is not None:
+            entries = manager.module_weight_config_triple
+            known, own = {id(entry) for entry in before}, {id(module) for module in model.modules()}
+            ours = [e for e in entries if id(e) not in known and id(e[0]) in own]
+            entries[:] = [entry for entry in entries if not any(entry is one for one in ours)]
+            configs = {id(config) for _, _, config in ours}
+            for table, old in zip([manager.pid2config, manager.index2config], former, strict=True):
+                for key in [key for key, config in table.items() if id(config) in configs]:
+                    del table[key]
+                    if key in old:
+                        table[key] = old[key]
+
+
+def _optim_manager() -> Any:
+    """bitsandbytes' registry of settings for single parameters; None if it is not loaded."""
+    library = sys.modules.get("bitsandbytes")
+    return library.optim.GlobalOptimManager.get_instance() if library else None
 
 
 def dataset_fingerprint(rows: Any) -> str:

@@ -32,8 +32,14 @@ def free_memory() -> None:
 
     After an error, such as out of memory, the traceback keeps every local variable alive:
     batch, activations, model. A notebook also keeps what cells showed (``Out``). This function
-    releases both, and returns a GPU's cached blocks. Objects that still have a name stay: run
-    ``del model, trainer`` first.
+    releases both, and returns a GPU's cached blocks.
+
+    It cannot free an object that still has a name (run ``del model, trainer`` first; a trainer
+    holds its model and the optimiser's state), nor one that another library holds. A training run
+    leaves no weight in such a place: what transformers registers with bitsandbytes for it is taken
+    back when it ends. But the states of bitsandbytes' paged optimisers (``optim="paged_…"``) are
+    never returned on a GPU, in tensors of 100,000 numbers or more: only the end of the process
+    frees them. Half a GB or so belongs to CUDA itself.
     """
     before, _ = memory_gb()
     errors = [getattr(sys, name, None) for name in ("last_exc", "last_value")]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from mathsft.compat import use_plain_cpu
+from mathsft.compat import optimizer_overrides_released, use_plain_cpu
 from mathsft.models.adapter_checks import check_restored
 from mathsft.models.model_files import ADAPTER_WEIGHTS
 from mathsft.processes import in_first, say
@@ -66,7 +66,9 @@ class ResumableTrainer(Trainer):
             if found and self._had_ended(found):
                 output = TrainOutput(self.state.global_step, float("nan"), {})
             else:
-                output = super().train(str(found) if found else None, trial, ignore_keys_for_eval)
+                start = str(found) if found else None
+                with optimizer_overrides_released(model):
+                    output = super().train(start, trial, ignore_keys_for_eval)
             done = True
         finally:  # record the weights before and after, in case this model is trained again
             # All processes hash shards together: one that failed alone would wait for the others.
