@@ -73,8 +73,8 @@ _RULES = {
             "batch_size", "dataloader_prefetch_factor", "ddp_timeout", "early_stopping_patience",
             "eval_accumulation_steps", "gradient_accumulation_steps", "keep", "limit",
             "max_new_tokens", "n", "per_device_eval_batch_size", "per_device_train_batch_size",
-            "question_tokens", "r", "samples", "save_total_limit", "shards",
-            "torch_empty_cache_steps", "total", "world_size", "ddp_bucket_cap_mb",
+            "processes", "question_tokens", "r", "samples", "save_total_limit", "shards",
+            "step_rows", "torch_empty_cache_steps", "total", "world_size", "ddp_bucket_cap_mb",
         ),
         at_least(1),
     ),
@@ -101,6 +101,13 @@ _RULES = {
 }  # fmt: skip
 
 
+def _chosen_later(name: str, value: Any) -> bool:
+    """Whether it is a size that is chosen by the memory; the harness takes "auto:4" as well."""
+    if name == "batch_size":
+        return str(value).startswith("auto")
+    return name == "per_device_train_batch_size" and value == "auto"
+
+
 def check_number(name: str, value: Any, rule: Rule) -> None:
     """Raise ValueError unless ``value`` is a finite number that the rule holds for.
 
@@ -115,14 +122,13 @@ def check_numbers(given: Mapping[str, Any], *, where: str = "") -> None:
     """Call `check_number` for each argument in ``given`` that has a rule; None means not given.
 
     Messages have ``where`` before the name, such as a file and a recipe's section. Other arguments,
-    and a ``batch_size`` of "auto", are ignored; in ``lora`` each setting is checked.
+    and a ``batch_size`` or ``per_device_train_batch_size`` of "auto", are ignored; in ``lora`` each
+    setting is checked.
     """
     for name, value in given.items():
         if name == "lora" and isinstance(value, Mapping):
             check_numbers(value, where=f"{where}lora.")
-        elif name == "batch_size" and str(value).startswith("auto"):
-            continue
-        elif name in _RULES and value is not None:
+        elif name in _RULES and value is not None and not _chosen_later(name, value):
             check_number(f"{where}{name}", value, _RULES[name])
 
 

@@ -64,14 +64,18 @@ _CPU_REASONS = {
     "dtype": "float32: the precision that the others are compared with",
     "attn_implementation": "sdpa: the fused kernel that takes any boolean mask, also on a CPU",
     "quantisation": "none by default: NF4 is there to save memory; quantize=True works here too",
-    "optim": "adamw_torch: the paged optimisers of bitsandbytes need CUDA",
+    "optim": "adamw_torch: the plain one, which the others are compared with",
     "mixed_precision": "fp16 and bf16 off: everything is float32 already",
 }
+_FUSED = "adamw_torch_fused: one kernel updates many weights, and no state is rounded to 8 bits"
+_EIGHT_BITS = (
+    "adamw_bnb_8bit: the states of all weights take a quarter of the memory. (bitsandbytes never "
+    "returns the memory of its paged optimisers)"
+)
 _T4_REASONS = {
     "dtype": "float16: computed in hardware here; below 8.0 bfloat16 is emulated",
     "attn_implementation": _MASKED_SDPA,
     "quantisation": "nf4: a quarter of the weight memory leaves the 15 GB of a T4 to activations",
-    "optim": "paged_adamw_8bit: a quarter of the state, moved to the CPU when memory is short",
     "mixed_precision": "fp16=True: float16 gradients underflow unless GradScaler scales the loss",
 }
 _AMPERE_REASONS = {
@@ -79,16 +83,23 @@ _AMPERE_REASONS = {
     "attn_implementation": _MASKED_SDPA,
     "quantisation": "none by default: a small model fits in bfloat16 without it; quantize=True "
     "works here too",
-    "optim": "paged_adamw_8bit: a quarter of the state, moved to the CPU when memory is short",
     "mixed_precision": "bf16=True: the range of float32, so no loss scaling is needed",
 }
 
 
-def device_defaults(capability: Capability | Literal["auto"] | None = "auto") -> DeviceDefaults:
-    """The choices for a device of this CUDA compute ``capability``, such as ``(7, 5)``.
+def device_defaults(
+    capability: Capability | Literal["auto"] | None = "auto", *, adapter: bool = True
+) -> DeviceDefaults:
+    """The choices for a device.
 
-    ``"auto"`` asks the current machine; ``None`` means no CUDA device, that is, a CPU.
-    An Apple GPU counts as a CPU: `reasons["device"]` then says why.
+    Args:
+        capability: its CUDA compute capability, such as ``(7, 5)``. "auto" asks the current
+            machine; None means no CUDA device, that is, a CPU. An Apple GPU counts as a CPU:
+            `reasons["device"]` then says why.
+        adapter: whether an adapter is trained, or all weights: this decides the optimiser. An
+            adapter's states are small (70 MB for Qwen2.5-0.5B and r = 16), so they stay in float32
+            and the fused AdamW updates them. The states of all weights take 4 GB then, too
+            much for a T4, which keeps them in 8 bits.
     """
     import torch
 
@@ -109,17 +120,22 @@ def device_defaults(capability: Capability | Literal["auto"] | None = "auto") ->
         )
     ampere = tuple(capability) >= BF16_FROM
     found = f"a CUDA device of compute capability {capability[0]}.{capability[1]}"
+    optim = _FUSED if ampere or adapter else _EIGHT_BITS
     return DeviceDefaults(
         device="cuda",
         capability=(capability[0], capability[1]),
         dtype=torch.bfloat16 if ampere else torch.float16,
         attn_implementation="sdpa",
         quantisation=None if ampere else "nf4",
-        optim="paged_adamw_8bit",
+        optim=optim.partition(":")[0],
         fp16=not ampere,
         bf16=ampere,
         use_cpu=False,
-        reasons={"device": found, **(_AMPERE_REASONS if ampere else _T4_REASONS)},
+        reasons={
+            "device": found,
+            "optim": optim,
+            **(_AMPERE_REASONS if ampere else _T4_REASONS),
+        },
     )
 
 
@@ -128,8 +144,8 @@ def _why_cpu() -> str:
 
     if torch.backends.mps.is_available():
         return (
-            "an Apple GPU (MPS) is here but not used: none of our numbers were checked on it, and "
-            "the paged optimisers need CUDA; load_model(device='mps') uses it, in float32"
+            "an Apple GPU (MPS) is here but not used: none of our numbers were checked on it; "
+            "load_model(device='mps') uses it, in float32"
         )
     return "no CUDA device was found"
 
@@ -178,7 +194,7 @@ def description() -> str:
         f"dtype      {dtype} ({choice.reasons['dtype']})",
         f"attention  {choice.attn_implementation}",
         f"quantise   {choice.quantisation or 'no'} ({choice.reasons['quantisation']})",
-        f"optimiser  {choice.optim}",
+        f"optimiser  {choice.optim} ({choice.reasons['optim'].partition(': ')[2]})",
         tail,
     ]
     return "\n".join(lines)

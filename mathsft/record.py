@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -63,20 +63,30 @@ def write_record(
     path.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
 
 
-def check_same(folder: str | Path, recipe: Mapping[str, Any]) -> None:
+def check_same(
+    folder: str | Path, recipe: Mapping[str, Any], *, same_step: Collection[str] = ()
+) -> None:
     """Raise ValueError, with the keys that differ, if the folder's run has another recipe.
 
-    Also if its ``config.yaml`` has a key twice.
+    Also if its ``config.yaml`` has a key twice. In the sections of ``same_step``, with
+    ``step_rows`` both times, another division of a step into batches is the same run.
     """
     path = Path(folder) / CONFIG
     if not path.exists():
         return
     there, now = load_yaml(path.read_text(encoding="utf-8"), path) or {}, _absolute({**recipe})
+    divided = {
+        (section, key)
+        for section in same_step
+        if {"step_rows"} <= there.get(section, {}).keys() & now.get(section, {}).keys()
+        for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    }
     differ = [
         f"{section}.{key}"
         for section in {**there, **now}
         for key in {**there.get(section, {}), **now.get(section, {})}
         if there.get(section, {}).get(key) != now.get(section, {}).get(key)
+        and (section, key) not in divided
     ]
     if differ:
         raise ValueError(

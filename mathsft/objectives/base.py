@@ -87,6 +87,7 @@ class Objective:
         needs_hidden: whether it reads the hidden state after each sequence, not log-probabilities.
         ratios: whether it compares with the model that wrote the answers (`SequenceLogprobs.old`).
         dropout: whether the model's dropout is on during training.
+        divisible: whether a step's loss is the same however its rows are divided into batches.
         group_tokens, scored_share: what `mathsft.recipes.estimate` assumes about rows: the tokens
             of a group (None: as many as a row has), and the share of its positions that predict a
             scored token.
@@ -105,6 +106,7 @@ class Objective:
     needs_hidden: ClassVar[bool] = False
     ratios: ClassVar[bool] = False
     dropout: ClassVar[bool] = True
+    divisible: ClassVar[bool] = True
     group_tokens: ClassVar[int | None] = None
     scored_share: ClassVar[float] = 0.6
 

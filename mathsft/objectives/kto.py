@@ -50,6 +50,7 @@ class KTO(Objective):
     nouns = ("rows", "answers")
     needs_reference = True
     dropout = False
+    divisible = False  # k is a mean over the batch
     columns: ClassVar = {"desirable": List(Value("bool")), "answers": List(Value("string"))}
     unshown = frozenset({"answers"})  # hashes
     defaults = Pairwise.defaults

@@ -54,6 +54,7 @@ class SMPO(Pairwise):
 
     name = "smpo"
     needs_reference = False
+    divisible = False  # the percentiles are those of the batch
 
     beta: float = 1.2
     loss_type: Literal["smooth_lower_bound", "hinge", "ipo", "sigmoid"] = "smooth_lower_bound"

@@ -5,24 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig
 
-from mathsft.checks import Rule, at_least, check_number, check_numbers, unknown_name
-from mathsft.device import device_defaults
-from mathsft.models.trained_weights import lora_config
+from mathsft.checks import unknown_name
 from mathsft.objectives import objective_classes
+from mathsft.objectives.base import Objective
 from mathsft.recipes import load_recipe
-from mathsft.training.footprint import MemoryEstimate, Shapes, footprint
+from mathsft.training.batch_size import AUTO, BATCH, ROWS, STEPS, Batch, divided
+from mathsft.training.footprint import MemoryEstimate
+from mathsft.training.sized import sized
+from mathsft.training.sizing import DoesNotFitError
 
-# Compute capability, and the GB that a training run can use: 14.56 GiB as a T4 reports, 40 and 80
-# GiB by name, less about a GB for CUDA itself and for what it rounds up. None: a CPU.
-_CARDS: dict[str, tuple[tuple[int, int] | None, float | None]] = {
-    "cpu": (None, None),
-    "t4": ((7, 5), 15.0),
-    "a100": ((8, 0), 42.0),
-    "a100-80gb": ((8, 0), 84.0),
-}
 _DEVICES = {  # of the shipped recipes
     "tiny": "cpu", "t4": "t4", "a100": "a100", "a100-8": "a100", "cluster": "a100-80gb",
 }  # fmt: skip
@@ -37,6 +30,7 @@ def estimate_memory(
     quantize: bool | None = None,
     lora: bool | Mapping[str, Any] | LoraConfig | None = None,
     shards: int = 1,
+    processes: int | None = None,
     question_tokens: int | None = None,
     trained_share: float | None = None,
 ) -> MemoryEstimate:
@@ -45,8 +39,8 @@ def estimate_memory(
     Args:
         recipe: what `load_recipe` returns or takes: "t4", a file, or None for this machine's.
         section: which training run: an objective's name, or "mixing".
-        device: "cpu", "t4", "a100" (40 GB) or "a100-80gb"; default: that of a shipped
-            recipe given by name, else this machine.
+        device: "cpu", "t4", "a100" (40 GB; also "a100-40gb"), "a100-80gb" or "h100" (80 GB);
+            default: that of a shipped recipe given by name, else this machine.
         memory: available GB; default: the device's memory, or on a CPU what is free now.
         quantize: 4-bit weights (NF4); default: the recipe's model section.
         lora: settings of `add_adapter` that differ from its defaults, such as ``{"r": 8}``, or
@@ -56,6 +50,8 @@ def estimate_memory(
         shards: number of processes that FSDP2 divides the model over. The estimate is for one of
             them, with its own card. 1: the whole model is in every process, as with DDP; if the
             recipe has ``fsdp``, the verdict says so.
+        processes: number of processes that share the rows of a step, if the recipe has
+            ``step_rows``; default: ``shards``.
         question_tokens: tokens of a question with all its choices, or of a pair with both its
             answers, in the forest; default: the objective's ``group_tokens``, 100 for multiple
             choice, else ``max_length``.
@@ -74,6 +70,81 @@ def estimate_memory(
     (`mathsft.checks`), also in the recipe, and for 4-bit weights without an adapter; also what
     `load_recipe` and loading a configuration raise.
     """
+    found, kind, device = _training(recipe, section, device)
+    size = sized(
+        found, section, kind, device=device, memory=memory, quantize=quantize, lora=lora,
+        shards=shards, question_tokens=question_tokens, trained_share=trained_share,
+    )  # fmt: skip
+    more = ""
+
+    def choose(rows: int) -> Batch:
+        nonlocal more
+        batch = size.largest_batch(rows, processes=processes or shards)
+        more = f"; {batch.why}"
+        return batch
+
+    try:
+        settings = divided(found[section], kind, processes=processes or shards, choose=choose)
+    except DoesNotFitError as error:
+        return replace(error.size.estimate(), verdict=error.verdict)
+    size = size.with_settings(settings)
+    verdict = size.verdict() + more
+    if settings.get("fsdp") and shards == 1:
+        verdict += "; the recipe shards the model (fsdp): give shards, the number of processes"
+    return replace(size.estimate(), verdict=verdict)
+
+
+def largest_batch(
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    section: str = "sft",
+    *,
+    step_rows: int | None = None,
+    device: str | None = None,
+    memory: float | None = None,
+    processes: int = 1,
+    shards: int = 1,
+) -> Batch:
+    """The largest batch that fits, before anything is loaded: what ``auto`` chooses.
+
+    The optimiser step keeps its rows: the batch divides them, and the gradients of several batches
+    are added up if one does not fit. For `make_trainer`, give it ``**largest_batch(...).settings``.
+
+    Args:
+        recipe, section: as for `estimate_memory`.
+        step_rows: rows of an optimiser step, in all processes; default: the recipe's
+            ``step_rows``, else its batch × accumulation steps × processes.
+        device: as for `estimate_memory`; default: this machine, with the memory that is free now.
+        memory: GB to use instead; as on a GPU, 15 % of it are left free.
+        processes: number of processes that share the rows of a step, each with its own card.
+        shards: as for `estimate_memory`.
+
+    15 % of a GPU are left free, since an estimate may be off by as much. On a CPU a larger batch is
+    hardly faster, so it takes a quarter of the free memory at most. The printed result says why.
+
+    Raises ValueError, with the advice of `estimate_memory`, if a batch of one row does not fit, and
+    what `estimate_memory` raises.
+    """
+    found, kind, _ = _training(recipe, section, device)
+    settings = {**kind.defaults, **found[section]}
+    if step_rows is None:
+        step_rows = settings.get(ROWS)
+    if step_rows is None and settings.get(BATCH) != AUTO:
+        step_rows = settings.get(BATCH, 4) * (settings.get(STEPS) or 1) * processes
+    size = sized(found, section, kind, device=device, memory=memory, shards=shards, free=True)
+    chosen: list[Batch] = []
+
+    def choose(rows: int) -> Batch:
+        chosen.append(size.largest_batch(rows, processes=processes))
+        return chosen[0]
+
+    divided({BATCH: AUTO, ROWS: step_rows}, kind, processes=processes, choose=choose)
+    return chosen[0]
+
+
+def _training(
+    recipe: Mapping[str, Any] | str | Path | None, section: str, device: str | None
+) -> tuple[Mapping[str, Any], type[Objective], str | None]:
+    """The recipe, the section's objective, and the device that the recipe's name stands for."""
     if recipe is None or isinstance(recipe, str | Path):
         device = device or _DEVICES.get(str(recipe))
         recipe = load_recipe(recipe)
@@ -82,93 +153,4 @@ def estimate_memory(
     if section not in objectives or section not in recipe:
         trainings = [name for name in objectives if name in recipe]
         raise ValueError(unknown_name("section", section, trainings))
-    device = device.lower() if device else None
-    if device is not None and device not in _CARDS:
-        raise ValueError(
-            unknown_name("device", device, _CARDS) + ". For another card, take one of its kind "
-            "(t4: float16, a100: bfloat16) and give its memory in GB"
-        )
-    objective = objectives[section]
-    model, settings = recipe.get("model", {}), {**objective.defaults, **recipe[section]}
-    check_numbers(
-        {
-            "memory": memory,
-            "lora": lora,
-            "question_tokens": question_tokens,
-            "trained_share": trained_share,
-        }
-    )
-    check_number("shards", shards, Rule(at_least(1).holds, "the number of processes, 1 or more"))
-    for name in ("model", section):
-        check_numbers(recipe.get(name, {}), where=f"{name}.")
-    if settings.pop("activation_checkpointing", None):  # transformers' newer name for it
-        settings["gradient_checkpointing"] = True
-    quantize = bool(model.get("quantize")) if quantize is None else quantize
-    lora = model.get("lora", True) if lora is None else lora
-    if quantize and lora is False:
-        raise ValueError("4-bit weights cannot be trained: set quantize=False, or lora=True")
-    if isinstance(lora, Mapping):
-        adapter = lora_config(**{key: value for key, value in lora.items() if key != "seed"})
-    else:
-        adapter = lora_config(lora if isinstance(lora, LoraConfig) else None)
-    capability, room = _CARDS[device] if device else (device_defaults().capability, None)
-    room = memory or room or _memory_here(capability)
-    shapes = Shapes.of(model.get("name", "tiny"), model.get("revision"), adapter)
-
-    def size(**changes: Any) -> MemoryEstimate:
-        return footprint(
-            shapes,
-            half=capability is not None,
-            shards=shards,
-            dropout=adapter.lora_dropout > 0 and objective.dropout,
-            question_tokens=question_tokens or objective.group_tokens,
-            trained_share=trained_share or objective.scored_share,
-            **{"quantize": quantize, "lora": lora is not False, **settings, **changes},
-        )
-
-    kind = device.upper() if device in ("t4", "a100") and not memory else None
-    where = (
-        f"{'an' if kind == 'A100' else 'a'} {kind} ({room:.0f} GB)" if kind else f"{room:.1f} GB"
-    )
-    smaller = "" if quantize else "quantize" if lora is not False else "lora"
-    verdict = _verdict(size, settings, smaller, room, where)
-    if settings.get("fsdp") and shards == 1:
-        verdict += "; the recipe shards the model (fsdp): give shards, the number of processes"
-    return replace(size(), verdict=verdict)
-
-
-def _verdict(size: Any, settings: Mapping[str, Any], smaller: str, room: float, where: str) -> str:
-    """Whether it fits; else the first change, or the first few together, that makes it fit."""
-    if size().total <= room:
-        return f"fits {where}"
-    batch = settings.get("per_device_train_batch_size", 4)
-    steps = settings.get("gradient_accumulation_steps", 1)
-    changes: list[tuple[dict[str, Any], str]] = []
-    if smaller:
-        changes.append(({smaller: True}, f"{smaller}: true"))
-    if not settings.get("gradient_checkpointing"):
-        changes.append(({"gradient_checkpointing": True}, "gradient_checkpointing: true"))
-    while batch > 1:
-        batch, steps = batch // 2, steps * 2
-        keys = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps}
-        changes.append((keys, ", ".join(f"{key}: {value}" for key, value in keys.items())))
-    for change, words in changes:
-        if (total := size(**change).total) <= room:
-            return f"does not fit {where}; with {words} it would ({total:.1f} GB)"
-    together: dict[str, Any] = {}
-    said: list[str] = []
-    for change, words in changes:
-        said = [w for w in said if not (w.startswith("per_") and words.startswith("per_"))]
-        together, said = {**together, **change}, [*said, words]
-        if (total := size(**together).total) <= room:
-            return f"does not fit {where}; with {', '.join(said)} it would ({total:.1f} GB)"
-    return f"does not fit {where}, whatever is changed here: take a smaller model or a larger GPU"
-
-
-def _memory_here(capability: tuple[int, int] | None) -> float:
-    """GB that a training run can use on this machine."""
-    if capability is not None and torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[1] / 1e9 - 0.6
-    import psutil
-
-    return float(psutil.virtual_memory().available) / 1e9
+    return recipe, objectives[section], device

@@ -103,6 +103,12 @@ def objective_sections() -> dict[str, dict[str, Option]]:
     shared = options_of(make_trainer, skip=NOT_KEYS)
     theirs = options_of(TrainingArguments, skip=NOT_KEYS, defaults=False)
     theirs["fsdp"] = replace(theirs["fsdp"], hint=bool | str | None)  # transformers expects true
+    batch = theirs["per_device_train_batch_size"]
+    theirs["per_device_train_batch_size"] = replace(
+        batch,
+        hint=int | Literal["auto"],
+        help=f"{batch.help} auto: the largest that fits, for the rows of step_rows",
+    )
     stopping = options_of(EarlyStoppingCallback, defaults=False)
     refused = {name: Option(Any, refused=why) for name, why in refused_arguments().items()}
     found = {}

@@ -1,5 +1,6 @@
 """Training arguments that all trainers share, whatever they train."""
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def training_arguments(
 
     They are ``named`` and what all our trainers need: precision and optimiser for the model's
     device (`mathsft.device.device_defaults`), trackers that ask no questions
-    (`mathsft.settings.prepare_tracking`), and batches that stay unchanged.
+    (`mathsft.settings.prepare_tracking`), and batches that stay unchanged and, if the model is on
+    a GPU, are laid out by another process while it works (``dataloader_num_workers`` 1).
 
     Raises ValueError if the model has nothing to train, is in 4 bits without an adapter, has
     4-bit layers without a gradient, or would train weights in half precision; if its adapter
@@ -101,7 +103,7 @@ def training_arguments(
     check_isolation(model)  # now, not only in the first step
     home = next(model.parameters()).device
     capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
-    device = device_defaults(capability).trainer_arguments()
+    device = device_defaults(capability, adapter=has_adapter(model)).trainer_arguments()
     if optim is not None:
         device["optim"] = optim
     prepare_tracking(named.get("report_to", "none"), named["output_dir"])
@@ -114,9 +116,27 @@ def training_arguments(
         "logging_nan_inf_filter": False,  # it would show the last finite loss instead of nan
         "remove_unused_columns": False,
         "dataloader_pin_memory": not device["use_cpu"],
+        "dataloader_num_workers": _workers(home),
         **device,
         **named,
     }
+
+
+def _workers(home: torch.device) -> int:
+    """How many processes lay out the next batches while a GPU works: 1, or none.
+
+    A batch is a token forest with its positions and its mask, made in Python. A thread would take
+    turns with the one that launches kernels. A forked process starts in milliseconds and shares
+    the rows; it is started anew in each epoch and evaluation, so that none outlives a training.
+    Elsewhere it would have to import everything again (Windows, macOS, Python's newer default on
+    Linux), and on a CPU it would take a core from the training.
+    """
+    import multiprocessing
+
+    default = multiprocessing.get_all_start_methods()[0]
+    how = multiprocessing.get_start_method(allow_none=True) or default
+    forks = sys.platform == "linux" and how == "fork"
+    return int(home.type == "cuda" and forks and not multiprocessing.current_process().daemon)
 
 
 def _check_precision(model: Any) -> None:

@@ -1,6 +1,6 @@
 """A complete training run from a recipe, from reading to saving: what ``mathsft sft`` runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import fields
 from functools import partial
@@ -26,6 +26,7 @@ from mathsft.objectives.groupwise import Policy
 from mathsft.processes import first_before_others, in_first, processes, say
 from mathsft.record import CONFIG, check_same, write_record
 from mathsft.settings import check_trackers, runs_folder
+from mathsft.training.batch_size import BATCH, STEPS, divided_here
 from mathsft.training.callbacks import early_stopping, show_samples
 from mathsft.training.make import make_trainer
 from mathsft.training.make_rollouts import rollout_trainer
@@ -33,6 +34,7 @@ from mathsft.training.persist import persist
 from mathsft.training.preview import preview, preview_prompts, tokenizer_of, usable
 from mathsft.training.recipe_rows import Recipe, read_rows
 from mathsft.training.runs import rows_hash
+from mathsft.training.sized import sized
 
 _COMMANDS = {"sft": "sft", "multiple_choice": "multiple-choice"}
 
@@ -83,8 +85,8 @@ def train_by_recipe(
     for name, arguments in (given.get("mix", {}).get("datasets") or {}).items():
         check_numbers(arguments, where=f"mix.datasets.{name}.")
     check_trackers(given.get(objective, {}).get("report_to"))
-    settings = deepcopy(given.get(objective, {}))  # transformers writes into fsdp_config
     kind = objective_class(objective)
+    settings = deepcopy(given.get(objective, {}))  # transformers writes into fsdp_config
     own = {field.name for field in fields(kind)} & settings.keys()
     target = kind(**{name: settings.pop(name) for name in sorted(own)})
     seed = int(settings.get("seed", 0))
@@ -92,7 +94,19 @@ def train_by_recipe(
     device = "cpu" if model_keys.get("device") == "cpu" else device_defaults().device
     timeout, backend = settings.get("ddp_timeout"), settings.get("ddp_backend")
     state = processes(device, timeout=timeout, backend=backend)
-    choose = partial(_folder, output_dir, objective, given, resume=resume)
+    settings = divided_here(
+        settings,
+        kind,
+        device=device,
+        sized=lambda shards: sized(
+            given, objective, kind, device="cpu" if device == "cpu" else None, shards=shards,
+            free=True,
+        ),
+    )  # fmt: skip
+    numbers = {key: settings[key] for key in (BATCH, STEPS) if key in settings}
+    given[objective] = {**given.get(objective, {}), **numbers}
+    same_step = (objective,) if kind.divisible else ()
+    choose = partial(_folder, output_dir, objective, given, same_step, resume=resume)
     folder = in_first(choose, device=device)
     evaluates = settings.get("eval_strategy", "no") != "no"
     if issubclass(kind, Policy):
@@ -191,12 +205,19 @@ def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _folder(output_dir: str | Path | None, objective: str, recipe: Recipe, *, resume: bool) -> Path:
+def _folder(
+    output_dir: str | Path | None,
+    objective: str,
+    recipe: Recipe,
+    same_step: Collection[str],
+    *,
+    resume: bool,
+) -> Path:
     if output_dir is None and resume:
         raise ValueError("which run should be resumed? give its --output_dir")
     folder = _free(objective) if output_dir is None else Path(output_dir)
     if resume:
-        check_same(folder, recipe)
+        check_same(folder, recipe, same_step=same_step)
     elif (folder / CONFIG).exists():
         raise ValueError(
             f"{folder} already holds a run: --resume true resumes it; another --output_dir "

@@ -3,7 +3,7 @@
 The sizes are counted before the model is loaded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ class Shapes:
     other: int  # all other parameters
     adapted: int  # numbers that are trained with an adapter
 
+    @property
+    def total(self) -> int:
+        """All parameters of the model without an adapter."""
+        return self.projected + self.other
+
     @classmethod
     def of(
         cls,
@@ -45,11 +50,21 @@ class Shapes:
         `add_adapter`. Raises ValueError if the configuration does not name its sizes as Llama's
         and Qwen's do.
         """
-        config = model_config(name, revision).get_text_config()
+        return cls._of(model_config(name, revision), lora_config(adapter), name)
+
+    @classmethod
+    def of_model(cls, model: Any, adapter: LoraConfig) -> "Shapes":
+        """As `of`, for a model that is loaded; the trained numbers are those of the model."""
+        found = cls._of(model.config, adapter, model.config.name_or_path)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return replace(found, adapted=trained)
+
+    @classmethod
+    def _of(cls, config: Any, adapter: LoraConfig, name: str | Path) -> "Shapes":
+        config = config.get_text_config()
         for key in ("hidden_size", "intermediate_size", "num_attention_heads"):
             if not hasattr(config, key):
                 raise ValueError(f"{name}: config.json has no {key}, so memory cannot be estimated")
-        adapter = lora_config(adapter)
         projected, total, adapted = _numbers(config, adapter)
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -131,7 +146,7 @@ def footprint(
     per_device_train_batch_size: int = 4,
     gradient_accumulation_steps: int = 1,
     gradient_checkpointing: bool = False,
-    optim: str | None = None,
+    optim: str = "adamw_torch",
     **_: Any,
 ) -> MemoryEstimate:
     """The arithmetic of `estimate_memory`; other keys of a recipe's section are ignored.
@@ -146,7 +161,8 @@ def footprint(
     - adapters: 4 bytes (float32) × r (in + out) for each projection. Half precision multiplies
       with 2-byte copies of the trained weights; they count as activations.
     - gradients: 4 bytes per trained number. optimizer: AdamW's two moments, 8 bytes; in 8 bits
-      2 and 8/256. Other memory that an update needs briefly is not counted.
+      2 and 8/256, except for the embedding, which transformers leaves in 32 bits. Other memory
+      that an update needs briefly is not counted.
     - activations, kept for the backward pass, per layer and token:
       two norms 2·4H, plus 2Hs if they are trained; query, key and value (repeated for each
       query head, unless there is only one key head) and the attention's output 4Qs; gate, its
@@ -211,12 +227,15 @@ def footprint(
     if shards > 1:
         one = shapes.projected / shapes.layers
         gathered = s * (shapes.other + 2 * one * (not quantize)) + 4 * one * (not lora)
-    eight_bits = "8bit" in optim if optim else half
+    moments = 8.0 * trained
+    if "8bit" in optim:
+        embedding = 0 if lora else h * shapes.vocabulary
+        moments = 8 * embedding + (2 + 8 / 256) * (trained - embedding)
     return MemoryEstimate(
         weights=(shapes.other * stored + shapes.projected * (nf4 if quantize else stored)) / 1e9,
         adapters=4 * shapes.adapted * lora / shards / 1e9,
         gradients=gradients / 1e9,
-        optimizer=(2 + 8 / 256 if eight_bits else 8) * trained / shards / 1e9,
+        optimizer=moments / shards / 1e9,
         activations=kept / 1e9,
         logits=transient / 1e9,
         gathered=gathered / 1e9,

@@ -16,10 +16,12 @@ from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
 from mathsft.processes import first_before_others
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
+from mathsft.training.batch_size import divided_here
 from mathsft.training.batches import Collator
 from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
+from mathsft.training.sized import sized_model
 from mathsft.training.trainer import ForestTrainer
 
 Rows = Iterable[Mapping[str, Any]]
@@ -45,6 +47,7 @@ def make_trainer(
     output_dir: str | Path,
     eval_rows: Rows | Mapping[str, Rows] | None = None,
     max_length: int = 512,
+    step_rows: int | None = None,
     reference: Reference | None = None,
     compile: Compile = "auto",
     callbacks: list[Any] | None = None,
@@ -63,6 +66,11 @@ def make_trainer(
             every ``eval_steps``; or several sets of rows by name.
         max_length: tokens of a row. Anything longer is dropped and counted, never cut; so is
             anything longer than the model's positions.
+        step_rows: rows of an optimiser step, in all processes together. The number of accumulation
+            steps follows from it and the batch. With ``per_device_train_batch_size="auto"`` the
+            batch follows as well: the largest that divides these rows and fits the memory, by
+            estimate, with 15 % of a GPU to spare (a CPU takes a quarter of its free memory); a
+            line says which and why. Default: batch × accumulation × processes, as given.
         reference: for objectives that compare with the model as it was before training.
             "adapter_off": the model without its adapter, in each step. "before_training":
             log-probabilities that are computed once, now, and kept with the rows. Default:
@@ -93,6 +101,12 @@ def make_trainer(
     check_compile(compile)
     check_numbers({"max_length": max_length})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
+    settings = divided_here(
+        {**settings, "step_rows": step_rows},
+        type(objective),
+        device=next(model.parameters()).device.type,
+        sized=partial(sized_model, model, objective, {**settings, "max_length": max_length}),
+    )
     args = training_arguments(model, output_dir=str(output_dir), **settings)
 
     def made(rows: Rows, name: str) -> Any:

@@ -116,7 +116,9 @@ def rollout_trainer(
     check_not_sharded(model)
     if isinstance(objective, GRPO) and objective.max_completion_length is None:
         objective = replace(objective, max_completion_length=max_new_tokens)
-    settings = {**DEFAULTS, "logging_steps": 1, **objective.defaults, **arguments}
+    # A batch is a list of prompts until they are answered: there is nothing to lay out before.
+    usual = {"logging_steps": 1, "dataloader_num_workers": 0}
+    settings = {**DEFAULTS, **usual, **objective.defaults, **arguments}
     args = training_arguments(model, output_dir=str(output_dir), **settings)
     limit = position_limit(model.config)
     longest = min(max_length, max_length if limit is None else limit) - max_new_tokens + 1

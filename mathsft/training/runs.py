@@ -9,6 +9,7 @@ So a setting that a library adds tomorrow counts as well.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ WITHOUT_EFFECT = _SCHEDULE | {
     "do_train", "do_eval", "do_predict", "resume_from_checkpoint",
     "restore_callback_states_from_checkpoint",
 }  # fmt: skip
+# Only the product of the two counts, unless a step's loss depends on them.
+_DIVISION = ("per_device_train_batch_size", "gradient_accumulation_steps")
 _FORMAT = 2  # of a record; format 1 hashed rows in another way
 
 
@@ -85,6 +88,11 @@ def run_identity(trainer: Any) -> dict[str, Any]:
         settings |= {name: rows_hash(rows) for name, rows in tests.items()}
     objective = trainer.objective
     settings |= {"processes": trainer.args.world_size, "objective": definition(objective)}
+    settings["any_division"] = (
+        objective.divisible
+        and not trainer.args.dataloader_drop_last
+        and trainer.args.train_sampling_strategy in ("random", "sequential")
+    )
     settings |= {f"{objective.name}.{k}": v for k, v in plain(asdict(objective)).items()}
     settings |= {"max_length": trainer.collate.max_length, "reference": trainer.reference}
     settings["reference_start"] = trainer.reference_start
@@ -154,11 +162,15 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Settings that the record does not hold are ignored: another version of a library has other
     settings. Those that it holds must be the same now; a setting that is missing now counts as
     None. The base's tensors are compared by SHA-256 if their form is the same, otherwise by samples
-    (`mathsft.models.adapter_files`): another card may need another precision.
+    (`mathsft.models.adapter_files`): another card may need another precision. It may also need a
+    step to be divided into other batches: this is the same run unless the loss depends on it
+    (`Objective.divisible`), though dropout drops other elements.
     """
     if recorded.get("format") != now.get("format"):
         return ["it was written by another version of mathsft, which compared rows differently"]
     theirs, ours = recorded["settings"], now["settings"]
+    if ours["any_division"]:
+        theirs, ours = _undivided(theirs), _undivided(ours)
     found = [f"{key} {v}, now {ours.get(key)}" for key, v in theirs.items() if v != ours.get(key)]
     if theirs.get("reference_start") != ours.get("reference_start"):
         found = [line for line in found if not line.startswith("reference_start ")]
@@ -175,6 +187,14 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
         else sample_differences(theirs["samples"], ours["samples"])[0]
     ):
         found.append(f"another base model ({theirs['name']})")
+    return found
+
+
+def _undivided(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the rows of a step in place of the batches that they are divided into."""
+    found = {key: value for key, value in settings.items() if key not in _DIVISION}
+    if {*_DIVISION} <= settings.keys():
+        found["rows of a step in each process"] = math.prod(settings[key] for key in _DIVISION)
     return found
 
 
