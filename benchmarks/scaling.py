@@ -46,11 +46,12 @@ from scaling_tables import tables
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
 from mathsft.recipes import load_recipe
-from mathsft.recipes.estimate import estimate_memory
+from mathsft.recipes.estimate import estimate_memory, largest_batch
 from mathsft.training.make import sft_trainer
 
 UTILISATION = (0.4, 0.2)
-SPARE = 0.9  # of a card: estimates may be off, and none was compared with a GPU
+SPARE = 0.85  # of a card: estimates may be off by as much as the rest
+BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def course() -> list[dict[str, Any]]:
         for lesson, section in (("01", "sft"), ("02", "multiple_choice"), ("03", "mixing")):
             settings = recipe[section]
             source = recipe["train" if section == "sft" else "choices_train"]
-            batch = settings["per_device_train_batch_size"]
+            batch = step_rows(settings)
+            if settings[BATCH] == "auto":
+                batch = largest_batch(recipe, section, device=device).per_device_train_batch_size
             limit = settings["max_steps"] * batch if section == "mixing" else source.get("limit")
             work = one_pass(source["source"], limit, batch, settings["max_length"])
             passes = settings.get("num_train_epochs", 1)
@@ -115,18 +118,25 @@ def course() -> list[dict[str, Any]]:
     return found
 
 
+def step_rows(settings: dict[str, Any]) -> int:
+    """The rows of an optimiser step, as a recipe's section gives them."""
+    given = settings.get("step_rows")
+    return int(given or settings[BATCH] * settings.get(STEPS, 1))
+
+
 def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, halved: int) -> float:
     """GB a card: the larger of the peaks with packed rows and with multiple choice.
 
-    The recipe's batches are ``halved`` this many times, and the accumulation is doubled as often.
+    An optimiser step of the recipe is one batch, ``halved`` this many times.
     """
     lora = not way.startswith("full")
     peaks = []
     for section in ("sft", "multiple_choice"):
         settings = load_recipe(machine.recipe)[section]
-        batch, steps = "per_device_train_batch_size", "gradient_accumulation_steps"
-        settings[batch] = max(1, settings[batch] >> halved)
-        settings[steps] = settings.get(steps, 1) << halved
+        rows = step_rows(settings)
+        settings[BATCH] = max(1, rows >> halved)
+        settings[STEPS] = rows // settings[BATCH]
+        settings.pop("step_rows", None)
         settings["gradient_checkpointing"] = checkpointing
         if not lora or machine.cards > 1:  # bitsandbytes' 8-bit states cannot be sharded
             settings["optim"] = "adamw_torch_fused"
@@ -140,14 +150,14 @@ def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, hal
 
 
 def cheapest(size: str, machine: Machine, *, full: bool) -> dict[str, Any]:
-    """The first way that fits with a tenth to spare, and what it costs.
+    """The first way that fits with 15 % to spare, and what it costs.
 
-    Tries the recipe's batches first, then checkpointing, then also smaller batches. On one card all
-    of these are tried before another way. On several cards the other way is tried first, because
-    dividing the model costs less than passing through it once more.
+    Tries a whole step as one batch, then smaller batches, then both with checkpointing. On one card
+    all of these are tried before another way. On several cards the other way is tried first,
+    because dividing the model costs less than passing through it once more.
     """
     recipe = load_recipe(machine.recipe)
-    frugal = [(False, 0), *((True, halved) for halved in range(5))]
+    frugal = [(checkpointing, halved) for checkpointing in (False, True) for halved in range(5)]
     ways = [way for way in machine.ways if way.startswith("full") == full]
     tried = [(way, saving) for way in ways for saving in frugal]
     if machine.cards > 1:
@@ -156,13 +166,13 @@ def cheapest(size: str, machine: Machine, *, full: bool) -> dict[str, Any]:
         gigabytes = memory_of(size, machine, way, checkpointing=checkpointing, halved=halved)
         if gigabytes > SPARE * machine.room:
             continue
-        rows = recipe["sft"]["per_device_train_batch_size"] >> halved
+        rows = step_rows(recipe["sft"]) >> halved
         found = {"way": way, "checkpointing": checkpointing, "batch": max(1, rows)}
         found["memory_gb"] = gigabytes
         price = prices(size, lora=not full, checkpointing=checkpointing)
         for section, source in (("sft", "gsm8k"), ("multiple_choice", "mathqa")):
             settings = recipe[section]
-            batch = settings["per_device_train_batch_size"]
+            batch = max(1, step_rows(settings) >> halved)
             flops = price.of(one_pass(source, None, batch, settings["max_length"]))
             found[f"{section}_flops"] = flops
             found[f"{section}_hours"] = hours(flops, machine.peak * machine.cards)

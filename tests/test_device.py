@@ -31,7 +31,7 @@ def test_a_t4_gets_float16_with_scaler_and_no_bfloat16_anywhere() -> None:
         "fp16": True,
         "bf16": False,
         "use_cpu": False,
-        "optim": "paged_adamw_8bit",
+        "optim": "adamw_torch_fused",
     }
 
 
@@ -40,6 +40,43 @@ def test_ampere_and_later_get_bfloat16_without_scaler(capability: tuple[int, int
     choice = device_defaults(capability)
     assert choice.dtype is torch.bfloat16
     assert (choice.fp16, choice.bf16, choice.use_cpu) == (False, True, False)
+
+
+def test_only_all_weights_on_a_t4_have_states_in_8_bits() -> None:
+    """Those of an adapter are small, and Ampere's cards are large."""
+    kept = {
+        (card, adapter): device_defaults(card, adapter=adapter).optim
+        for card in (None, T4, A100, H100)
+        for adapter in (True, False)
+    }
+    assert {kept[None, True], kept[None, False]} == {"adamw_torch"}
+    assert kept.pop((T4, False)) == "adamw_bnb_8bit"
+    assert {optim for (card, _), optim in kept.items() if card} == {"adamw_torch_fused"}
+    for card, adapter in kept:
+        choice = device_defaults(card, adapter=adapter)
+        assert choice.reasons["optim"].startswith(f"{choice.optim}: ")
+
+
+def test_the_fused_optimiser_skips_an_overflow_as_the_plain_one_does() -> None:
+    """Under GradScaler it is the kernel that skips the step, not the scaler."""
+    found = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(8, 3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        for step in range(5):
+            loss = model(torch.ones(2, 8) * (step + 1)).square().mean()
+            before = model.weight.detach().clone()
+            scaler.scale(loss * (float("inf") if step == 2 else 1)).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            assert torch.equal(before, model.weight) == (step == 2)
+        assert scaler.get_scale() == 2.0**9
+        found.append(model.weight.detach())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("capability", [None, T4, A100, H100])

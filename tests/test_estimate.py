@@ -150,14 +150,16 @@ def test_shipped_recipes_fit_their_cards(monkeypatch: pytest.MonkeyPatch) -> Non
             found = estimate_memory(profile, section)
             print(profile, section, found, sep="\n")
             if profile != "tiny":
-                assert found.verdict in ("fits a T4 (15 GB)", "fits an A100 (42 GB)")
+                assert found.verdict.startswith(("fits a T4 (15 GB)", "fits an A100 (42 GB)"))
     small, large = load_recipe("t4"), load_recipe("t4")
     large["model"]["name"] = "Qwen/Qwen2.5-1.5B"
     assert estimate_memory(small, device="t4").weights == pytest.approx(0.46, abs=0.01)
     print(estimate_memory(large, device="t4"))
 
     # The verdict names the first change that helps, and it does help.
-    small["sft"]["per_device_train_batch_size"] = 32
+    for recipe, batch in ((small, 32), (large, 4)):
+        recipe["sft"]["per_device_train_batch_size"] = batch
+        del recipe["sft"]["step_rows"]
     found = estimate_memory(small, device="t4")
     assert found.total > 15
     assert "does not fit a T4 (15 GB); with gradient_checkpointing: true it would" in found.verdict

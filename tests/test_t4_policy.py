@@ -123,5 +123,5 @@ def test_attention_always_gets_a_mask_so_that_the_fast_kernel_can_take_it(
 def test_a_loss_scaler_is_requested_for_float16() -> None:
     arguments = TrainingArguments(output_dir="unused", **T4.trainer_arguments())
     assert (arguments.fp16, arguments.bf16, arguments.use_cpu) == (True, False, False)
-    assert arguments.optim == "paged_adamw_8bit"
+    assert arguments.optim == "adamw_torch_fused"
     assert T4.attn_implementation == "sdpa"

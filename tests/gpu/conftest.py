@@ -3,6 +3,8 @@
 CUDA_VISIBLE_DEVICES=0 pytest tests/gpu -s
 """
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,24 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
         item.add_marker(pytest.mark.gpu)
         if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def clean_gpu() -> Iterator[None]:
+    """Each test starts with an empty GPU, and must leave it as it found it."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+    # Below a layer's weights: libraries keep small tensors, such as the workspace of cuBLAS.
+    left = torch.cuda.memory_allocated() - before
+    assert left < 50e6, f"the test leaves {left / 1e9:.2f} GB on the GPU"
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from mathsft.recipes.estimate import estimate_memory
 def test_a_training_is_finite_keeps_float32_adapters_and_takes_the_memory_that_was_estimated(
     objective: str, quantize: bool, policy: str, qwen: Path, tmp_path: Path
 ) -> None:
-    torch.cuda.empty_cache()
     ours = trainer(qwen, tmp_path, objective=objective, quantize=quantize, policy=policy)
     adapters = {n: p for n, p in ours.model.named_parameters() if p.requires_grad}
     before = {name: p.detach().clone() for name, p in adapters.items()}
