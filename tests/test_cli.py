@@ -70,7 +70,7 @@ def test_overrides_win_over_later_files_and_files_over_defaults(tmp_path: Path) 
     assert read["sft"]["num_train_epochs"] == 5
     assert read["model"]["name"] == "Qwen/Qwen2.5-0.5B"
     assert read["model"]["lora"] == {"r": 4}
-    assert read["sft"]["gradient_accumulation_steps"] == 4  # the recipe's
+    assert read["sft"]["step_rows"] == 16  # the recipe's
     assert read["sft"]["max_grad_norm"] == 0.3  # the function's
 
 

@@ -109,7 +109,7 @@ def divided_here(
     settings: Mapping[str, Any],
     objective: type[Objective],
     *,
-    device: str,
+    device: Callable[[], str],
     sized: Callable[[int], "TrainingSize"],
 ) -> dict[str, Any]:
     """`divided` on this machine: all processes take the numbers of the first, and a line says why.
@@ -117,13 +117,14 @@ def divided_here(
     Args:
         settings: of a training run.
         objective: what is trained.
-        device: the type of the model's device.
+        device: gives the type of the model's device.
         sized: the training run by its sizes, from the number of shards; called for "auto" alone.
     """
     if settings.get(ROWS) is None and settings.get(BATCH) != AUTO:
         return {key: value for key, value in settings.items() if key != ROWS}
     timeout, backend = settings.get("ddp_timeout"), settings.get("ddp_backend")
-    number = processes(device, timeout=timeout, backend=backend).num_processes
+    home = device()
+    number = processes(home, timeout=timeout, backend=backend).num_processes
 
     def choose(rows: int) -> Batch:
         batch = sized(number if settings.get("fsdp") else 1).largest_batch(rows, processes=number)
@@ -134,6 +135,6 @@ def divided_here(
         found = divided(settings, objective, processes=number, choose=choose)
         return {key: found[key] for key in (BATCH, STEPS)}
 
-    found = {**settings, **in_first(numbers, device=device)}
+    found = {**settings, **in_first(numbers, device=home)}
     del found[ROWS]
     return found

@@ -97,7 +97,7 @@ def train_by_recipe(
     settings = divided_here(
         settings,
         kind,
-        device=device,
+        device=lambda: device,
         sized=lambda shards: sized(
             given, objective, kind, device="cpu" if device == "cpu" else None, shards=shards,
             free=True,

@@ -99,12 +99,12 @@ def make_trainer(
     check_objective(objective)
     refuse_arguments(arguments)
     check_compile(compile)
-    check_numbers({"max_length": max_length})
+    check_numbers({"max_length": max_length, "step_rows": step_rows})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
     settings = divided_here(
         {**settings, "step_rows": step_rows},
         type(objective),
-        device=next(model.parameters()).device.type,
+        device=lambda: str(next(model.parameters()).device.type),
         sized=partial(sized_model, model, objective, {**settings, "max_length": max_length}),
     )
     args = training_arguments(model, output_dir=str(output_dir), **settings)

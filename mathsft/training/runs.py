@@ -169,7 +169,7 @@ def run_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if recorded.get("format") != now.get("format"):
         return ["it was written by another version of mathsft, which compared rows differently"]
     theirs, ours = recorded["settings"], now["settings"]
-    if ours["any_division"]:
+    if ours.get("any_division"):
         theirs, ours = _undivided(theirs), _undivided(ours)
     found = [f"{key} {v}, now {ours.get(key)}" for key, v in theirs.items() if v != ours.get(key)]
     if theirs.get("reference_start") != ours.get("reference_start"):
