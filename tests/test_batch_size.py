@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as some
 from recipe_lines import SHORT, mathsft_
 from small_training import PROBLEMS, trainer
@@ -96,6 +97,7 @@ def test_the_shipped_recipes_keep_their_rows_in_a_step() -> None:
         assert rows == (written or settings[BATCH] * settings.get(STEPS, 1) * cards)
 
 
+@limits(deadline=None)  # the first call counts the model's parameters
 @given(rows=some.integers(1, 64), processes=some.integers(1, 8), gigabytes=some.floats(0.02, 3.0))
 def test_the_rows_of_a_step_stay_whatever_the_memory(
     rows: int, processes: int, gigabytes: float

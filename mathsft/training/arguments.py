@@ -127,7 +127,8 @@ def _workers(home: torch.device) -> int:
 
     A batch is a token forest with its positions and its mask, made in Python. A thread would take
     turns with the one that launches kernels. A forked process starts in milliseconds and shares
-    the rows; it is started anew in each epoch and evaluation, so that none outlives a training.
+    the rows; it is started anew in each epoch and evaluation, so that none outlives a training. (A
+    persistent one does, and from the second epoch on dropout drops other elements.)
     Elsewhere it would have to import everything again (Windows, macOS, Python's newer default on
     Linux), and on a CPU it would take a core from the training.
     """

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mathsft.checks import at_least, check_number
 from mathsft.objectives.base import Objective
 from mathsft.objectives.groupwise import Policy
 from mathsft.processes import in_first, processes, say
-
-if TYPE_CHECKING:
-    from mathsft.training.sizing import TrainingSize
 
 BATCH, STEPS, ROWS = "per_device_train_batch_size", "gradient_accumulation_steps", "step_rows"
 AUTO = "auto"
@@ -31,6 +28,12 @@ class Batch:
 
     def __str__(self) -> str:
         return self.why
+
+
+class Sized(Protocol):
+    """A training run that finds its largest batch (`mathsft.training.sizing.TrainingSize`)."""
+
+    def largest_batch(self, rows: int, *, processes: int = 1) -> Batch: ...
 
 
 def divisors(number: int) -> list[int]:
@@ -110,7 +113,7 @@ def divided_here(
     objective: type[Objective],
     *,
     device: Callable[[], str],
-    sized: Callable[[int], "TrainingSize"],
+    sized: Callable[[int], Sized],
 ) -> dict[str, Any]:
     """`divided` on this machine: all processes take the numbers of the first, and a line says why.
 
