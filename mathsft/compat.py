@@ -136,6 +136,18 @@ def compile_errors() -> tuple[type[Exception], ...]:
     return (TorchDynamoException,)
 
 
+def sizes_apart() -> Any:
+    """A context in which `torch.compile` does not take equal sizes for one and the same.
+
+    Otherwise code that was compiled for a row as long as the hidden size serves no other row. The
+    switch is in a private module. Until torch documents one.
+    """
+    from torch.fx.experimental import _config
+
+    settings: Any = _config
+    return settings.patch(use_duck_shape=False)
+
+
 @contextmanager
 def replaced(owner: Any, **values: Any) -> Iterator[None]:
     """Give attributes of another library's module, class or object other values in this block.

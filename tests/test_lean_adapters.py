@@ -8,8 +8,11 @@ import torch
 from gradients import adapted, assert_same_gradients
 from peft import PeftModel
 
+from mathsft.data.problems import read_problems
 from mathsft.models.lean_adapters import lean_adapters
 from mathsft.models.loading import load_model
+from mathsft.training.callbacks import show_samples
+from mathsft.training.make import sft_trainer
 
 SCALE = 64.0  # as GradScaler: float16 has few digits below 6e-5
 IDS = torch.arange(60).reshape(3, 20) % 50 + 5
@@ -83,20 +86,18 @@ def other_adapters(folder: Path) -> dict[str, Any]:
 
     dora = add_adapter(base(), use_dora=True, lora_dropout=0.0)
     bias = add_adapter(base(), lora_bias=True, lora_dropout=0.0)
-    embedded = add_adapter(base(), target_modules=["q_proj", "embed_tokens"], lora_dropout=0.0)
+    embedded = add_adapter(base(), target_modules=["embed_tokens"], lora_dropout=0.0)
     return {"DoRA": dora, "a bias": bias, "an embedding": embedded}
 
 
 @pytest.mark.parametrize("kind", ["DoRA", "a bias", "an embedding"])
-def test_other_kinds_of_adapters_train_inside_it(small_model_dir: Path, kind: str) -> None:
+def test_of_other_kinds_of_adapters_not_a_bit_changes(small_model_dir: Path, kind: str) -> None:
     model = other_adapters(small_model_dir)[kind]
     theirs = gradients(model, torch.bfloat16)
     with lean_adapters(model):
         ours = gradients(model, torch.bfloat16)
-    trained = [name for name, value in theirs.items() if value.abs().max()]
-    assert trained
-    for name in trained:
-        assert distance({name: ours[name]}, {name: theirs[name]}) < 0.05, name
+    assert any(value.abs().max() for value in theirs.values())
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_an_adapter_that_is_off_adds_nothing(small_model_dir: Path) -> None:
@@ -126,3 +127,19 @@ def test_the_layers_compute_as_before_afterwards(small_model_dir: Path) -> None:
     assert [each.keys() for each in state] == [each.keys() for each in after]
     again = gradients(model, torch.bfloat16)
     assert all(torch.equal(before[name], again[name]) for name in before)
+
+
+def test_text_is_written_between_steps_in_half_precision(
+    small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Callbacks write without autocast, while the steps' layers are in the model."""
+    model, tokenizer = load_model(small_model_dir, lora={"r": 4}, dtype="bfloat16", device="cpu")
+    rows = read_problems("tiny-gsm", limit=12)[0]
+    run = sft_trainer(
+        model, tokenizer, rows, output_dir=tmp_path, eval_problems=rows.select(range(4)),
+        max_length=256, max_steps=2, per_device_train_batch_size=1, eval_strategy="steps",
+        eval_steps=1, bf16=True, disable_tqdm=True,
+        callbacks=[show_samples(tokenizer, rows.select(range(2)), samples=1, max_new_tokens=4)],
+    )  # fmt: skip
+    run.train()
+    assert "step 2, sample 1" in capsys.readouterr().out

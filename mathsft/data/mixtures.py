@@ -214,9 +214,9 @@ def training_plan(
     import pandas
 
     check_number("max_steps", max_steps, at_least(1))
+    check_number("per_device_train_batch_size", per_device_train_batch_size, at_least(1))
     check_numbers(
         {
-            "per_device_train_batch_size": per_device_train_batch_size,
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "world_size": world_size,
         }

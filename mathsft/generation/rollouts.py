@@ -135,11 +135,11 @@ def written_groups(
     stops = set(stop_tokens(model, tokenizer))
     named = range(len(encoded)) if numbers is None else numbers
     found: list[tuple[int, int, Completion]] = []
-    quiet = not state.is_main_process or len(share) <= at_once
-    with merged_for_reading(model):
-        for start in tqdm(
-            range(0, len(share), at_once), desc="answers", leave=False, disable=quiet
-        ):
+    total = sum(min(size, num_generations - first) for _, first in share)
+    quiet = not state.is_main_process or total <= batch_size
+    bar = tqdm(total=total, desc="answers", leave=False, disable=quiet)
+    with bar, merged_for_reading(model):
+        for start in range(0, len(share), at_once):
             pieces = share[start : start + at_once]
             places = [
                 (row, copy)
@@ -162,6 +162,7 @@ def written_groups(
                 copies=[min(size, num_generations - first) for _, first in pieces],
                 batch_size=batch_size,
                 choose=choose,
+                done=bar.update,
             )
             texts = tokenizer.batch_decode(written, skip_special_tokens=True)
             logprobs = choose.logprobs.tolist()

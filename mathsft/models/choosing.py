@@ -10,6 +10,11 @@ from transformers import TopPLogitsWarper
 # From logits (n, V), the answers' numbers (n,) and how many tokens each has already, (n,) or one
 # number for all: tokens (n,).
 Choose = Callable[[Tensor, Tensor, Tensor | int], Tensor]
+Done = Callable[[int], object]  # is told how many answers have just been finished
+
+
+def no_matter(finished: int) -> None:
+    """For callers that do not follow the progress."""
 
 
 def likeliest(logits: Tensor, answers: Tensor, step: Tensor | int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mathsft.models.cache import roomy_cache
-from mathsft.models.choosing import Choose
+from mathsft.models.choosing import Choose, Done, no_matter
 
 # Prompt tokens that pass at once, with padding, which bounds the memory of activations. On a CPU
 # fewer are faster: they stay in its cache.
@@ -111,6 +111,7 @@ def write(
     max_new_tokens: int,
     fill: int,
     choose: Choose,
+    done: Done = no_matter,
 ) -> tuple[Tensor, list[int]]:
     """Continue prompts token by token.
 
@@ -127,6 +128,7 @@ def write(
         fill: the padding.
         choose: takes the logits (n, V), which answers they are for (n,), and how many tokens these
             have (n,); returns tokens (n,).
+        done: told how many answers have just been finished.
     """
     device = model.device
     prefill = _PREFILL_CPU if device.type == "cpu" else _PREFILL
@@ -149,7 +151,8 @@ def write(
                 rows.join(new)
         if rows is None:
             return written, []
-        bad = ~rows.logits.amax(dim=-1).isfinite()  # amax of a row with a NaN is NaN
+        # amax of a row with a NaN is NaN; what stands after a stop means nothing.
+        bad = ~rows.logits.amax(dim=-1).isfinite() & rows.going
         broken[rows.answers] |= bad
         token = choose(rows.logits.masked_fill(bad[:, None], 0.0), rows.answers, rows.steps)
         written[rows.answers, rows.steps] = token
@@ -160,6 +163,7 @@ def write(
             if failed := broken.nonzero().flatten().tolist():
                 return written, failed
             stay = (rows.going & (rows.steps < max_new_tokens)).nonzero().flatten()
+            done(len(rows) - len(stay))
             if not len(stay):
                 rows = None
                 continue

@@ -195,11 +195,11 @@ class TokenForest:
         for place in path:
             end[place] = len(input_ids)
 
-    def tensors(self, *, pad_token_id: int, pad_to_multiple_of: int = 1) -> dict[str, Tensor]:
+    def tensors(self, *, pad_token_id: int) -> dict[str, Tensor]:
         """Return the batch as int64 tensors: B rows, padded to the longest of them, L tokens.
 
-        - ``input_ids, position_ids, end`` (B, L), L a multiple of ``pad_to_multiple_of``. Padding
-          tokens are trees of one token: a softmax over nothing would be NaN.
+        - ``input_ids, position_ids, end`` (B, L). Padding tokens are trees of one token: they
+          see only themselves, because a softmax over nothing would be NaN.
         - ``row_tokens`` (B,): how many tokens of each row are not padding.
         - ``predictor`` (P,): the places, in the flattened (B L), whose hidden states are
           projected onto the vocabulary: those that predict a scored token, each once.
@@ -214,7 +214,6 @@ class TokenForest:
         Raises ValueError for a label that is neither a token nor `IGNORE`.
         """
         length = max(map(len, self.input_ids))
-        length += -length % pad_to_multiple_of
 
         def padded(rows: list[list[int]], padding: Any) -> Any:
             table = np.full((len(rows), length), padding)

@@ -14,7 +14,7 @@ from transformers import (
 
 from mathsft.models.attention import position_limit
 from mathsft.models.cache import roomy_cache
-from mathsft.models.choosing import Choose, likeliest
+from mathsft.models.choosing import Choose, Done, likeliest, no_matter
 from mathsft.models.decoding import padded, write
 from mathsft.models.encoding import pad_token, stop_tokens
 from mathsft.models.modes import evaluating
@@ -149,6 +149,7 @@ def written_tokens(
     copies: Sequence[int] | None = None,
     batch_size: int | None = None,
     choose: Choose = likeliest,
+    done: Done = no_matter,
 ) -> list[list[int]]:
     """As `greedy_tokens`, but ``choose`` picks the tokens (such as `choosing.Sampler`).
 
@@ -156,14 +157,14 @@ def written_tokens(
     after the other, and numbered in this order for ``choose``. ``batch_size`` answers are written
     at once, default all; at least the copies of one prompt. Models with the usual cache are
     driven by `mathsft.models.decoding.write`, others (sliding windows, recurrent layers) by
-    transformers' ``generate``.
+    transformers' ``generate``. ``done`` is told how many answers have just been finished.
     """
     for prompt, name in zip(prompts, names, strict=True):
         check_room(model, len(prompt), max_new_tokens, name=name)
     stops = set(stop_tokens(model, tokenizer))
     copies = copies or [1] * len(prompts)
     batch_size = max(batch_size or sum(copies), *copies)
-    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "choose": choose}
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "choose": choose, "done": done}
     how |= {"copies": copies, "batch_size": batch_size, "fill": pad_token(tokenizer)}
     inner = getattr(model, "get_base_model", lambda: model)()
     with own_generation(model, tokenizer) as config:
@@ -196,6 +197,7 @@ def _by_transformers(
     max_new_tokens: int,
     fill: int,
     choose: Choose,
+    done: Done,
 ) -> tuple[list[list[int]], list[int]]:
     """As `mathsft.models.decoding.write`, batch by batch, by transformers' ``generate``."""
     config.update(max_new_tokens=max_new_tokens)
@@ -211,6 +213,7 @@ def _by_transformers(
             generation_config=config,
             logits_processor=LogitsProcessorList([watch, chosen]),
         )[:, longest:].tolist()
+        done(len(ids))
         if watch.broken:
             return written, [first + row for row in watch.broken]
     return written, []

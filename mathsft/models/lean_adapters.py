@@ -11,8 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from peft.helpers import disable_input_dtype_casting
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
 
@@ -37,8 +36,7 @@ def lean_adapters(model: nn.Module) -> Iterator[None]:
     try:
         for layer in layers:
             vars(layer)["forward"] = MethodType(_forward, layer)
-        with disable_input_dtype_casting(model):
-            yield
+        yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
@@ -71,6 +69,7 @@ def _plain_adapter(layer: Any) -> str | None:
     (name,) = active
     if name not in layer.lora_A or name in layer.lora_variant:
         return None
-    if not isinstance(layer.lora_A[name], nn.Linear) or layer.lora_B[name].bias is not None:
+    on_matrix = type(layer) is not ParamWrapper and isinstance(layer.get_base_layer(), nn.Linear)
+    if not on_matrix or layer.lora_B[name].bias is not None:
         return None
     return str(name)

@@ -25,6 +25,10 @@ _NO_EFFECT = {
     "do_train": "train() starts training",
     "do_eval": "eval_strategy says when to evaluate",
     "do_predict": "the trainer makes no predictions",
+    **dict.fromkeys(
+        ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+        "use compile, which compiles the decoder layers",
+    ),
 }
 # Settings of TRL's `SFTConfig` that users may know, and what to use instead.
 _TRL_INSTEAD = {

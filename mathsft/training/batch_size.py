@@ -79,7 +79,10 @@ def divided(
         if rows is None:
             return found
         each = check_divisible(rows, processes)
-        batch = 4 if batch is None else batch
+        if batch is None:
+            usual = min(each, objective.defaults.get(BATCH, 4))
+            fits = [n for n in range(1, usual + 1) if each % n == 0]
+            batch = max(fits) if steps is None else max(1, each // steps)
         if each % batch or (steps is not None and steps * batch != each):
             there = f"{BATCH}={batch}" + (f" and {STEPS}={steps}" if steps is not None else "")
             of = f" in each of {processes} processes" if processes > 1 else ""

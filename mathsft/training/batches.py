@@ -30,14 +30,11 @@ class Collator:
     ``labels`` (N,) comes first and has one entry per item of the batch. An empty row is a filler
     (`FilledSampler`): one token passes through the model for it, in the last rows of the forest,
     and the objective never sees it.
-
-    ``pad_to_multiple_of``: rows are padded to such a length.
     """
 
     objective: Objective
     pad_token_id: int
     max_length: int = 512
-    pad_to_multiple_of: int = 1
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         real = [self.objective.passing(row) for row in rows if row]
@@ -55,9 +52,7 @@ class Collator:
         filler = {"input_ids": [tokens], "labels": [[IGNORE] * 2]}
         laid_out += [filler] * (fillers or not laid_out)
         forest = self.objective.forest(laid_out, max_length=self.max_length)
-        return forest.tensors(
-            pad_token_id=self.pad_token_id, pad_to_multiple_of=self.pad_to_multiple_of
-        )
+        return forest.tensors(pad_token_id=self.pad_token_id)
 
 
 def _in_order(rows: Sequence[Row], name: str, sequence: Tensor) -> Tensor:

@@ -23,14 +23,15 @@ def corrected(
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     temperature = trainer.objective.logits_temperature
     made: list[dict[str, Any]] = []
-    with evaluating(model), torch.no_grad(), trainer.accelerator.autocast():
+    autocast = trainer.accelerator.autocast
+    with evaluating(model), torch.no_grad(), trainer.as_in_steps(), autocast():
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             tensors = {
                 key: value.to(trainer.args.device)
                 for key, value in trainer.collate.tensors(part).items()
             }
-            found = sequence_logprobs(model, tensors, temperature=temperature)
+            found = sequence_logprobs(model, trainer.shaped(tensors), temperature=temperature)
             values = iter([one.cpu() for one in found.by_sequence()])
             for row in part:
                 old = [next(values) for _ in row["old"]]

@@ -16,7 +16,7 @@ from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
 from mathsft.processes import first_before_others
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
-from mathsft.training.batch_size import divided_here
+from mathsft.training.batch_size import BATCH, divided_here
 from mathsft.training.batches import Collator
 from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.reference import Reference
@@ -101,6 +101,8 @@ def make_trainer(
     check_compile(compile)
     check_numbers({"max_length": max_length, "step_rows": step_rows})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
+    if step_rows is not None and BATCH not in arguments:
+        del settings[BATCH]  # it follows from step_rows
     settings = divided_here(
         {**settings, "step_rows": step_rows},
         type(objective),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mathsft.objectives import check_objective
 from mathsft.objectives.groupwise import Policy
 from mathsft.objectives.policy import GRPO
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
+from mathsft.training.batch_size import BATCH, divided_here
 from mathsft.training.batches import Collator
 from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.judging import Reward, Sampler, Sampling
@@ -22,6 +24,7 @@ from mathsft.training.make import DEFAULTS
 from mathsft.training.prompts import Prompts
 from mathsft.training.reference import Reference
 from mathsft.training.rollout_trainer import RolloutTrainer
+from mathsft.training.sized import sized_model
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -42,6 +45,7 @@ def rollout_trainer(
     num_iterations: int = 1,
     resample: int = 0,
     max_length: int = 1024,
+    step_rows: int | None = None,
     importance_sampling_cap: float = 2.0,
     sampler: Sampler | None = None,
     reference: Reference | None = None,
@@ -77,6 +81,8 @@ def rollout_trainer(
         resample: groups whose rewards are all equal teach nothing. Replace them by answers to
             other prompts, drawn at random, up to so many times (DAPO's dynamic sampling).
         max_length: tokens of a row in the forest. A larger group is divided into several rows.
+        step_rows: prompts of an optimiser step, in all processes together. The accumulation follows
+            from it and the batch.
         importance_sampling_cap: the largest weight of a token if sampling and training round
             differently, in half precision or with a server (`mathsft.training.correction`).
         sampler: writes the answers in place of `sample_groups`, with its arguments.
@@ -119,6 +125,14 @@ def rollout_trainer(
     # A batch is a list of prompts until they are answered: there is nothing to lay out before.
     usual = {"logging_steps": 1, "dataloader_num_workers": 0}
     settings = {**DEFAULTS, **usual, **objective.defaults, **arguments}
+    if step_rows is not None and BATCH not in arguments:
+        del settings[BATCH]  # it follows from step_rows
+    settings = divided_here(
+        {**settings, "step_rows": step_rows},
+        type(objective),
+        device=lambda: str(next(model.parameters()).device.type),
+        sized=partial(sized_model, model, objective, settings),
+    )
     args = training_arguments(model, output_dir=str(output_dir), **settings)
     limit = position_limit(model.config)
     longest = min(max_length, max_length if limit is None else limit) - max_new_tokens + 1

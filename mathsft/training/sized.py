@@ -90,7 +90,7 @@ def sized(
         where=f"{_NAMED[device or '']} ({room:.0f} GB)" if named else f"{room:.1f} GB",
         cautious=cautious,
         arguments={
-            "half": capability is not None,
+            "half": capability is not None and not (lora and model.get("dtype") == "float32"),
             "shards": shards,
             "dropout": adapter.lora_dropout > 0 and objective.dropout,
             "question_tokens": question_tokens or objective.group_tokens,
@@ -112,7 +112,7 @@ def sized_model(
     home = next(model.parameters()).device
     capability = torch.cuda.get_device_capability(home) if home.type == "cuda" else None
     loaded = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
-    room = _memory_here(capability, free=True) + loaded
+    room = _memory_here(capability, free=True, device=home) + loaded
     return TrainingSize(
         Shapes.of_model(model, config),
         type(objective),
@@ -122,7 +122,7 @@ def sized_model(
         where=f"{room:.1f} GB",
         cautious=capability is None,
         arguments={
-            "half": capability is not None,
+            "half": capability is not None and not (adapted and model.dtype == torch.float32),
             "shards": shards,
             "dropout": config.lora_dropout > 0 and objective.dropout,
             "question_tokens": objective.group_tokens,
@@ -133,12 +133,15 @@ def sized_model(
     )
 
 
-def _memory_here(capability: Capability | None, *, free: bool) -> float:
+def _memory_here(
+    capability: Capability | None, *, free: bool, device: torch.device | None = None
+) -> float:
     """GB that a training run can use on this machine; ``free``: with what is in use already."""
     if capability is not None and torch.cuda.is_available():
-        left, total = torch.cuda.mem_get_info()
+        left, total = torch.cuda.mem_get_info(device)
         if free:  # the blocks that torch keeps are free for tensors
-            total = min(total, left + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            total = min(total, left + kept)
         return total / 1e9 - 0.6
     import psutil
 

@@ -27,6 +27,7 @@ from mathsft.objectives.base import Loss, Objective
 from mathsft.processes import say
 from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
+from mathsft.training.batches import Collator
 from mathsft.training.compiling import CompiledTrainer
 from mathsft.training.reference import Reference
 from mathsft.training.step_sums import FiniteCheck, Means
@@ -56,20 +57,21 @@ class ForestTrainer(CompiledTrainer):
         model: Any,
         objective: Objective,
         *,
+        collate: Collator,
         reference: Reference | None = None,
         **arguments: Any,
     ) -> None:
         self.objective: Objective = objective
+        self.collate: Collator = collate
         self._checkpointed = checkpoints_activations(model)  # as the caller set it
         with restored(model):
-            super().__init__(model, **arguments)
+            super().__init__(model, data_collator=collate, **arguments)
         if self.args.n_gpu > 1:  # DataParallel would split rows from the indices into them
             raise ValueError(
                 f"{self.args.n_gpu} devices in one process: start one process for each with "
                 "torchrun --nproc_per_node, or choose one by CUDA_VISIBLE_DEVICES=0"
             )
-        # `compute_loss` divides by the items of the whole step, so Trainer must count all of the
-        # batch's labels, and must not divide by the accumulation steps again.
+        # `compute_loss` divides by the items of the whole step: Trainer must count all labels.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
         self._finite = FiniteCheck(self)
@@ -84,29 +86,31 @@ class ForestTrainer(CompiledTrainer):
 
     def _keep_logprobs(self) -> None:
         """Compute what the rows need of the model before training."""
-        if self.reference == "before_training":
-            references.keep_logprobs(self, column="reference")
-        elif self.objective.ratios:  # stored answers: this model counts as their author
-            references.keep_logprobs(self, column="old")
+        model: Any = self.model
+        with lean_adapters(model):  # as in training, so that the first ratio is one
+            if self.reference == "before_training":
+                references.keep_logprobs(self, column="reference")
+            elif self.objective.ratios:  # stored answers: this model counts as their author
+                references.keep_logprobs(self, column="old")
 
     def _reset_counters(self) -> None:
-        self._means = Means()  # tensors on the device: reading one would wait for the GPU
+        self._means = Means()  # on the device: reading one would wait for the GPU
         self._seen: Tensor | int = 0
         self._seen_total = 0
         self._since: float | None = None
 
     def summed(self, count: Tensor | int) -> Tensor:
         """Sum a count of this process over all processes; each must call it."""
-        here: Any = torch.as_tensor(count, device=self.args.device)
-        return self.accelerator.reduce(here, reduction="sum")  # type: ignore[no-any-return]
+        accelerator: Any = self.accelerator
+        return accelerator.reduce(torch.as_tensor(count, device=self.args.device), reduction="sum")
 
     def _logprobs(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> SequenceLogprobs:
         """What the objective's loss reads: log-probabilities, or hidden states."""
         if self.objective.needs_hidden:
             hidden, value = last_hidden(self.model, batch, wrapped=wrapped)
             none = hidden.new_zeros(0, dtype=torch.float32)
-            logprobs = SequenceLogprobs(none, batch["sequence"], batch["scored_tokens"])
-            return replace(logprobs, hidden=hidden, value=value)
+            found = SequenceLogprobs(none, batch["sequence"], batch["scored_tokens"])
+            return replace(found, hidden=hidden, value=value)
         temperature = self.objective.logits_temperature
         reference = self._reference_logprobs(batch, wrapped=wrapped)
         logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped, temperature=temperature)
@@ -154,10 +158,9 @@ class ForestTrainer(CompiledTrainer):
             self._means.add(found, items=len(inputs["labels"]))
         if num_items_in_batch is None:
             return found.total / max(1, len(inputs["labels"]))
-        loss = found.total
-        if self.args.average_tokens_across_devices:  # the count is global, DDP averages
-            loss = loss * self.accelerator.num_processes
-        return loss / num_items_in_batch
+        # With `average_tokens_across_devices` the count is global, and DDP averages.
+        count = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return found.total * count / num_items_in_batch
 
     def prediction_step(
         self,
@@ -223,7 +226,7 @@ class ForestTrainer(CompiledTrainer):
     def _clock_stopped(self) -> Iterator[None]:
         started, since = time.perf_counter(), self._since
         yield
-        if since is not None:  # if one is inside another, the outer one counts
+        if since is not None:  # of two, the outer one counts
             self._since = since + time.perf_counter() - started
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
