@@ -10,7 +10,7 @@ PAGE = Path(__file__).with_name("api.md")
 TASKS = {
     "Look at the machine, choose settings": """
         describe device_defaults default_profile load_recipe load_settings quiet run_dir
-        tracker estimate_memory memory_gb free_memory""",
+        tracker estimate_memory largest_batch memory_gb free_memory""",
     "Read and mix data": """
         load_problems read_rows kind_of head_for pairs_from add_choices mix_datasets training_plan
         overlap without_test_rows question_template extract_answer same_answer official_choices
@@ -22,7 +22,7 @@ TASKS = {
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO CPO SimPO
         ORPO KTO SMPO RewardModel Classification micro_f1 persist keep_folder show_samples""",
     "Learn from attempts": """
-        sample_groups served_groups Server logprob_mismatch check_mismatch rollout_trainer
+        generate sample_groups served_groups Server logprob_mismatch check_mismatch rollout_trainer
         Reinforce GRPO DrGRPO DAPO GSPO CISPO PPO ReinforcePlusPlus RLOO rejection_sampling
         best_of_n""",
     "Judge answers": """

@@ -52,6 +52,7 @@ from mathsft.evaluation.tables import write_csv as write_csv
 from mathsft.evaluation.watch import watch as watch
 from mathsft.evaluation.worked import worked_answers as worked_answers
 from mathsft.generation.best_of_n import best_of_n as best_of_n
+from mathsft.generation.generate import generate as generate
 from mathsft.generation.instruction_rewards import InstructionFollowing as InstructionFollowing
 from mathsft.generation.mismatch import check_mismatch as check_mismatch
 from mathsft.generation.mismatch import logprob_mismatch as logprob_mismatch
@@ -111,6 +112,7 @@ from mathsft.objectives.sft import tokenize_problems as tokenize_problems
 from mathsft.objectives.smpo import SMPO as SMPO
 from mathsft.recipes import load_recipe as load_recipe
 from mathsft.recipes.estimate import estimate_memory as estimate_memory
+from mathsft.recipes.estimate import largest_batch as largest_batch
 from mathsft.settings import load_settings as load_settings
 from mathsft.settings import quiet as quiet
 from mathsft.settings import run_dir as run_dir

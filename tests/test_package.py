@@ -39,12 +39,12 @@ def test_every_public_name_is_there_and_documented() -> None:
 PUBLIC = {
     "TokenForest", "accuracy_by", "add_adapter", "add_choices", "check_tuned", "choice_logprobs",
     "compare", "compare_all", "describe", "device_defaults", "estimate_memory", "evaluate",
-    "extract_answer", "forest_mask", "free_memory", "freeze", "keep_folder", "load_adapter",
-    "load_model", "load_problems", "load_recipe", "load_results", "load_settings", "memory_gb",
-    "merge_adapter", "mix_datasets", "multiple_choice_trainer", "overlap", "pack", "pairs_table",
-    "persist", "plot_accuracy", "plot_curves", "plot_intervals", "plot_loss", "plot_mask",
-    "plot_packing", "quiet", "reading_labels", "results_table", "run_dir", "same_answer",
-    "save_adapter", "save_model", "sequence_logprobs", "sft_trainer", "show_samples",
+    "extract_answer", "forest_mask", "free_memory", "freeze", "generate", "keep_folder",
+    "largest_batch", "load_adapter", "load_model", "load_problems", "load_recipe", "load_results",
+    "load_settings", "memory_gb", "merge_adapter", "mix_datasets", "multiple_choice_trainer",
+    "overlap", "pack", "pairs_table", "persist", "plot_accuracy", "plot_curves", "plot_intervals",
+    "plot_loss", "plot_mask", "plot_packing", "quiet", "reading_labels", "results_table", "run_dir",
+    "same_answer", "save_adapter", "save_model", "sequence_logprobs", "sft_trainer", "show_samples",
     "stop_after_turns", "template_labels", "tracker", "training_plan", "watch", "wilson_interval",
     "without_test_rows", "worked_answers", "write_csv", "write_report",
 }  # fmt: skip
