@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 
-from mathsft.models.attention import Window, forest_mask, forest_rule
+from mathsft.models.attention import forest_mask, forest_rule
+from mathsft.models.blockwise import Window
 from mathsft.models.forest import IGNORE, TokenForest
 
 

@@ -4,14 +4,14 @@ One rule: token i sees token j exactly when ``j <= i < end[j]`` (`mathsft.models
 layers with a window, the window's own rule on depths must hold too (`Window`).
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mathsft.compat import attention_of
-from mathsft.models.blockwise import ForestMask, ForestRows
+from mathsft.models.blockwise import ForestMask, ForestRows, Rule, Window
 
 # Rows over this many tokens get no mask of all pairs of tokens (`mathsft.models.blockwise`).
 LONG_ROW = 2048
@@ -21,20 +21,6 @@ WINDOW_SETTINGS = {
     "sliding_attention": "sliding_window",
     "chunked_attention": "attention_chunk_size",
 }
-
-
-class Window(NamedTuple):
-    """How far back a layer sees: a token sees the last ``size`` tokens, including itself.
-
-    With ``chunks`` (Llama 4) the text is cut into pieces of ``size`` tokens instead, and a token
-    sees only itself and the earlier tokens of its own piece.
-    """
-
-    size: int
-    chunks: bool = False
-
-
-Rule = Callable[[Tensor | int, Tensor | int, Tensor, Tensor], Tensor]
 
 
 def forest_rule(end: Tensor, depth: Tensor | None = None, window: Window | None = None) -> Rule:

@@ -11,17 +11,28 @@ of a tree. The backward pass computes a block's scores again, as flash attention
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from mathsft.models.attention import Rule, Window
-
 # Queries in a block. Fewer read fewer keys that no query sees, but take more calls.
 BLOCK = 512
+
+
+class Window(NamedTuple):
+    """How far back a layer sees: a token sees the last ``size`` tokens, including itself.
+
+    With ``chunks`` (Llama 4) the text is cut into pieces of ``size`` tokens instead, and a token
+    sees only itself and the earlier tokens of its own piece.
+    """
+
+    size: int
+    chunks: bool = False
+
+
+Rule = Callable[[Tensor | int, Tensor | int, Tensor, Tensor], Tensor]
 
 
 class Block(NamedTuple):
@@ -57,8 +68,8 @@ class ForestRows:
 
     end: Tensor
     depth: Tensor
-    window: "Window | None"
-    rule: "Rule"
+    window: Window | None
+    rule: Rule
 
     @cached_property
     def dense(self) -> Tensor:

@@ -40,7 +40,7 @@ class _Rows:
         ids, self._seen = padded(prompts, fill=fill, device=model.device)
         places = (self._seen.cumsum(-1) - 1).clamp(min=0)
         self.logits = self._read(ids, places)  # (B, V) after the last token
-        self._place = places[:, -1:]
+        self.place = places[:, -1:]
         self.answers = self.steps = torch.arange(len(ids), device=ids.device)
         self.going = torch.ones_like(self.answers, dtype=torch.bool)
 
@@ -58,13 +58,13 @@ class _Rows:
     def read(self, token: Tensor) -> None:
         """Let each row's token (B,) pass through the model."""
         self._seen = torch.cat([self._seen, self._seen.new_ones((len(self), 1))], dim=-1)
-        self._place = self._place + 1
-        self.logits = self._read(token[:, None], self._place)
+        self.place = self.place + 1
+        self.logits = self._read(token[:, None], self.place)
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows alone, without the columns in which all of them are padding."""
         self._cache.batch_select_indices(rows)
-        self._seen, self._place = self._seen[rows], self._place[rows]
+        self._seen, self.place = self._seen[rows], self.place[rows]
         self.answers, self.steps = self.answers[rows], self.steps[rows]
         self.going, self.logits = self.going[rows], self.logits[rows]
         if empty := int(self._seen.any(dim=0).int().argmax()):
@@ -80,7 +80,7 @@ class _Rows:
             for one in (self, other)
         )
         self._seen = torch.cat([self._seen, theirs])
-        for name in ("_place", "answers", "steps", "going", "logits"):
+        for name in ("place", "answers", "steps", "going", "logits"):
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
         for layer, more in zip(self._layers(), other._layers(), strict=True):
             layer.join(more)
