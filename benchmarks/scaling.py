@@ -2,18 +2,16 @@
 
     MATHSFT_DATA_DIR=... python benchmarks/scaling.py --json | --markdown
 
-Nothing here was run on a GPU. Each figure is of one of these kinds:
+Each figure is of one of these kinds:
 
 - measured: rows and tokens of real rows (GSM8K's train rows, MathQA's dev rows), and with
   ``--json`` the rate of a short training run of the tiny model on this CPU;
 - counted: floating-point operations (`scaling_costs`), at the published shapes of Qwen2.5;
 - estimated: MathQA's 29,837 train rows from 1,000 of its dev rows; Qwen's tokens with a
   byte-level BPE of 8,000 words learnt from the rows, which splits text as Qwen2.5's does; memory
-  with `estimate_memory`; hours, from operations, peak rate and utilisation.
+  with `estimate_memory`; hours (`scaling_machines`), from times that were measured on an H100.
 
-Hours are given at 40 % and at 20 % of the peak of dense half-precision matrix products, 65 TFLOP/s
-on a T4 and 312 on an A100 (NVIDIA's data sheets). The utilisation is an assumption. No figure
-includes unpacking 4-bit weights, communication between cards, evaluation and loading.
+No figure includes communication between cards, evaluation and loading.
 """
 
 import argparse
@@ -22,7 +20,6 @@ import os
 import sys
 import tempfile
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -41,6 +38,7 @@ from scaling_costs import (
     rows_of,
     solutions,
 )
+from scaling_machines import MACHINES, Machine
 from scaling_tables import tables
 
 from mathsft.data.problems import load_problems
@@ -49,37 +47,8 @@ from mathsft.recipes import load_recipe
 from mathsft.recipes.estimate import estimate_memory, largest_batch
 from mathsft.training.make import sft_trainer
 
-UTILISATION = (0.4, 0.2)
 SPARE = 0.85  # of a card: estimates may be off by as much as the rest
 BATCH, STEPS = "per_device_train_batch_size", "gradient_accumulation_steps"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Cards of one kind, and the ways to train on them, the best first."""
-
-    recipe: str  # its batches are used
-    device: str  # its name in `estimate_memory`
-    room: float  # GB of one card that a training run can use, as in `estimate_memory`
-    peak: float  # operations a second of one card
-    cards: int
-    ways: dict[str, dict[str, Any]]
-
-
-_ONE = {"LoRA": {}, "QLoRA": {"quantize": True}, "full": {}}
-_EIGHT = {
-    "LoRA, DDP": {}, "LoRA, FSDP2": {"shards": 8}, "full, DDP": {}, "full, FSDP2": {"shards": 8},
-}  # fmt: skip
-MACHINES = {
-    "T4": Machine("t4", "t4", 15, 65e12, 1, {way: _ONE[way] for way in ("QLoRA", "full")}),
-    "A100": Machine("a100", "a100-80gb", 84, 312e12, 1, _ONE),
-    "8 × A100": Machine("a100", "a100-80gb", 84, 312e12, 8, _EIGHT),
-}
-
-
-def hours(flops: float, peak: float) -> list[float]:
-    """Hours at the higher and at the lower utilisation."""
-    return [flops / (peak * share) / 3600 for share in UTILISATION]
 
 
 def course() -> list[dict[str, Any]]:
@@ -101,7 +70,10 @@ def course() -> list[dict[str, Any]]:
             price = prices(size, lora=True, checkpointing=False)
             flops = passes * price.of(work)
             memory = estimate_memory(recipe, section, device=device, quantize=quantize)
-            peak = None if profile == "tiny" else MACHINES[profile.upper()].peak
+            hours = None
+            if profile != "tiny":
+                machine, batches = MACHINES[profile.upper()], passes * work.batches
+                hours = machine.hours(size, flops, batches, quantize=quantize)
             found.append(
                 {
                     "recipe": profile,
@@ -112,7 +84,7 @@ def course() -> list[dict[str, Any]]:
                     "tokens": round(work.tokens * passes),
                     "flops": flops,
                     "memory_gb": memory.total,
-                    "hours": peak and hours(flops, peak),
+                    "hours": hours,
                 }
             )
     return found
@@ -170,12 +142,13 @@ def cheapest(size: str, machine: Machine, *, full: bool) -> dict[str, Any]:
         found = {"way": way, "checkpointing": checkpointing, "batch": max(1, rows)}
         found["memory_gb"] = gigabytes
         price = prices(size, lora=not full, checkpointing=checkpointing)
+        quantize = machine.ways[way].get("quantize", False)
         for section, source in (("sft", "gsm8k"), ("multiple_choice", "mathqa")):
             settings = recipe[section]
             batch = max(1, step_rows(settings) >> halved)
-            flops = price.of(one_pass(source, None, batch, settings["max_length"]))
-            found[f"{section}_flops"] = flops
-            found[f"{section}_hours"] = hours(flops, machine.peak * machine.cards)
+            work = one_pass(source, None, batch, settings["max_length"])
+            flops = found[f"{section}_flops"] = price.of(work)
+            found[f"{section}_hours"] = machine.hours(size, flops, work.batches, quantize=quantize)
         return found
     return {"way": None}
 

@@ -81,6 +81,7 @@ class Work:
     """One pass over a data set: what is read, and the counts that are priced."""
 
     rows: int
+    batches: float
     tokens: int  # without padding
     positions: float  # with it
     pairs: float  # the sum of squared row lengths
@@ -90,6 +91,7 @@ class Work:
         """The work of ``factor`` times as many rows."""
         return Work(
             rows=round(self.rows * factor),
+            batches=self.batches * factor,
             tokens=round(self.tokens * factor),
             positions=self.positions * factor,
             pairs=self.pairs * factor,
@@ -164,6 +166,7 @@ def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int
     labels = [labels[1:] for row in rows["labels"] for labels in row]
     return Work(
         rows=len(problems),
+        batches=len(batches),
         tokens=sum(lengths),
         positions=sum(len(batch) * max(batch) for batch in batches),
         pairs=sum(len(batch) * max(batch) ** 2 for batch in batches),
@@ -176,16 +179,22 @@ def choices(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) 
     with contextlib.redirect_stdout(io.StringIO()):
         kept = list(training_rows(problems, tokenizer, MultipleChoice(), max_length=max_length))
     collate = Collator(MultipleChoice(), pad_token_id=0, max_length=max_length)
-    tokens = positions = pairs = predictors = 0
+    batches = tokens = positions = pairs = predictors = 0
     for first in range(0, len(kept), batch_size):
         batch = collate(kept[first : first + batch_size])
         rows, length = batch["input_ids"].shape
+        batches += 1
         tokens += int(batch["row_tokens"].sum())
         positions += rows * length
         pairs += rows * length**2
         predictors += len(batch["predictor"])
     return Work(
-        rows=len(kept), tokens=tokens, positions=positions, pairs=pairs, predictors=predictors
+        rows=len(kept),
+        batches=batches,
+        tokens=tokens,
+        positions=positions,
+        pairs=pairs,
+        predictors=predictors,
     )
 
 
