@@ -82,6 +82,11 @@ bench: install
 	$(BIN)/python benchmarks/multiple_choice_scoring.py --json --num_fewshot 5 --sampler first_n
 	$(BIN)/python benchmarks/preferences.py --json
 	$(BIN)/python benchmarks/policy.py --json
+	$(BIN)/python benchmarks/layout.py --json
+	$(BIN)/python benchmarks/generation.py --json
+	$(BIN)/python benchmarks/attention.py --json
+	$(BIN)/python benchmarks/launches.py --json
+	$(BIN)/python benchmarks/gpu.py --json
 	$(BIN)/python benchmarks/scaling.py --json
 
 docs: install
