@@ -39,7 +39,7 @@ def test_no_key_of_a_section_is_without_help(section: str) -> None:
     known = recipe_sections()[section]
     assert known
     assert [n for n, option in known.items() if not option.help and not option.refused] == []
-    assert not NOT_KEYS & known.keys()
+    assert not (NOT_KEYS - {section}) & known.keys()  # the section server has a key server
 
 
 def test_every_setting_of_an_objective_is_a_key_of_its_section() -> None:
