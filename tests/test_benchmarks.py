@@ -82,6 +82,17 @@ def test_the_layout_benchmark_tokenises_in_less_time_than_the_harness() -> None:
 
 
 @pytest.mark.slow
+def test_the_launches_benchmark_counts_fewer_operations_and_bytes_than_peft_as_it_comes() -> None:
+    result = result_of("launches.py", "--compile", "false", "--layers", "2")
+    for step in ("t4_sft", "t4_choices", "a100_sft", "a100_choices"):
+        ours, before = result[step]["ours"], result[step]["as_they_come"]
+        assert ours["tokens"] == before["tokens"] > 0
+        assert ours["ops_per_step"] < before["ops_per_step"]
+        assert result[step]["bytes_ratio"] < 0.9
+        assert result[step]["rival"]["ops_per_step"] > 0
+
+
+@pytest.mark.slow
 def test_the_preference_benchmark_gives_trls_gradients_at_the_cost_of_the_tree() -> None:
     result = result_of("preferences.py", "--rounds", "1", "--pairs", "2")
     kinds = ("plain", "long_prompt", "group")

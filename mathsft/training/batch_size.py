@@ -30,7 +30,7 @@ class Batch:
         return self.why
 
 
-class Sized(Protocol):
+class FindsBatch(Protocol):
     """A training run that finds its largest batch (`mathsft.training.sizing.TrainingSize`)."""
 
     def largest_batch(self, rows: int, *, processes: int = 1) -> Batch: ...
@@ -63,7 +63,8 @@ def divided(
 
     Args:
         settings: of a training run. ``step_rows`` is the number of rows in an optimiser step, in
-            all processes together.
+            all processes together. Without a batch, the largest that divides them is taken, but
+            no larger than the objective's default.
         objective: what is trained.
         processes: how many there are.
         choose: makes the batch from ``step_rows`` if the batch is "auto".
@@ -80,9 +81,8 @@ def divided(
             return found
         each = check_divisible(rows, processes)
         if batch is None:
-            usual = min(each, objective.defaults.get(BATCH, 4))
-            fits = [n for n in range(1, usual + 1) if each % n == 0]
-            batch = max(fits) if steps is None else max(1, each // steps)
+            usual = objective.defaults.get(BATCH, 4) if steps is None else each // steps
+            batch = next((n for n in divisors(each) if n <= usual), 1)
         if each % batch or (steps is not None and steps * batch != each):
             there = f"{BATCH}={batch}" + (f" and {STEPS}={steps}" if steps is not None else "")
             of = f" in each of {processes} processes" if processes > 1 else ""
@@ -116,7 +116,7 @@ def divided_here(
     objective: type[Objective],
     *,
     device: Callable[[], str],
-    sized: Callable[[int], Sized],
+    sized: Callable[[int], FindsBatch],
 ) -> dict[str, Any]:
     """`divided` on this machine: all processes take the numbers of the first, and a line says why.
 

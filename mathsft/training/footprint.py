@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
+from mathsft.models.attention import LONG_ROW
 from mathsft.models.computation import json_hash
 from mathsft.models.pretrained import model_config
 from mathsft.models.projection import LOGITS_AT_ONCE
@@ -168,9 +169,9 @@ def footprint(
       query head, unless there is only one key head) and the attention's output 4Qs; gate, its
       SiLU and up 3Is; the inputs of the projections: (2H + I)s without dropout (the attention's
       output is already counted), (5H + Q + I)(s + m) with dropout, where m is the mask's size:
-      1 byte on a GPU and 4 on a CPU; 7rs between A and B; Ls for the attention mask;
-      4 (heads + 2). Once per token: the final norm 4H. With ``gradient_checkpointing`` only Hs
-      per layer, and the above for one layer at a time.
+      1 byte on a GPU and 4 on a CPU; 7rs between A and B; 4 (heads + 2). Once per token: the
+      final norm 4H, and Ls for the attention mask (none in rows over 2,048 tokens). With
+      ``gradient_checkpointing`` only Hs per layer, and the above for one layer at a time.
     - logits: V numbers for each trained position, at most 2²⁶ at once
       (`mathsft.models.projection`), of 4 bytes, 6 in half precision. After they are freed, the
       backward pass through a layer needs Is per token, a dequantised matrix HIs, and with
@@ -199,8 +200,9 @@ def footprint(
     inputs += 7 * shapes.rank * s if lora else 2 * h * s
     attention = 2 * q + 2 * shapes.key  # query and output, key and value
     layer = 2 * 4 * h + attention * s + 3 * i * s + inputs
-    layer += length * s + 4 * (shapes.heads + 2)
-    kept = tokens * (shapes.layers * (h * s if gradient_checkpointing else layer) + 4 * h)
+    layer += 4 * (shapes.heads + 2)
+    mask = length * s if length <= LONG_ROW else 0
+    kept = tokens * (shapes.layers * (h * s if gradient_checkpointing else layer) + 4 * h + mask)
     if half and shards == 1:
         kept += 2 * (shapes.adapted if lora else shapes.projected)
     backward = tokens * i * s + (h * i * s if quantize else 0)
