@@ -38,14 +38,15 @@ def load(qwen: Path, policy: str, **options: Any) -> Any:
 def trainer(
     qwen: Path, folder: Path, *, objective: str, quantize: bool, policy: str, **settings: Any
 ) -> Any:
-    """Make a trainer with the sizes of the t4 recipe."""
+    """Make a trainer with the sizes of the t4 recipe; batches are made in this process."""
     model, tokenizer = load(qwen, policy, quantize=quantize, lora=True)
     precision = {key: POLICIES[policy][key] for key in ("fp16", "bf16")}
     if model.device.type == "cpu":  # to try this file without a GPU
         precision = {}
     options: dict[str, Any] = {
         "output_dir": folder, "max_length": 512, "max_steps": 6, "logging_steps": 1,
-        "disable_tqdm": True, "warmup_steps": 0, **precision, **settings,
+        "disable_tqdm": True, "warmup_steps": 0, "dataloader_num_workers": 0, **precision,
+        **settings,
     }  # fmt: skip
     if objective == "sft":
         rows = read_problems("tiny-gsm", limit=600)[0]

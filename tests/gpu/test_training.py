@@ -74,6 +74,25 @@ def test_the_first_loss_over_pairs_is_log_2_as_the_adapter_changes_nothing_yet(
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("objective", "quantize"), PATHS)
+def test_compiled_layers_give_the_losses_of_plain_ones(
+    objective: str, quantize: bool, policy: str, qwen: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    losses = {}
+    for compiled in (False, True):
+        ours = trainer(
+            qwen, tmp_path / str(compiled), objective=objective, quantize=quantize, policy=policy,
+            compile=compiled, learning_rate=0.0,
+        )  # fmt: skip
+        ours.train()
+        losses[compiled] = [row["loss"] for row in ours.state.log_history if "loss" in row]
+    assert "compile: ready after" in capsys.readouterr().out
+    # Dropout draws other masks, so only means over a batch are compared.
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("objective", "quantize"), PATHS)
 def test_speed_and_its_share_of_the_cards_matrix_rate(
     objective: str, quantize: bool, policy: str, qwen: Path, tmp_path: Path
 ) -> None:
