@@ -16,12 +16,11 @@ from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
 from mathsft.processes import first_before_others
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
-from mathsft.training.batch_size import BATCH, divided_here
 from mathsft.training.batches import Collator
 from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
-from mathsft.training.sized import sized_model
+from mathsft.training.sized import divided_for
 from mathsft.training.trainer import ForestTrainer
 
 Rows = Iterable[Mapping[str, Any]]
@@ -101,13 +100,8 @@ def make_trainer(
     check_compile(compile)
     check_numbers({"max_length": max_length, "step_rows": step_rows})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
-    if step_rows is not None and BATCH not in arguments:
-        del settings[BATCH]  # it follows from step_rows
-    settings = divided_here(
-        {**settings, "step_rows": step_rows},
-        type(objective),
-        device=lambda: str(next(model.parameters()).device.type),
-        sized=partial(sized_model, model, objective, {**settings, "max_length": max_length}),
+    settings = divided_for(
+        model, objective, settings, given=arguments, step_rows=step_rows, max_length=max_length
     )
     args = training_arguments(model, output_dir=str(output_dir), **settings)
 

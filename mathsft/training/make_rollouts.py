@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mathsft.objectives import check_objective
 from mathsft.objectives.groupwise import Policy
 from mathsft.objectives.policy import GRPO
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
-from mathsft.training.batch_size import BATCH, divided_here
 from mathsft.training.batches import Collator
 from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.judging import Reward, Sampler, Sampling
@@ -24,7 +22,7 @@ from mathsft.training.make import DEFAULTS
 from mathsft.training.prompts import Prompts
 from mathsft.training.reference import Reference
 from mathsft.training.rollout_trainer import RolloutTrainer
-from mathsft.training.sized import sized_model
+from mathsft.training.sized import divided_for
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -125,13 +123,8 @@ def rollout_trainer(
     # A batch is a list of prompts until they are answered: there is nothing to lay out before.
     usual = {"logging_steps": 1, "dataloader_num_workers": 0}
     settings = {**DEFAULTS, **usual, **objective.defaults, **arguments}
-    if step_rows is not None and BATCH not in arguments:
-        del settings[BATCH]  # it follows from step_rows
-    settings = divided_here(
-        {**settings, "step_rows": step_rows},
-        type(objective),
-        device=lambda: str(next(model.parameters()).device.type),
-        sized=partial(sized_model, model, objective, settings),
+    settings = divided_for(
+        model, objective, settings, given=arguments, step_rows=step_rows, max_length=max_length
     )
     args = training_arguments(model, output_dir=str(output_dir), **settings)
     limit = position_limit(model.config)

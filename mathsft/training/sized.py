@@ -1,7 +1,8 @@
 """The sizes of a training run: from a recipe before anything is loaded, or of a loaded model."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mathsft.checks import Rule, at_least, check_number, check_numbers, unknown_
 from mathsft.device import Capability, device_defaults
 from mathsft.models.trained_weights import lora_config
 from mathsft.objectives.base import Objective
+from mathsft.training.batch_size import BATCH, ROWS, divided_here
 from mathsft.training.footprint import Shapes
 from mathsft.training.sizing import TrainingSize, training_settings
 
@@ -98,6 +100,30 @@ def sized(
             "quantize": quantize,
             "lora": lora is not False,
         },
+    )
+
+
+def divided_for(
+    model: Any,
+    objective: Objective,
+    settings: Mapping[str, Any],
+    *,
+    given: Collection[str],
+    step_rows: int | None,
+    max_length: int,
+) -> dict[str, Any]:
+    """The ``settings`` of a trainer with numbers for its batch and its accumulation.
+
+    A batch that was not ``given`` follows from ``step_rows`` (`divided_here`).
+    """
+    settings = {**settings, ROWS: step_rows}
+    if step_rows is not None and BATCH not in given:
+        del settings[BATCH]
+    return divided_here(
+        settings,
+        type(objective),
+        device=lambda: str(next(model.parameters()).device.type),
+        sized=partial(sized_model, model, objective, {**settings, "max_length": max_length}),
     )
 
 
