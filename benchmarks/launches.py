@@ -113,7 +113,11 @@ class Counted:
         return self.described(step, trainer, {}, tokens)
 
     def described(self, step: Any, trainer: Any, batch: Any, tokens: int) -> dict[str, float]:
-        launches = launches_of(step, trainer, batch)
+        def mixed(model: Any, inputs: Any) -> None:
+            with torch.autocast("cpu", dtype=self.dtype):  # accelerate has none for float16 here
+                step(model, inputs)
+
+        launches = launches_of(mixed, trainer, batch)
         return {
             "ops_per_step": sum(launches.operations.values()),
             "elementwise_bytes_per_token": round(sum(launches.bytes.values()) / tokens),
