@@ -135,6 +135,7 @@ def test_the_policy_benchmark_gives_trls_gradients_at_the_cost_of_the_tree() -> 
         assert whole["frac_reward_zero_std"][name] < 0.5
 
 
+@pytest.mark.slow
 def test_the_generation_benchmark_finds_the_same_answers_with_less_work() -> None:
     options = ["--rounds", "1", "--problems", "24", "--batch_size", "6", "--kinds", "lora"]
     result = result_of("generation.py", *options)

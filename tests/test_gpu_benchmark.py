@@ -42,7 +42,7 @@ def test_a_section_that_fails_says_so_and_the_next_one_runs(
         raise MemoryError("no memory left")
 
     monkeypatch.setitem(gpu.SECTIONS, "sft", broken)
-    found, printed = ran(gpu, monkeypatch, capsys, "--sections", "sft", "matmul", "compile")
+    found, printed = ran(gpu, monkeypatch, capsys, "--sections", "sft", "matmul")
     assert found["sft"]["before"] == 1.0
     assert found["sft"]["error"] == "MemoryError: no memory left"
     assert "no memory left" in printed

@@ -63,7 +63,7 @@ def test_a_second_config_with_data_replaces_the_recipes(tmp_path: Path) -> None:
     sections = read("--config", "t4", "--config", str(mine))
     assert given(sections["train"], "limit") == {"source": "a.jsonl"}
     assert "test" not in sections
-    assert sections["sft"]["gradient_accumulation_steps"] == 4  # from the recipe of the machine
+    assert sections["sft"]["step_rows"] == 16  # from the recipe of the machine
     mine.write_text("train: {source: a.jsonl}\ntest: {source: b.jsonl}\n")
     sections = read("--config", "t4", "--config", str(mine))
     assert given(sections["test"], "limit") == {"source": "b.jsonl"}

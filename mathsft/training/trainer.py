@@ -185,7 +185,7 @@ class ForestTrainer(CompiledTrainer):
         return output._replace(metrics={**found, **(output.metrics or {})})
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("it predicts nothing: use choice_logprobs or worked_answers")
+        raise NotImplementedError("it makes no predictions: use choice_logprobs or worked_answers")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
