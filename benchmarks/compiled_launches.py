@@ -21,13 +21,13 @@ from mathsft.models.lean_adapters import lean_adapters
 from mathsft.training.compiling import compiled, padded
 from mathsft.training.make import multiple_choice_trainer, sft_trainer
 
-STEPS = 50
+STEPS, LAYERS = 50, 4
 SIZES = {"sft": 2, "choices": 8}  # rows or questions of a batch
 
 
-def narrow_trainer(kind: str, layers: int, rows: Any, tokenizer: Any, dtype: torch.dtype) -> Any:
-    """A trainer of a model with this many layers; without dropout, so that losses compare."""
-    SHAPES["narrow"] = {**SHAPES["tiny"], "num_hidden_layers": layers, "vocab_size": 8000}
+def narrow_trainer(kind: str, rows: Any, tokenizer: Any, dtype: torch.dtype) -> Any:
+    """A trainer of a narrow model, without dropout, so that losses compare."""
+    SHAPES["narrow"] = {**SHAPES["tiny"], "num_hidden_layers": LAYERS, "vocab_size": 8000}
     model = add_adapter(random_base("narrow").to(dtype), lora_dropout=0.0)
     make = sft_trainer if kind == "sft" else multiple_choice_trainer
     return make(
@@ -37,10 +37,10 @@ def narrow_trainer(kind: str, layers: int, rows: Any, tokenizer: Any, dtype: tor
     )  # fmt: skip
 
 
-def compiled_counts(kind: str, layers: int, rows: Any, tokenizer: Any) -> dict[str, Any]:
+def compiled_counts(kind: str, rows: Any, tokenizer: Any) -> dict[str, Any]:
     """Launches before and after, kernels made, recompilations in 50 steps, losses' differences."""
     torch._inductor.config.cpp.enable_kernel_profile = True  # so that the profiler sees kernels
-    trainer = narrow_trainer(kind, layers, rows, tokenizer, torch.bfloat16)
+    trainer = narrow_trainer(kind, rows, tokenizer, torch.bfloat16)
     model = trainer.accelerator.prepare(trainer.model)
     model.train()
     batches = _batches(trainer)
@@ -67,7 +67,7 @@ def compiled_counts(kind: str, layers: int, rows: Any, tokenizer: Any) -> dict[s
         "shapes_of_50_batches": len({tuple(b["input_ids"].shape) for b in batches}),
         "recompilations_after_5_steps": graphs[-1] - graphs[4],
         "loss_difference_bfloat16": _largest_difference(trainer, batches[:8], blocks),
-        "loss_difference_float32": _in_float32(kind, layers, rows, tokenizer),
+        "loss_difference_float32": _in_float32(kind, rows, tokenizer),
     }
 
 
@@ -79,8 +79,8 @@ def _batches(trainer: Any) -> list[dict[str, Any]]:
     return found[:STEPS]
 
 
-def _in_float32(kind: str, layers: int, rows: Any, tokenizer: Any) -> float:
-    trainer = narrow_trainer(kind, layers, rows, tokenizer, torch.float32)
+def _in_float32(kind: str, rows: Any, tokenizer: Any) -> float:
+    trainer = narrow_trainer(kind, rows, tokenizer, torch.float32)
     blocks = [m for m in trainer.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     return _largest_difference(trainer, _batches(trainer)[:8], blocks)
 
