@@ -116,7 +116,6 @@ def test_padded_rows_have_the_same_scores(small_model_dir: Path, lengths: tuple[
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("sft", {}),
         ("sft", {"bf16": True}),
         ("sft", {"gradient_checkpointing": True, "quantize": True}),
         ("choices", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}),
