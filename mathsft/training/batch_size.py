@@ -91,12 +91,6 @@ def divided(
                 f"divides it, or {BATCH}: auto"
             )
         return {**found, BATCH: batch, STEPS: each // batch}
-    if rows is None:
-        raise ValueError(
-            f"{BATCH}: auto needs {ROWS}, the number of rows in an optimiser step, such as 16"
-        )
-    if steps is not None:
-        raise ValueError(f"{BATCH}: auto also chooses {STEPS}: leave that out")
     name = objective.name
     if issubclass(objective, Policy):
         raise ValueError(
@@ -108,6 +102,12 @@ def divided(
             f"{BATCH}: auto: the loss of {name} depends on the batch, so the card would decide "
             "what is trained: give a number"
         )
+    if rows is None:
+        raise ValueError(
+            f"{BATCH}: auto needs {ROWS}, the number of rows in an optimiser step, such as 16"
+        )
+    if steps is not None:
+        raise ValueError(f"{BATCH}: auto also chooses {STEPS}: leave that out")
     return found | choose(rows).settings
 
 
