@@ -1,0 +1,63 @@
+"""Files that are written whole or not at all, and JSON that is read with a clear error."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write a file aside, then rename it to ``path``: a reader finds the old file or the new one.
+
+    A link at ``path`` is replaced; nothing is written through it. Missing folders are created. Text
+    is written as UTF-8. The bytes are on the disk before the file has its name, so that a machine
+    that goes down leaves no empty file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        with new.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+    return path
+
+
+def parse_json(text: str | bytes, where: Any, **arguments: Any) -> Any:
+    """`json.loads`, whose every error is a ValueError that begins with ``where``: a file, a row.
+
+    ``arguments`` are those of `json.loads`. Python refuses an integer of more than 4,300 digits and
+    values that are nested about a thousand deep; no real file has either.
+    """
+    try:
+        return json.loads(text, **arguments)
+    except RecursionError:
+        raise ValueError(f"{where}: not usable as JSON: lists or objects nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{where}: not valid JSON ({error.msg}, {place})") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not usable as JSON ({error})") from None
+
+
+def read_json(path: str | Path, **arguments: Any) -> Any:
+    """Read a JSON file; an error names it (`parse_json`). Raises OSError if it cannot be read."""
+    check_regular(path)
+    return parse_json(Path(path).read_bytes(), path, **arguments)
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise ValueError for what has no end or waits for a writer: a pipe, a device, a socket.
+
+    Links are followed. A path that does not exist is left to the function that opens it.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
+        raise ValueError(f"{path} is a pipe, a socket or a device: give a file")
