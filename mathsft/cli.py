@@ -107,31 +107,15 @@ def _evaluate(about: str, _: Arguments) -> Command:
 
 def _compare(about: str, _: Arguments) -> Command:
     from mathsft.evaluation.compare import compare_all
-    from mathsft.evaluation.report import by_questions
-    from mathsft.evaluation.results import load_results
+    from mathsft.evaluation.compare_text import comparison_lines
 
     own = options_of(compare_all, skip={"results", "base"})
-    files = Option(list[str], help="result files, or folders of them", required=True)
+    told = "result files, folders of them, or folders that lm_eval --log_samples wrote"
+    files = Option(list[str], help=told, required=True)
     name = _text("the run that all others are compared with")
     given = (yield Options("compare", about, {"base": name, **own}, {"results": files}))[1]
-    name, sources = given.pop("base", None), given.pop("results")
-    groups = by_questions(load_results(sources))
-    names = {result.name: result for group in groups for result in group}
-    if not names:
-        raise ValueError(f"{', '.join(sources)}: there are no results of `mathsft evaluate`")
-    if name is not None and name not in names:
-        raise ValueError(unknown_name("run", name, names))
-    for group in groups:
-        print(*group, sep="\n")
-        base = {result.name: result for result in group}.get(name)
-        found = compare_all(group, base=base, **given) if base or name is None else []
-        for pair in found:
-            holm = f"; p = {pair.p_holm:.2g} after Holm" if len(found) > 1 else ""
-            print(f"{pair}{holm}")
-        if not found and base is None and name is not None:
-            print(f"not compared: {name} answered other questions")
-        elif not found:
-            print("not compared: no other run answered these questions")
+    for line in comparison_lines(given.pop("results"), **given):
+        print(line)
 
 
 def _report(about: str, _: Arguments) -> Command:

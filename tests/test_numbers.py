@@ -14,7 +14,7 @@ from mathsft import cli
 from mathsft.checks import check_numbers
 from mathsft.course import course
 from mathsft.data.mixtures import mix_datasets, training_plan
-from mathsft.evaluation.compare import compare_all, detectable_difference
+from mathsft.evaluation.compare import detectable_difference
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.intervals import wilson_share
 from mathsft.models.forest import TokenForest
@@ -131,7 +131,6 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, tuple[Any, ...]]]] = {
         lambda **bad: detectable_difference(**{"n": 9, "unequal": 0.1, **bad}),
         {"n": NOT_COUNTS, "power": (0, 1, NAN)},
     ),
-    "compare_all": (lambda **bad: compare_all([], **bad), {"seed": (-1, 0.5)}),
     "course": (lambda **bad: course(**bad), {"timeout": NOT_COUNTS}),
 }  # fmt: skip
 

@@ -64,7 +64,7 @@ def test_a_table_of_pairs_has_each_pair_once(runs: list[Result]) -> None:
 
 
 def test_names_that_do_not_tell_runs_apart_are_refused(runs: list[Result]) -> None:
-    with pytest.raises(ValueError, match="two results are called base"):
+    with pytest.raises(ValueError, match="two results of mathqa_tiny are called base"):
         results_table([runs[0], runs[0]])
     with pytest.raises(ValueError, match="no result is called 'nobody'; there are base, SFT"):
         results_table(runs, base="nobody")

@@ -4,15 +4,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mathsft.checks import Rule, at_least, check_number, check_numbers
-from mathsft.evaluation.guards import check_distinct
-from mathsft.evaluation.results import Result, same_questions
+from mathsft.evaluation.guards import ROUNDING, check_distinct
+from mathsft.evaluation.paired import (
+    detectable_difference,
+    detectable_mean,
+    mcnemar_p,
+    mean_difference_interval,
+    score_interval,
+    sign_flip_p,
+)
+from mathsft.evaluation.results import Result, same_questions, shared_metric
 
-RESAMPLES = 10_000  # the interval's ends are then known to about 0.02 standard errors
+__all__ = ["Comparison", "compare", "compare_all", "compare_some", "detectable_difference"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,11 @@ class Comparison:
     McNemar's exact p; ``p_holm`` is p corrected for all comparisons in the same table.
     ``detectable`` is the smallest true difference that would show (p < 0.05) four times out of
     five.
+
+    If ``metric`` is a number and not right or wrong, ``right_or_wrong`` is false: ``difference``
+    is that of the means, ``gained`` questions have a higher number from b and ``lost`` ones a lower
+    one, and p is a sign-flip test's. Whether higher is better depends on the metric. ``low``,
+    ``high`` and ``detectable`` are NaN if the differences are all 0: nothing tells their size.
     """
 
     a: str
@@ -37,8 +49,12 @@ class Comparison:
     p: float
     p_holm: float
     detectable: float
+    metric: str = "acc"
+    right_or_wrong: bool = True
 
     def __str__(self) -> str:
+        if not self.right_or_wrong:
+            return self._of_numbers()
         shows = f"a true difference of {100 * self.detectable:.1f} points would show"
         if self.detectable == 1:
             shows = "too few questions are answered differently for any difference to show"
@@ -48,32 +64,43 @@ class Comparison:
             f"{self.lost} lost of {self.n:,}, p = {self.p:.2g}; {shows}"
         )
 
+    def _of_numbers(self) -> str:
+        interval = f" [{self.low:+.3g}, {self.high:+.3g}]"
+        shows = f"; a true difference of {self.detectable:.2g} would show"
+        return (
+            f"{self.b} against {self.a}: mean {self.metric} {self.difference:+.3g}"
+            f"{'' if math.isnan(self.low) else interval}, higher for {self.gained} and lower for "
+            f"{self.lost} of {self.n:,}, p = {self.p:.2g}"
+            f"{'' if math.isnan(self.detectable) else shows}"
+        )
 
-def compare(a: Result, b: Result, *, metric: str = "acc", seed: int = 0) -> Comparison:
-    """Compare ``b`` with ``a`` on the same questions by ``metric``, "acc" or "acc_norm".
 
-    The interval is a percentile bootstrap over questions (Efron 1979). A question adds +1, 0 or
-    -1 to the difference, so a resample of n questions is one multinomial draw of the three
-    counts. The distribution is the same, and ten thousand resamples take a millisecond. ``seed``
-    seeds the draw.
+def compare(a: Result, b: Result, *, metric: str | None = None) -> Comparison:
+    """Compare ``b`` with ``a`` on the same questions.
 
-    McNemar's exact test (1947): if both models were equally good, each question that only one of
-    them answers correctly would be the toss of a fair coin. Questions that both answer correctly,
-    or neither, say nothing.
+    ``metric`` is a metric of the task, such as "acc_norm"; default: "acc" if both have it, else
+    the first that both have.
+
+    If the metric is right or wrong for each question, the interval is Tango's score interval for
+    paired shares (1998), which is honest for few questions too: it never claims certainty
+    (`mathsft.evaluation.paired.score_interval`). p is McNemar's exact test (1947): if both models
+    were equally good, each question that only one of them answers correctly would be the toss of
+    a fair coin. Questions that both answer correctly, or neither, say nothing. The exact p is a
+    little more cautious than the interval: an interval that just leaves out 0 can have p = 0.06.
+
+    Other metrics are numbers, such as the accuracy of truthfulqa_mc2. Then the interval is a t
+    interval of the mean difference (`mathsft.evaluation.paired.mean_difference_interval`), and p is
+    Fisher's sign-flip test, which equals McNemar's test for 0 and 1.
 
     Raises:
-        ValueError: different questions or tasks; a metric that is not right or wrong; or
+        ValueError: different questions or tasks; a metric that one of the two does not have; or
             log-likelihoods that are all equal: then one model was scored twice.
     """
-    return compare_all([a, b], metric=metric, seed=seed)[0]
+    return compare_all([a, b], metric=metric)[0]
 
 
 def compare_all(
-    results: Sequence[Result],
-    *,
-    base: Result | None = None,
-    metric: str = "acc",
-    seed: int = 0,
+    results: Sequence[Result], *, base: Result | None = None, metric: str | None = None
 ) -> list[Comparison]:
     """Compare all pairs of ``results``, or each with ``base``; p is corrected for their number.
 
@@ -82,69 +109,108 @@ def compare_all(
 
     Args:
         base: one of ``results``, which each other one is compared with; default: all pairs.
-        metric: what counts as right, "acc" or "acc_norm".
-        seed: the seed of the resamples that the intervals come from.
+        metric: what is compared, such as "acc_norm"; default: "acc" if all results have it, else
+            the first metric that all have.
 
     Raises what `compare` raises.
     """
-    from scipy.stats import binomtest
+    found, refused = compare_some(results, base=base, metric=metric)
+    if refused:
+        raise ValueError(refused[0])
+    return found
+
+
+def compare_some(
+    results: Sequence[Result], *, base: Result | None = None, metric: str | None = None
+) -> tuple[list[Comparison], list[str]]:
+    """As `compare_all`; pairs of equal log-likelihoods are left out and told, not raised.
+
+    Args:
+        base: as in `compare_all`.
+        metric: as in `compare_all`.
+
+    Returns the comparisons, and for each pair that has none the reason.
+
+    Raises ValueError for different questions or tasks, and for a metric that not all have.
+    """
     from statsmodels.stats.multitest import multipletests
 
-    check_numbers({"seed": seed})
     if base is not None:
         pairs = [(base, other) for other in results if other is not base]
     else:
         pairs = list(combinations(results, 2))
     if not pairs:
-        return []
-    same_questions([result for pair in pairs for result in pair])
-    found = []
+        return [], []
+    used = [*{id(result): result for pair in pairs for result in pair}.values()]
+    same_questions(used)
+    metric = shared_metric(used, metric)
+    values = {id(result): np.array(result.values(metric)) for result in used}
+    binary = all(np.isin(each, (0, 1)).all() for each in values.values())
+    scores = {id(result): _flat(result) for result in used}
+    kept, refused = [], []
     for a, b in pairs:
-        check_distinct(a, b)
-        right_a, right_b = np.array(a.correct(metric)), np.array(b.correct(metric))
-        gained, lost = int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum())
-        n, unequal = len(right_a), gained + lost
-        low, high = _interval(gained, lost, n, seed)
-        p = float(binomtest(gained, unequal).pvalue) if unequal else 1.0
-        found.append((a.name, b.name, n, (gained - lost) / n, low, high, gained, lost, p))
-    holm = multipletests([row[-1] for row in found], method="holm")[1]
+        if not _apart(a, b, scores[id(a)], scores[id(b)]):
+            try:
+                check_distinct(a, b)
+            except ValueError as error:
+                refused.append(str(error))
+                continue
+        kept.append((a, b, values[id(b)] - values[id(a)]))
+    if not kept:
+        return [], refused
+    rows = _paired_shares(kept) if binary else _paired_numbers(kept)
+    holm = multipletests([row["p"] for row in rows], method="holm")[1]
     return [
-        Comparison(*row, float(adjusted), detectable_difference(row[2], (row[6] + row[7]) / row[2]))
-        for row, adjusted in zip(found, holm, strict=True)
-    ]
+        Comparison(
+            a=a.name, b=b.name, n=len(steps), p_holm=float(adjusted), metric=metric,
+            right_or_wrong=binary, **row,
+        )
+        for (a, b, steps), row, adjusted in zip(kept, rows, holm, strict=True)
+    ], refused  # fmt: skip
 
 
-def _interval(gained: int, lost: int, n: int, seed: int) -> tuple[float, float]:
-    shares = [gained / n, lost / n, (n - gained - lost) / n]
-    draws: NDArray[np.int64] = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
-    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / n, [2.5, 97.5])
-    return float(low), float(high)
+def _paired_shares(kept: list[Any]) -> list[dict[str, Any]]:
+    gained = np.array([(steps > 0).sum() for _, _, steps in kept], dtype=float)
+    lost = np.array([(steps < 0).sum() for _, _, steps in kept], dtype=float)
+    n = len(kept[0][2])
+    low, high = score_interval(gained, lost, n)
+    return [
+        {
+            "difference": float(g - lo) / n, "low": float(start), "high": float(end),
+            "gained": int(g), "lost": int(lo), "p": float(p),
+            "detectable": detectable_difference(n, float(g + lo) / n),
+        }
+        for g, lo, start, end, p in zip(
+            gained, lost, low, high, mcnemar_p(gained, lost), strict=True
+        )
+    ]  # fmt: skip
 
 
-def detectable_difference(n: int, unequal: float, *, power: float = 0.8) -> float:
-    """The smallest true difference of two accuracies that n shared questions show (p < 0.05).
+def _paired_numbers(kept: list[Any]) -> list[dict[str, Any]]:
+    rows = []
+    for start in range(0, len(kept), 1000):  # a thousand columns at once: their memory is bounded
+        some = [steps for _, _, steps in kept[start : start + 1000]]
+        for steps, p in zip(some, sign_flip_p(np.stack(some, axis=1)), strict=True):
+            low, high = mean_difference_interval(steps)
+            rows.append(
+                {
+                    "difference": float(steps.mean()), "low": low, "high": high,
+                    "gained": int((steps > 0).sum()), "lost": int((steps < 0).sum()),
+                    "p": float(p), "detectable": detectable_mean(steps),
+                }
+            )  # fmt: skip
+    return rows
 
-    Args:
-        n: the number of questions.
-        unequal: the share of questions that only one of the two answers correctly; these
-            questions are the noise of a paired comparison.
-        power: the probability with which the difference shows; 0.8 is the usual choice.
 
-    Solves Connor's sample size for McNemar's test (1987, Biometrics 43:207),
-    ``n d² = (z₀.₉₇₅ √u + z_power √(u − d²))²``, for d. The result is 1 (no difference shows) if
-    even d = u would not show, because too few questions are answered differently.
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import norm
+def _flat(result: Result) -> tuple[list[int], Any]:
+    """The number of log-likelihoods of each question, and all of them in one array."""
+    scores = result.scores()
+    return [len(some) for some in scores], np.array([x for some in scores for x in some])
 
-    give = "a count, and two shares"
-    check_number("n", n, Rule(at_least(1).holds, give))
-    check_number("unequal", unequal, Rule(lambda share: 0 <= share <= 1, give))
-    check_number("power", power, Rule(lambda share: 0 < share < 1, give))
-    level, reach = norm.ppf(0.975), norm.ppf(power)
 
-    def short(d: float) -> float:
-        return math.sqrt(n) * d - level * math.sqrt(unequal) - reach * math.sqrt(unequal - d * d)
-
-    # u is the share gained plus the share lost, so their difference cannot exceed it.
-    return float(brentq(short, 0, unequal)) if short(unequal) > 0 else 1.0
+def _apart(a: Result, b: Result, one: tuple[list[int], Any], other: tuple[list[int], Any]) -> bool:
+    """Whether `check_distinct` would pass, at the speed of arrays."""
+    if one[0] != other[0] or not len(one[1]):
+        return False
+    rounding = max(ROUNDING.get(result.dtype, 0.0) for result in (a, b))
+    return bool((np.abs(one[1] - other[1]) > rounding).any())

@@ -1,5 +1,6 @@
 """Accuracies with confidence intervals."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ class Accuracy(NamedTuple):
 
 
 def wilson_interval(correct: Sequence[bool], *, confidence: float = 0.95) -> Accuracy:
-    """Accuracy with Wilson's score interval (Wilson 1927), computed by scipy.
+    """Accuracy with Wilson's score interval (Wilson 1927).
 
     ``correct`` says whether each question was answered correctly; ``confidence`` is 0 to 1.
 
@@ -39,12 +40,45 @@ def wilson_share(share: float, n: int, *, confidence: float = 0.95) -> Accuracy:
     The number of right answers is rounded to a whole one. Raises ValueError for a share outside of
     0 to 1, or a confidence that is not between 0 and 1.
     """
-    from scipy.stats import binomtest
+    from scipy.special import ndtri
 
     check_number("share", share, Rule(lambda value: 0 <= value <= 1, "a share, 0 to 1"))
     check_numbers({"confidence": confidence})
     if n < 1:
         raise ValueError("no question was answered, so there is no accuracy")
     right = round(share * n)
-    interval = binomtest(right, n).proportion_ci(confidence, method="wilson")
-    return Accuracy(right / n, float(interval.low), float(interval.high), n)
+    # Written out: scipy's binomtest has it too, with a test that takes a hundred times longer.
+    z, p = float(ndtri((1 + confidence) / 2)), right / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if right == 0 else (middle - half) / (1 + z * z / n)
+    high = 1.0 if right == n else (middle + half) / (1 + z * z / n)
+    return Accuracy(p, low, high, n)
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Accuracy:
+    """The mean of numbers from 0 to 1, with an interval that is honest for few of them.
+
+    ``values`` has one number for each question, such as a share of right answers; ``confidence``
+    is 0 to 1.
+
+    The interval is that of Agresti and Coull (1998, The American Statistician 52:119), for numbers
+    instead of right and wrong: the mean ± 1.96 standard errors, computed with four more values, two
+    0s and two 1s. So it has a width even if all values are equal. The mean itself is without them.
+
+    Raises:
+        ValueError: there is no value, or one that is not 0 to 1.
+    """
+    import numpy as np
+    from scipy.special import ndtri
+
+    check_numbers({"confidence": confidence})
+    if not len(values):
+        raise ValueError("no question was answered, so there is no mean")
+    for row, value in enumerate(values):
+        check_number(
+            f"values[{row}]", value, Rule(lambda share: 0 <= share <= 1, "a share, 0 to 1")
+        )
+    more = np.array([*values, 0, 0, 1, 1], dtype=float)
+    half = float(ndtri((1 + confidence) / 2) * more.std() / math.sqrt(len(more)))
+    low, high = max(0.0, float(more.mean()) - half), min(1.0, float(more.mean()) + half)
+    return Accuracy(float(np.mean(values)), low, high, len(values))

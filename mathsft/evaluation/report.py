@@ -4,17 +4,34 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from io import StringIO
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from mathsft.evaluation.compare import compare_all
+from mathsft.evaluation.compare import compare_some
 from mathsft.evaluation.intervals import wilson_share
 from mathsft.evaluation.plots import plot_intervals
-from mathsft.evaluation.results import Result, accuracy_by, load_results
-from mathsft.evaluation.tables import PUBLIC_EXPERIMENT, QUESTIONS, SOURCE, results_table, write_csv
+from mathsft.evaluation.result import shares
+from mathsft.evaluation.results import (
+    Result,
+    accuracy_by,
+    apart,
+    by_questions,
+    read_results,
+    shared_metric,
+)
+from mathsft.evaluation.tables import (
+    PUBLIC_EXPERIMENT,
+    QUESTIONS,
+    SOURCE,
+    table_and_refused,
+    write_csv,
+)
+from mathsft.files import write_whole
+from mathsft.processes import say
+
+MOST_IN_PAIRS = 20  # runs of which each pair is shown: 190 pairs
 
 
 def write_report(
@@ -27,8 +44,10 @@ def write_report(
     """Write one self-contained HTML page, and a CSV file of the same name beside it.
 
     The page has a section for each task and each set of its questions: the table of runs, a plot
-    with intervals and the chance level, the pairs of runs with McNemar's p corrected for their
-    number, and accuracy by category. The end of the page says how and where each run was made.
+    with intervals and the chance level, the pairs of runs with p corrected for their number (for
+    up to 20 runs), and accuracy by category. The end of the page says how and where each run was
+    made. What cannot be shown or compared is named on the page: damaged files, metrics that are
+    not 0 to 1, runs with exactly the scores of another.
 
     Args:
         results: a folder of results (`load_results`), or a list of results.
@@ -38,72 +57,82 @@ def write_report(
         reference: also show the public experiment's numbers, marked as not ours.
 
     Raises:
-        ValueError: there is no result, or what `results_table` raises.
+        ValueError: there is no result.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
+    damaged: list[str] = []
     if isinstance(results, str | Path):
-        results = load_results(results)
+        results, damaged = read_results(results)
+    for told in damaged:
+        say(f"left out of the report: {told}")
     if not results:
-        raise ValueError("there is no result to report: evaluate(..., folder=...) saves some")
-    path = Path(path)
+        what = damaged[0] if damaged else "evaluate(..., folder=...) saves some"
+        raise ValueError(f"there is no result to report: {what}")
     environment = Environment(
         loader=PackageLoader("mathsft.evaluation"), autoescape=select_autoescape(["html", "j2"])
     )
     environment.filters |= {"short": _short, "percent": _percent, "points": _points, "p": _p}
+    groups = by_questions(results)
     page = environment.get_template("report.html.j2").render(
-        sections=[_section(some, base) for some in by_questions(results) if _judged(some[0])],
+        sections=[_section(some, base) for some in groups if not _untold(some)],
+        damaged=damaged,
+        untold=[why for some in groups if (why := _untold(some))],
         public=_public() if reference else None,
         source=SOURCE,
         runs=sorted(results, key=lambda r: r.date),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path = write_whole(path, page)
     write_csv(results, path.with_suffix(".csv"))
     return path
 
 
-def by_questions(results: Sequence[Result]) -> list[list[Result]]:
-    """Group results that can be compared: same task, questions and number of examples."""
-
-    def key(result: Result) -> tuple[str, int, int, list[str]]:
-        return result.task, result.num_fewshot, -len(result.questions), result.ids
-
-    return [list(some) for _, some in groupby(sorted(results, key=key), key=key)]
-
-
-def _judged(result: Result) -> bool:
-    """Whether each question is either right or wrong; a perplexity, for example, is neither."""
-    return all(q["metrics"].get(result.metric) in (0, 1) for q in result.questions)
+def _untold(results: Sequence[Result]) -> str:
+    """Why these runs have no section; "" if they have one."""
+    task, names = results[0].task, ", ".join(result.name for result in results)
+    try:
+        metric = shared_metric(results)
+        if all(shares(result.values(metric)) for result in results):
+            return ""
+    except ValueError as error:
+        return f"{task} ({names}): {error}"
+    return f"{task} ({names}): {metric} is not 0 to 1 for each question"
 
 
 def _section(results: list[Result], base: str) -> dict[str, Any]:
     """What the page says about one task's runs: the base first, then the others by date."""
-    results = sorted(results, key=lambda r: (r.name != base, r.date))
-    categories = sorted({q["category"] for q in results[0].questions} - {""})
-    metric = results[0].metric
-    shares = {result.name: result.accuracy(metric) for result in results}
+    results = apart(sorted(results, key=lambda r: (r.name != base, r.date)))
+    categories = sorted({q["category"] for result in results for q in result.questions} - {""})
+    metric = shared_metric(results)
+    means = {result.name: result.mean(metric) for result in results}
+    judged = all({*result.values(metric)} <= {0, 1} for result in results)
     chance = results[0].chance
+    table, refused = table_and_refused(results, metric=metric)
+    few = len(results) <= MOST_IN_PAIRS
     return {
         "task": results[0].task,
         "shots": results[0].num_fewshot,
         "metric": metric,
+        "judged": judged,
         "base": results[0].name,
-        "rows": results_table(results, metric=metric).to_dict("records"),
-        "plot": _svg(plot_intervals(shares, chance=None if math.isnan(chance) else chance)),
-        "pairs": compare_all(results, metric=metric),
-        "categories": categories,
-        "by_category": [(result.name, accuracy_by(result, metric=metric)) for result in results],
+        "rows": table.to_dict("records"),
+        "refused": refused,
+        "plot": _svg(plot_intervals(means, chance=None if math.isnan(chance) else chance)),
+        "pairs": compare_some(results, metric=metric)[0] if few else [],
+        "count": len(results) * (len(results) - 1) // 2,
+        "few": few,
+        "categories": categories if judged else [],
+        "by_category": [(r.name, accuracy_by(r, metric=metric)) for r in results if judged],
     }
 
 
 def _public() -> dict[str, Any]:
-    shares = {other.name: wilson_share(other.accuracy, QUESTIONS) for other in PUBLIC_EXPERIMENT}
+    found = {other.name: wilson_share(other.accuracy, QUESTIONS) for other in PUBLIC_EXPERIMENT}
     notes = {other.name: other.note for other in PUBLIC_EXPERIMENT}
     return {
-        "rows": [(name, share, notes[name]) for name, share in shares.items()],
-        "plot": _svg(plot_intervals(shares, chance=0.2, colour="#777777")),
+        "rows": [(name, share, notes[name]) for name, share in found.items()],
+        "plot": _svg(plot_intervals(found, chance=0.2, colour="#777777")),
     }
 
 

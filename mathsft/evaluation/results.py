@@ -1,167 +1,106 @@
-"""Results of evaluations: saved as JSON files, loaded again, and split by groups of questions."""
+"""Results of evaluations: loaded from files, grouped by their questions, and split by labels."""
 
-import json
-import math
-import os
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from mathsft.data.contamination import Problems, overlap
+from mathsft.evaluation.harness_logs import harness_results, is_log
 from mathsft.evaluation.intervals import Accuracy, wilson_interval
+from mathsft.evaluation.result import Result
+from mathsft.evaluation.stored import read_stored, result_file, result_files, told_apart
 
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of one model on one task.
-
-    ``questions`` has an entry for each question: ``id`` (the harness's hash of the row),
-    ``question``, ``choices``, ``label``, ``category`` ("" if the task has none),
-    ``loglikelihoods`` (nats, one for each choice; none if the task generates text) and ``metrics``
-    (the harness's own values for this question, such as ``{"acc": 1.0, "acc_norm": 0.0}``).
-
-    ``harness`` holds the harness's figures for the whole task. ``weights`` and ``adapter_hash``
-    say which weights were scored (`mathsft.evaluation.guards`); names do not.
-    ``peak_memory_gb`` is the peak of the process so far; on a GPU, of its tensors.
-    """
-
-    name: str
-    task: str
-    model: str
-    adapter: str
-    weights: str
-    adapter_hash: str
-    dtype: str
-    quantized: bool
-    num_fewshot: int
-    seed: int
-    date: str
-    minutes: float
-    peak_memory_gb: float
-    hardware: str
-    versions: dict[str, str]
-    harness: dict[str, float]
-    questions: list[dict[str, Any]]
-
-    @property
-    def ids(self) -> list[str]:
-        """The ids of the questions, in order."""
-        return [question["id"] for question in self.questions]
-
-    @property
-    def metric(self) -> str:
-        """The metric of right and wrong: ``acc`` if the task has it, else its first metric."""
-        metrics = self.questions[0]["metrics"]
-        return "acc" if "acc" in metrics else next(iter(metrics), "acc")
-
-    @property
-    def chance(self) -> float:
-        """The accuracy of guessing: the mean of 1 / number of choices; NaN without choices."""
-        counts = [len(question["choices"]) for question in self.questions]
-        return sum(1 / n for n in counts) / len(counts) if min(counts) > 1 else math.nan
-
-    def scores(self) -> list[list[float]]:
-        """The log-likelihoods in nats, a list for each question."""
-        return [question["loglikelihoods"] for question in self.questions]
-
-    def correct(self, metric: str = "acc") -> list[bool]:
-        """Whether each question was answered correctly.
-
-        Raises ValueError for a metric that the task does not have, or that is not right or wrong.
-        """
-        found = []
-        for question in self.questions:
-            value = question["metrics"].get(metric)
-            if value is None:
-                known = ", ".join(question["metrics"]) or "none"
-                raise ValueError(
-                    f"{self.name}: {self.task} has no metric {metric!r}; it has {known}"
-                )
-            if value not in (0, 1):
-                raise ValueError(
-                    f"{self.name}: {metric} of a question is {value}, neither right nor wrong: "
-                    "give a metric that is 0 or 1 for each question, such as acc"
-                )
-            found.append(bool(value))
-        return found
-
-    def accuracy(self, metric: str = "acc") -> Accuracy:
-        """The share answered correctly, with Wilson's 95 % interval."""
-        return wilson_interval(self.correct(metric))
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``folder/NAME.TASK.json``; the file is written whole or not at all.
-
-        A run that is evaluated again replaces its old result. Raises ValueError if the file holds
-        a run of another name (names that differ only in case or signs make the same file name).
-        """
-        path = Path(folder) / result_file(self.name, self.task, self.num_fewshot)
-        if path.exists() and (there := _read(path).name) != self.name:
-            raise ValueError(
-                f"{path} holds the result of {there!r}: give {self.name!r} another name"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_text(json.dumps({"mathsft_result": FORMAT, **asdict(self)}), encoding="utf-8")
-        os.replace(new, path)
-        return path
-
-    def __str__(self) -> str:
-        told = f"{self.name}, {self.task}"
-        if self.num_fewshot:
-            told += f", {self.num_fewshot}-shot"
-        judged = [
-            metric
-            for metric in ("acc", "acc_norm")
-            if all(question["metrics"].get(metric) in (0, 1) for question in self.questions)
-        ]
-        shares = [f"{metric} {self.accuracy(metric)}" for metric in judged]
-        return f"{told}: {', '.join(shares) or self.harness}"
-
-
-def result_file(name: str, task: str, num_fewshot: int = 0) -> str:
-    """The file name of a run, valid in any folder; few-shot runs have their number in it."""
-    slug = re.sub(r"[^\w+.-]+", "-", name).strip("-.").lower() or "run"
-    return f"{slug}.{task}{f'.{num_fewshot}-shot' if num_fewshot else ''}.json"
+__all__ = [
+    "Result", "accuracy_by", "apart", "by_questions", "load_results", "read_results",
+    "reading_labels", "result_file", "same_questions", "shared_metric", "template_labels",
+]  # fmt: skip
 
 
 def load_results(source: str | Path | Iterable[str | Path]) -> list[Result]:
     """Load the results in ``source``: a folder (files by name), a file, or several of these.
 
-    Other JSON files in a folder are ignored. Raises FileNotFoundError if ``source`` does not exist,
-    and ValueError for a file that is given but is not a result, or is damaged.
+    What ``lm_eval --log_samples --output_path`` wrote is read as well, in the folder and in its
+    subfolders (`mathsft.evaluation.harness_logs`). Other JSON files in a folder are ignored.
+
+    Raises FileNotFoundError if ``source`` does not exist, and ValueError for a file that is given
+    but is not a result, or is damaged: a result must not vanish without a word.
+    """
+    found, damaged = read_results(source)
+    if damaged:
+        more = f" ({len(damaged) - 1:,} more are damaged)" if damaged[1:] else ""
+        raise ValueError(f"{damaged[0]}{more}")
+    return found
+
+
+def read_results(
+    source: str | Path | Iterable[str | Path],
+) -> tuple[list[Result], list[str]]:
+    """As `load_results`, but go on with the rest: the results, and what is wrong with other files.
+
+    Args:
+        source: a folder, a file, or several of these.
+
+    Raises FileNotFoundError if ``source`` does not exist, and ValueError for a file that is given
+    but is not a result, or is damaged.
     """
     if not isinstance(source, str | Path):
-        return [result for one in source for result in load_results(one)]
+        parts = [read_results(one) for one in source]
+        return [r for part, _ in parts for r in part], [d for _, part in parts for d in part]
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder of results")
-    if path.is_file():
-        return [_read(path)]
-    return [_read(file) for file in sorted(path.glob("*.json")) if _is_result(file)]
+    if not path.is_dir() and not is_log(path):
+        return [Result(**read_stored(path, Result))], []
+    found, damaged = harness_results(path)
+    for file in result_files(path) if path.is_dir() else []:
+        if is_log(file):
+            continue
+        try:
+            found.append(Result(**read_stored(file, Result)))
+        except ValueError as error:
+            damaged.append(str(error))
+    return found, damaged
 
 
-def _is_result(file: Path) -> bool:
-    """Whether the file begins like a result: a damaged result must not be ignored."""
-    with open(file, encoding="utf-8", errors="replace") as text:
-        return '"mathsft_result"' in text.read(40)
+def by_questions(results: Sequence[Result]) -> list[list[Result]]:
+    """Group results that can be compared: same task, questions and number of examples."""
+
+    def key(result: Result) -> tuple[str, int, int, list[str]]:
+        return result.task, result.num_fewshot, -len(result.questions), result.ids
+
+    return [list(some) for _, some in groupby(sorted(results, key=key), key=key)]
 
 
-def _read(path: Path) -> Result:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}): evaluate again") from error
-    known = {field.name for field in fields(Result)}
-    if not isinstance(content, dict) or content.get("mathsft_result") != FORMAT:
-        raise ValueError(f"{path}: not a result of an evaluation (format {FORMAT})")
-    if missing := sorted(known - content.keys()):
-        raise ValueError(f"{path}: {', '.join(missing)} missing: evaluate again")
-    return Result(**{key: value for key, value in content.items() if key in known})
+def apart(results: Sequence[Result], sources: Sequence[str] | None = None) -> list[Result]:
+    """The same results; if two have one name, they get what tells them apart.
+
+    Args:
+        results: results of the same questions.
+        sources: what to call the file or folder of each; else models and dates are added.
+    """
+    names = told_apart(
+        [result.name for result in results],
+        [
+            (source, result.model, result.date[:16].replace("T", " "))
+            for result, source in zip(results, sources or [""] * len(results), strict=True)
+        ],
+    )
+    return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+
+
+def shared_metric(results: Sequence[Result], metric: str | None = None) -> str:
+    """The metric that all ``results`` are compared by: ``metric``, "acc", or the first they share.
+
+    Raises ValueError if one of them does not have it for each question.
+    """
+    names = {result.name: result.metrics for result in results}
+    shared = [m for m in results[0].metrics if all(m in has for has in names.values())]
+    if metric in shared or (metric is None and shared):
+        return metric or shared[0]
+    has = "; ".join(f"{name} has {', '.join(m) or 'none'}" for name, m in [*names.items()][:4])
+    what = f"no metric {metric!r}" if metric else "no metric that all results have"
+    raise ValueError(f"{results[0].task} has {what} for each question: {has}")
 
 
 def same_questions(results: Sequence[Result]) -> None:
@@ -193,13 +132,14 @@ READ_ALIKE, GARBLED = "read alike", "garbled by the official reading"
 
 
 def accuracy_by(
-    result: Result, labels: Sequence[str] | None = None, *, metric: str = "acc"
+    result: Result, labels: Sequence[str] | None = None, *, metric: str | None = None
 ) -> dict[str, Accuracy]:
     """Accuracy with its interval for each label, in the order of first appearance.
 
-    ``metric`` is "acc" or "acc_norm". ``labels`` has one label for each question; default: the
-    question's category (MathQA's are general, physics, gain, geometry, probability, other).
-    An empty category becomes "none".
+    ``metric`` is a metric that is right or wrong, such as "acc_norm"; default: the result's own
+    (`Result.metric`). ``labels`` has one label for each question; default: the question's category
+    (MathQA's are general, physics, gain, geometry, probability, other). An empty category becomes
+    "none".
 
     Raises ValueError if there are not as many labels as questions.
     """

@@ -1,6 +1,5 @@
 """Evaluate a model on tasks of lm-evaluation-harness."""
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from mathsft.evaluation.guards import cache_name, check_distinct, fingerprints
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.requests import quiet_harness, random_state_kept, shared_out
 from mathsft.evaluation.results import Result, same_questions
+from mathsft.evaluation.samples import prompts_hash, questions_of
 from mathsft.evaluation.tasks import task_manager
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
@@ -156,6 +156,7 @@ def evaluate(
         "dtype": precision,
         "quantized": quantized,
         "seed": seed,
+        "limit": limit,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "minutes": minutes,
         "peak_memory_gb": memory_gb()[1],
@@ -171,7 +172,8 @@ def evaluate(
             task=task,
             num_fewshot=int(found["n-shot"][task]),
             harness=_figures(found["results"][task]),
-            questions=_questions(samples, loaded["tasks"][task].OUTPUT_TYPE),
+            questions=questions_of(samples, loaded["tasks"][task].OUTPUT_TYPE),
+            prompts=prompts_hash(samples),
         )
         for task, samples in found["samples"].items()
     ]
@@ -205,41 +207,3 @@ def _short(name: str) -> str:
 def _figures(found: dict[str, Any]) -> dict[str, float]:
     """The harness's own figures for a task: accuracy and standard error by metric."""
     return {key: float(v) for key, v in found.items() if isinstance(v, int | float)}
-
-
-def _questions(samples: list[dict[str, Any]], output_type: str) -> list[dict[str, Any]]:
-    """The harness's samples as `Result` has them, without what all of them repeat.
-
-    If contexts differ and continuations do not (winogrande), the contexts are the choices.
-    """
-    first_filter = samples[0]["filter"]
-    questions = []
-    for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
-        if sample["filter"] != first_filter:
-            continue
-        doc, asked = sample["doc"], sample["arguments"]
-        scores: list[float] = []
-        if output_type == "multiple_choice":
-            scores = [float(answer[0]) for answer in sample["filtered_resps"]]
-            if "acc_mutual_info" in sample["metrics"]:  # the second half is without the question
-                scores, asked = scores[: len(scores) // 2], asked[: len(scores) // 2]
-        if not all(map(math.isfinite, scores)):
-            raise ValueError(f"{doc}: a log-likelihood is not finite ({scores})")
-        which = 1 if len({context for context, *_ in asked}) == 1 else 0
-        label = sample["target"]
-        questions.append(
-            {
-                "id": sample["doc_hash"],
-                "question": str(doc.get("Problem") or doc.get("question") or asked[0][0]),
-                "choices": [pair[which].removeprefix(" ") for pair in asked] if scores else [],
-                "label": label if isinstance(label, int) else -1,
-                "category": str(doc.get("category") or ""),
-                "loglikelihoods": scores,
-                "metrics": {
-                    metric: float(sample[metric])
-                    for metric in sample["metrics"]
-                    if isinstance(sample[metric], int | float)
-                },
-            }
-        )
-    return questions

@@ -5,15 +5,17 @@ Published numbers are shown beside ours and marked as not ours.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mathsft.evaluation.compare import compare_all
+from mathsft.evaluation.compare import Comparison, compare_all, compare_some
 from mathsft.evaluation.intervals import wilson_share
-from mathsft.evaluation.results import Result
+from mathsft.evaluation.results import Result, by_questions, shared_metric
+from mathsft.files import write_whole
 
 SOURCE = (
     "the public notebooks this course grew from (Qwen2.5, 0-shot mathqa of lm-evaluation-harness, "
@@ -51,38 +53,115 @@ def results_table(
     results: Sequence[Result],
     *,
     base: str | None = None,
-    metric: str = "acc",
+    metric: str | None = None,
     reference: bool = False,
 ) -> pd.DataFrame:
-    """A table with one row for each run of one task; shares are 0 to 1.
+    """A table with one row for each run; shares are 0 to 1.
 
     Columns: ``run``, ``accuracy`` with its 95 % interval ``low`` and ``high`` (Wilson),
     ``acc_norm``, ``chance``, ``n``; compared with the run named ``base`` (default: the first):
-    ``difference`` with ``diff_low`` and ``diff_high`` (bootstrap), ``p`` (McNemar, exact),
-    ``p_holm`` (corrected for the rows of this table), ``detectable`` (the smallest true
-    difference that would show); and ``whose``: "ours", or text that begins with "not ours".
+    ``difference`` with ``diff_low`` and ``diff_high`` (Tango's score interval), ``p`` (McNemar,
+    exact), ``p_holm`` (corrected for the rows of the same task), ``detectable`` (the smallest true
+    difference that would show); and ``whose``: "ours", or text that begins with "not ours". Of a
+    metric that is a number, accuracy is the mean, and the other columns are as in `compare`.
 
-    ``metric`` is the metric of accuracy and differences, "acc" or "acc_norm".
-    ``reference`` adds the public experiment's numbers, marked as not ours. They come from another
-    model and perhaps other questions, so nothing can be paired with them.
+    If the results are of several tasks, numbers of examples or sets of questions, each has rows of
+    its own that are compared with one another only, and the first columns are ``task`` and
+    ``num_fewshot``.
+
+    Args:
+        results: results of any models; two with the same task, examples and questions need
+            different names.
+        base: the name of the run that the others are compared with. Rows whose questions it did
+            not answer have no difference.
+        metric: the metric of accuracy and differences, such as "acc_norm"; default: for each task
+            "acc", or the first that it has.
+        reference: add the public experiment's numbers, marked as not ours. They come from another
+            model and perhaps other questions, so nothing can be paired with them.
 
     Raises:
-        ValueError: results of several tasks or of different questions, no result of that name,
-            two of the same name, two with equal log-likelihoods.
+        ValueError: no result of that name, two of the same name, a metric that a result does not
+            have or that is not 0 to 1, two results with equal log-likelihoods.
+    """
+    return table_and_refused(results, base=base, metric=metric, reference=reference, strict=True)[0]
+
+
+def table_and_refused(
+    results: Sequence[Result],
+    *,
+    base: str | None = None,
+    metric: str | None = None,
+    reference: bool = False,
+    strict: bool = False,
+) -> tuple[pd.DataFrame, list[str]]:
+    """As `results_table`, and why rows have no difference though they could be compared.
+
+    Args:
+        results: as in `results_table`.
+        base: as in `results_table`.
+        metric: as in `results_table`.
+        reference: as in `results_table`.
+        strict: raise the first of the reasons.
     """
     if not results:
         raise ValueError("there is no result to show")
-    names = [result.name for result in results]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two results are called {', '.join(twice)}: give each run its own name")
-    if base is not None and base not in names:
-        raise ValueError(f"no result is called {base!r}; there are {', '.join(names)}")
-    first = results[names.index(base) if base else 0]
-    found = {c.b: c for c in compare_all(results, base=first, metric=metric)}
+    groups = by_questions(results)
+    for group in groups:
+        names = [result.name for result in group]
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+            raise ValueError(
+                f"two results of {group[0].task} are called {', '.join(twice)}: give each run its "
+                "own name"
+            )
+    every = list(dict.fromkeys(result.name for result in results))
+    if base is not None and base not in every:
+        raise ValueError(f"no result is called {base!r}; there are {', '.join(every)}")
+    place = {id(result): number for number, result in enumerate(results)}
     rows: list[dict[str, Any]] = []
+    refused: list[str] = []
+    for group in sorted(groups, key=lambda group: min(place[id(result)] for result in group)):
+        group = sorted(group, key=lambda result: place[id(result)])
+        first = next((r for r in group if r.name == base), None if base else group[0])
+        own = shared_metric(group, metric)
+        found, told = compare_some(group, base=first, metric=own) if first else ([], [])
+        refused += told
+        rows += _rows(group, own, {comparison.b: comparison for comparison in found})
+    if strict and refused:
+        raise ValueError(refused[0])
+    if reference:
+        rows += [
+            {
+                "run": other.name,
+                "accuracy": other.accuracy,
+                "low": wilson_share(other.accuracy, QUESTIONS).low,
+                "high": wilson_share(other.accuracy, QUESTIONS).high,
+                "chance": 0.2,
+                "n": QUESTIONS,
+                "whose": "not ours" + (f": {other.note}" if other.note else ""),
+            }
+            for other in PUBLIC_EXPERIMENT
+        ]
+    columns = [
+        "run", "accuracy", "low", "high", "acc_norm", "chance", "n", "difference", "diff_low",
+        "diff_high", "p", "p_holm", "detectable", "whose",
+    ]  # fmt: skip
+    table = pd.DataFrame(rows).reindex(
+        columns=[*(["task", "num_fewshot"] if len(groups) > 1 else []), *columns]
+    )
+    if reference:
+        table.attrs["not ours"] = SOURCE
+    return table, refused
+
+
+def _rows(
+    results: Sequence[Result], metric: str, found: dict[str, Comparison]
+) -> list[dict[str, Any]]:
+    rows = []
     for result in results:
-        accuracy, comparison = result.accuracy(metric), found.get(result.name)
+        accuracy, comparison = result.mean(metric), found.get(result.name)
         row: dict[str, Any] = {
+            "task": result.task,
+            "num_fewshot": result.num_fewshot,
             "run": result.name,
             "accuracy": accuracy.accuracy,
             "low": accuracy.low,
@@ -101,36 +180,16 @@ def results_table(
                 "detectable": comparison.detectable,
             }
         rows.append(row | {"whose": "ours"})
-    if reference:
-        rows += [
-            {
-                "run": other.name,
-                "accuracy": other.accuracy,
-                "low": wilson_share(other.accuracy, QUESTIONS).low,
-                "high": wilson_share(other.accuracy, QUESTIONS).high,
-                "chance": 0.2,
-                "n": QUESTIONS,
-                "whose": "not ours" + (f": {other.note}" if other.note else ""),
-            }
-            for other in PUBLIC_EXPERIMENT
-        ]
-    columns = [
-        "run", "accuracy", "low", "high", "acc_norm", "chance", "n", "difference", "diff_low",
-        "diff_high", "p", "p_holm", "detectable", "whose",
-    ]  # fmt: skip
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    if reference:
-        table.attrs["not ours"] = SOURCE
-    return table
+    return rows
 
 
 def _share(result: Result, metric: str) -> float:
-    """The result's accuracy by another metric; NaN if the task does not have it."""
-    has = all(metric in question["metrics"] for question in result.questions)
-    return result.accuracy(metric).accuracy if has else math.nan
+    """The mean of another metric; NaN if the task does not have it."""
+    values = result.values(metric) if metric in result.metrics else []
+    return sum(values) / len(values) if values else math.nan
 
 
-def pairs_table(results: Sequence[Result], *, metric: str = "acc") -> pd.DataFrame:
+def pairs_table(results: Sequence[Result], *, metric: str | None = None) -> pd.DataFrame:
     """A table with every pair of runs: ``a``, ``b`` and the other fields of a `Comparison`.
 
     ``p_holm`` is corrected for all pairs. ``metric``, and what is raised, are as in `compare`.
@@ -150,15 +209,12 @@ def write_csv(results: Sequence[Result], path: str | Path) -> Path:
             **r.harness, "model": r.model, "adapter": r.adapter, "weights": r.weights,
             "adapter_hash": r.adapter_hash, "dtype": r.dtype, "quantized": r.quantized,
             "seed": r.seed, "minutes": round(r.minutes, 4), "peak_memory_gb": r.peak_memory_gb,
-            "hardware": r.hardware, "date": r.date,
+            "hardware": r.hardware, "date": r.date, "limit": r.limit,
             **{f"version_{package}": version for package, version in r.versions.items()},
         }
         for r in sorted(results, key=lambda r: (r.task, by_number(r.name)))
     ]  # fmt: skip
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(path, index=False)
-    return path
+    return write_whole(path, pd.DataFrame(rows).to_csv(index=False))
 
 
 def by_number(name: str) -> tuple[tuple[int, str], ...]:

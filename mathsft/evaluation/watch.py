@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mathsft.checks import check_numbers
-from mathsft.evaluation.results import Result, load_results, result_file
+from mathsft.evaluation.results import Result, read_results, result_file
 from mathsft.evaluation.run import evaluate
+from mathsft.evaluation.stored import read_stored
 from mathsft.evaluation.tables import by_number
 from mathsft.models.model_files import holds_adapter
+from mathsft.processes import say
 from mathsft.training.checkpoints import checkpoint_problem
 
 _problem = partial(checkpoint_problem, weights_only=True)
@@ -33,11 +35,12 @@ def watch(
     opened (`mathsft.training.checkpoints`). One that is being written, or was cut short, is
     checked again later; those that stay unfinished are named at the end.
 
-    Only a file in ``results`` says that a checkpoint was evaluated: after a restart, nothing is
-    evaluated twice, and nothing is skipped. For other arguments, or another training run in the
-    same folder, give another ``results``. A checkpoint that the trainer removes in the meantime
-    (``save_total_limit``) is skipped, and a line says so. Run it in one process, beside the
-    training run.
+    Only a whole file in ``results`` says that a checkpoint was evaluated: after a restart, nothing
+    is evaluated twice, and nothing is skipped. A file that is empty, cut or damaged is named, and
+    its checkpoint is evaluated again. Results of another ``limit`` or ``num_fewshot`` are others;
+    for other arguments, or another training run in the same folder, give another ``results``. A
+    checkpoint that the trainer removes in the meantime (``save_total_limit``) is skipped, and a
+    line says so. Run it in one process, beside the training run.
 
     Args:
         folder: the trainer's ``output_dir``; it need not exist yet.
@@ -50,7 +53,8 @@ def watch(
         poll: seconds between two checks of the folder.
         arguments: further arguments of `evaluate`, such as ``quantize`` or ``limit``.
 
-    Returns the results of all checkpoints, evaluated now or before, by step. Raises what
+    Returns the results of all checkpoints, evaluated now or before, by step; a damaged file of
+    another task or model is named. Raises what
     `evaluate` raises, rather than skip a checkpoint that cannot be evaluated; and ValueError in
     several processes, for an impossible number (`mathsft.checks`), for a task that is not given
     by its own name, and for a ``num_fewshot`` that the task ignores.
@@ -58,12 +62,18 @@ def watch(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("watch evaluates in one process: start it without torchrun")
     check_numbers({**arguments, "timeout": timeout, "poll": poll})
-    shots = arguments.get("num_fewshot")
+    shots, limit = arguments.get("num_fewshot"), arguments.get("limit")
+    evaluated = _Evaluated()
     folder = Path(folder)
     results = folder / "results" if results is None else Path(results)
     seen = time.monotonic()
     while True:
-        pending = _unevaluated(folder, results, tasks, shots)
+        checkpoints = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+        pending = [
+            path
+            for path in sorted(checkpoints, key=lambda path: by_number(path.name))
+            if not evaluated.holds(results, path.name, tasks, shots, limit)
+        ]
         ready = [checkpoint for checkpoint in pending if _problem(checkpoint) is None]
         for checkpoint in ready:
             adapter = {"model": model, "peft": checkpoint}
@@ -93,25 +103,43 @@ def watch(
             time.sleep(min(poll, timeout))
     for checkpoint in pending:
         print(f"{checkpoint.name} was not evaluated: {_problem(checkpoint)}")
-    stored = load_results(results) if results.is_dir() else []
+    stored, damaged = read_results(results) if results.is_dir() else ([], [])
+    for told in damaged:
+        say(f"left out: {told}")
     ours = [
         r
         for r in stored
-        if r.task == tasks and r.name.startswith("checkpoint-") and shots in (None, r.num_fewshot)
+        if r.task == tasks
+        and r.name.startswith("checkpoint-")
+        and shots in (None, r.num_fewshot)
+        and limit in (r.limit, None)
     ]
     return sorted(ours, key=lambda result: by_number(result.name))
 
 
-def _unevaluated(folder: Path, results: Path, task: str, shots: int | None) -> list[Path]:
-    checkpoints = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
-    missing = [path for path in checkpoints if not _evaluated(results, path.name, task, shots)]
-    return sorted(missing, key=lambda path: by_number(path.name))
+class _Evaluated:
+    """Which results are there and whole; a file is read again only if it has changed."""
 
+    def __init__(self) -> None:
+        self.whole: dict[Path, tuple[int, int]] = {}
 
-def _evaluated(results: Path, name: str, task: str, shots: int | None) -> bool:
-    if shots is not None:
-        return (results / result_file(name, task, shots)).exists()
-    # No number of examples was given, and the task may have its own.
-    plain = result_file(name, task)
-    few = plain.removesuffix(".json") + ".*-shot.json"
-    return (results / plain).exists() or any(results.glob(few))
+    def holds(
+        self, results: Path, name: str, task: str, shots: int | None, limit: int | None
+    ) -> bool:
+        files = [results / result_file(name, task, shots or 0, limit)]
+        if shots is None:  # no number of examples was given, and the task may have its own
+            few = result_file(name, task, 1, limit).replace(".1-shot", ".*-shot")
+            files += sorted(results.glob(few))
+        return any(file.exists() and self._whole(file) for file in files)
+
+    def _whole(self, file: Path) -> bool:
+        about = file.stat()
+        stamp = (about.st_mtime_ns, about.st_size)
+        if self.whole.get(file) != stamp:
+            try:
+                read_stored(file, Result)
+            except ValueError as error:
+                say(f"{error}")
+                return False
+            self.whole[file] = stamp
+        return True

@@ -1,0 +1,155 @@
+"""Files of results: their names, and a damaged one told from a file that is something else.
+
+A result that was cut early, or that a full disk left empty, must not look as if the model had
+never been evaluated.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from mathsft.files import check_regular, parse_json
+
+FORMAT = 1
+_KEY = '{"mathsft_result"'
+_LONGEST = 255  # bytes of a file name, on every file system that is in use
+_PLAIN: dict[str, Any] = {
+    "str": str,
+    "bool": bool,
+    "int": int,
+    "float": (int, float),
+    "int | None": (int, type(None)),
+}
+_ASKED: dict[str, type] = {
+    "id": str, "question": str, "choices": list, "label": int, "category": str,
+    "loglikelihoods": list, "metrics": dict,
+}  # fmt: skip
+
+
+def result_file(name: str, task: str, num_fewshot: int = 0, limit: int | None = None) -> str:
+    """The file name of a run, valid in any folder.
+
+    The numbers of few-shot examples and of asked questions are in it if they were given, so that a
+    run of ten questions does not replace one of all.
+
+    Args:
+        name: the run's name.
+        task: the task's name.
+        num_fewshot: worked examples before each question.
+        limit: how many questions were asked; None: all.
+
+    Raises ValueError if the name is too long for a file.
+    """
+    parts = [re.sub(r"[^\w+.-]+", "-", name).strip("-.").lower() or "run", task]
+    parts += [f"{num_fewshot}-shot"] * bool(num_fewshot) + [f"limit-{limit}"] * (limit is not None)
+    file = ".".join([re.sub(r"[/\\\0]", "-", part) for part in parts]) + ".json"
+    # While it is written, a file has a longer name (`mathsft.files.write_whole`).
+    if (size := len(file.encode())) > _LONGEST - 20:
+        raise ValueError(
+            f"the name {name[:30]!r}… makes a file name of {size} bytes, and a folder holds "
+            f"{_LONGEST - 20}: give a shorter name"
+        )
+    return file
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The files of a folder that are results, or damaged ones; other JSON files are left out."""
+    return [file for file in sorted(folder.glob("*.json")) if _may_be_result(file)]
+
+
+def _may_be_result(file: Path) -> bool:
+    """Whether a file begins like a result, or like nothing that is JSON: it must not be ignored."""
+    if file.is_dir():
+        return False
+    try:
+        check_regular(file)
+        with file.open("rb") as start:
+            head = start.read(64)
+    except (OSError, ValueError):
+        return True  # `read_stored` says what is wrong with it
+    text = re.sub(rb"\s", b"", head).removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+    return text.startswith(_KEY) or _KEY.startswith(text) or text[0] not in '{["-0123456789tfn'
+
+
+def read_stored(path: Path, kind: type) -> dict[str, Any]:
+    """The fields of a stored result, for the dataclass ``kind``.
+
+    Raises ValueError, with the file, if it is damaged or is not a result.
+    """
+    again = "The file is damaged: evaluate again"
+    try:
+        check_regular(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    if not data.strip(b"\0 \t\r\n"):
+        raise ValueError(f"{path}: empty, {len(data)} bytes. {again}")
+    try:
+        content = parse_json(data, path)
+    except ValueError as error:
+        raise ValueError(f"{error}. {again}") from None
+    if not isinstance(content, dict) or content.get("mathsft_result") != FORMAT:
+        raise ValueError(f"{path}: not a result of an evaluation (format {FORMAT})")
+    known = {field.name: field for field in fields(kind)}
+    needed = {name for name, field in known.items() if field.default is MISSING}
+    if missing := sorted(needed - content.keys()):
+        raise ValueError(f"{path}: {', '.join(missing)} missing: evaluate again")
+    found = {key: value for key, value in content.items() if key in known}
+    for key, value in found.items():
+        expected = _PLAIN.get(getattr(known[key].type, "__name__", str(known[key].type)))
+        if expected and not isinstance(value, expected):
+            raise ValueError(f"{path}: {key} is {value!r:.40}. {again}")
+    try:
+        _check_questions(found["questions"], found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. {again}") from None
+    return found
+
+
+def _check_questions(questions: Any, found: Mapping[str, Any]) -> None:
+    for name in ("versions", "harness"):
+        if not isinstance(found[name], dict):
+            raise ValueError(f"{name} is {found[name]!r:.40}")
+    if not isinstance(questions, list) or not questions:
+        raise ValueError("it has no questions")
+    for row, question in enumerate(questions):
+        if not isinstance(question, dict):
+            raise ValueError(f"question {row} is {question!r:.40}")
+        for key, kind in _ASKED.items():
+            if not isinstance(question.get(key), kind):
+                raise ValueError(f"question {row}, {key}: found {question.get(key)!r:.40}")
+        numbers = [*question["metrics"].values(), *question["loglikelihoods"]]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"question {row}: a metric or a log-likelihood is not a number")
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """The text of a result's file: the format first, which `result_files` looks for."""
+    return json.dumps({"mathsft_result": FORMAT, **content})
+
+
+def told_apart(names: Sequence[str], more: Sequence[Sequence[str]]) -> list[str]:
+    """The names; equal ones get what tells them apart.
+
+    Args:
+        names: one name for each run.
+        more: for each run what can be added to its name, the shortest first, such as its date.
+    """
+    found = list(names)
+    for place in range(min(map(len, more), default=0)):
+        added: dict[str, set[str]] = {}
+        for name, parts in zip(found, more, strict=True):
+            added.setdefault(name, set()).add(parts[place])
+        found = [
+            f"{name} ({parts[place]})" if len(added[name]) > 1 and parts[place] else name
+            for name, parts in zip(found, more, strict=True)
+        ]
+    seen: Counter[str] = Counter()
+    for row, name in enumerate(found):
+        seen[name] += 1
+        found[row] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+    return found
