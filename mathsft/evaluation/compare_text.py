@@ -25,11 +25,12 @@ def comparison_lines(
         ValueError: no results; no run of that name; a metric that no group of results has.
     """
     found, damaged = _read(sources)
+    if not found:
+        where = ", ".join(map(str, sources))
+        what = f"no whole result. {'; '.join(damaged)}" if damaged else "there are no results"
+        raise ValueError(f"{where}: {what}")
     for told in damaged:
         yield f"left out: {told}"
-    if not found:
-        what = f"{damaged[0]}. No other results are there" if damaged else "there are no results"
-        raise ValueError(f"{', '.join(map(str, sources))}: {what}")
     labels = {id(result): label for label, result in found}
     groups = [
         apart(group, [labels[id(result)] for result in group])

@@ -74,11 +74,9 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Accur
     check_numbers({"confidence": confidence})
     if not len(values):
         raise ValueError("no question was answered, so there is no mean")
-    for row, value in enumerate(values):
-        check_number(
-            f"values[{row}]", value, Rule(lambda share: 0 <= share <= 1, "a share, 0 to 1")
-        )
     more = np.array([*values, 0, 0, 1, 1], dtype=float)
+    if len(wrong := np.flatnonzero(~((more >= 0) & (more <= 1)))):
+        raise ValueError(f"values[{wrong[0]}]={more[wrong[0]]}: give a share, 0 to 1")
     half = float(ndtri((1 + confidence) / 2) * more.std() / math.sqrt(len(more)))
     low, high = max(0.0, float(more.mean()) - half), min(1.0, float(more.mean()) + half)
     return Accuracy(float(np.mean(values)), low, high, len(values))
