@@ -1,22 +1,32 @@
 """Differences and their uncertainty, checked against textbook formulas and known tables."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from result_rows import result
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_rel
 from statsmodels.stats.contingency_tables import mcnemar
 
-from mathsft.evaluation.compare import compare, compare_all, detectable_difference
+from mathsft import cli
+from mathsft.evaluation.compare import (
+    compare,
+    compare_all,
+    compare_some,
+    detectable_difference,
+)
 from mathsft.evaluation.results import (
     GARBLED,
     READ_ALIKE,
     SEEN,
     UNSEEN,
+    Result,
     accuracy_by,
     reading_labels,
     template_labels,
@@ -125,11 +135,132 @@ def test_two_runs_of_equal_scores_are_one_model_under_two_names() -> None:
     compare(a, result("SFT", [1, 0, 1], adapter_hash="abc", questions=moved))
 
 
+def with_metric(run: Result, name: str, values: Sequence[float]) -> Result:
+    """The same run with one metric only."""
+    questions = [
+        {**question, "metrics": {name: float(value)}}
+        for question, value in zip(run.questions, values, strict=True)
+    ]
+    return replace(run, questions=questions)
+
+
+def test_a_metric_that_is_a_number_is_compared_by_its_mean() -> None:
+    draw = np.random.default_rng(0)
+    before = draw.random(60)
+    after = np.clip(before + draw.normal(0.05, 0.1, 60), 0, 1)
+    a, b = (with_metric(result(name, [1] * 60), "acc", v)
+            for name, v in (("base", before), ("tuned", after)))  # fmt: skip
+    found = compare(a, b)
+    theirs = ttest_rel(after, before)
+    assert (found.metric, found.right_or_wrong) == ("acc", False)
+    assert found.difference == pytest.approx(np.mean(after - before))
+    assert found.p == pytest.approx(float(theirs.pvalue), abs=0.01)
+    assert found.low == pytest.approx(theirs.confidence_interval().low, abs=0.01)
+    assert found.gained + found.lost <= 60
+    assert f"tuned against base: mean acc {found.difference:+.3g} [" in str(found)
+    assert "would show" in str(found)
+    same = compare(a, with_metric(result("unchanged", [1] * 60), "acc", before))
+    assert math.isnan(same.low)
+    assert str(same).endswith("mean acc +0, higher for 0 and lower for 0 of 60, p = 1")
+
+
+def test_each_task_is_compared_by_a_metric_that_it_has() -> None:
+    a, b = (with_metric(result(name, [0] * 9), "exact_match", [0] * k + [1] * (9 - k))
+            for name, k in (("base", 8), ("tuned", 2)))  # fmt: skip
+    found = compare(a, b)
+    assert (found.metric, found.gained, found.lost) == ("exact_match", 6, 0)
+    with pytest.raises(
+        ValueError, match=r"no metric 'acc' .* base has exact_match; tuned has exac"
+    ):
+        compare(a, b, metric="acc")
+    with pytest.raises(ValueError, match=r"no metric that all results have .* other has acc"):
+        compare(a, result("other", [1] * 9))
+    bad = with_metric(b, "exact_match", [math.nan] * 9)
+    with pytest.raises(ValueError, match="tuned: exact_match of question 0 of mathqa_tiny is nan"):
+        compare(a, bad)
+
+
+def test_a_folder_of_many_kinds_is_compared_group_by_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("base", "tuned"):
+        right = [name == "tuned", 1, 0, 0, 1, 0]
+        run = result(name, right)
+        run.save(tmp_path)
+        replace(run, num_fewshot=2).save(tmp_path)
+        replace(run, limit=3, questions=run.questions[:3]).save(tmp_path)
+        numbers = [0.1 * len(name) + 0.05 * n for n in range(6)]
+        with_metric(replace(run, task="truthfulqa_mc2"), "acc", numbers).save(tmp_path)
+        with_metric(replace(run, task="gsm8k"), "exact_match", right).save(tmp_path)
+        replace(with_metric(run, "x", right), task="ppl", questions=[
+            {**question, "metrics": {}} for question in run.questions
+        ]).save(tmp_path)  # fmt: skip
+    replace(run, task="alone").save(tmp_path)
+    cli.main(["compare", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert told.count("tuned against base") == 5
+    assert "tuned against base: mean acc +0.1" in told
+    assert "limit 3: acc" in told
+    assert "not compared: ppl has no metric that all results have" in told
+    assert (
+        "3 of 13 results are compared with nothing: tuned (alone); base (ppl); tuned (ppl)" in told
+    )
+    cli.main(["compare", str(tmp_path), "--metric", "exact_match", "--base", "base"])
+    told = capsys.readouterr().out
+    assert told.count("tuned against base: +16.7 points") == 1
+    assert (
+        "not compared: mathqa_tiny has no metric 'exact_match' for each question: base has" in told
+    )
+    with pytest.raises(SystemExit, match="no metric 'bleu' for each question"):
+        cli.main(["compare", str(tmp_path), "--metric", "bleu"])
+
+
+def test_one_model_under_two_names_does_not_stop_the_other_pairs() -> None:
+    a, b = result("base", [1, 0, 1]), result("tuned", [1, 1, 1])
+    copy = replace(a, name="copy")
+    found, refused = compare_some([a, copy, b])
+    assert [(c.a, c.b) for c in found] == [("base", "tuned"), ("copy", "tuned")]
+    assert ["'base' and 'copy' are equal" in why for why in refused] == [True]
+
+
+@pytest.mark.parametrize("n", [1, 2, 10])
+def test_few_questions_have_a_wide_interval(n: int) -> None:
+    same = compare(result("one", [1] * n), result("other", [1] * n))
+    assert same.low == -same.high < -0.25
+    assert same.p == 1
+    turned = compare(result("one", [0] * n), result("other", [1] * n))
+    assert turned.low < 1 == turned.high
+
+
+def test_the_work_of_all_pairs_grows_with_the_pairs_and_not_with_their_questions() -> None:
+    """Each result is read once: four times the runs are sixteen times the pairs, no more."""
+    asked = Counter()
+
+    class Counted(Result):
+        def values(self, metric: str | None = None) -> list[float]:
+            asked["values"] += 1
+            return super().values(metric)
+
+        @property
+        def ids(self) -> list[str]:
+            asked["ids"] += 1
+            return [question["id"] for question in self.questions]
+
+    for runs in (5, 20):
+        asked.clear()
+        made = [result(f"run {n}", [n % 2, 1, 0, 1], seed=n) for n in range(runs)]
+        compare_all([Counted(**vars(run)) for run in made])
+        assert asked["values"] == runs
+        assert asked["ids"] <= 4 * runs
+
+
 def test_a_metric_that_is_no_yes_or_no_is_refused() -> None:
     half = result("half", [1, 0])
     for question in half.questions:
         question["metrics"]["f1"] = 0.5
-    with pytest.raises(ValueError, match=r"f1 of a question is 0\.5, neither .* has acc, acc_norm, which are"):
+    with pytest.raises(
+        ValueError, match=r"f1 of a question is 0\.5, neither .* has acc, acc_norm, which are"
+    ):
         half.correct("f1")
     for question in half.questions:
         question["metrics"] = {"acc": 0.5}

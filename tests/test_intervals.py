@@ -37,9 +37,7 @@ def coverage(n: int) -> dict[tuple[float, float], float]:
     return found
 
 
-@pytest.mark.parametrize(
-    "n", [20, 50, 200, pytest.param(1000, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("n", [20, 50, 200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_paired_interval_contains_the_true_difference_as_often_as_it_says(n: int) -> None:
     """93 to 97 % where five unequal answers are expected; with fewer, it errs on the safe side."""
     found = coverage(n)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from result_rows import result
 
+from mathsft.evaluation import report
 from mathsft.evaluation.compare import compare
 from mathsft.evaluation.report import write_report
 from mathsft.evaluation.results import Result
@@ -61,6 +63,92 @@ def test_a_table_of_pairs_has_each_pair_once(runs: list[Result]) -> None:
     pairs = pairs_table(runs)
     assert len(pairs) == 3
     assert {"a", "b", "difference", "low", "high", "p", "p_holm", "detectable"} <= {*pairs}
+
+
+def test_two_tasks_of_one_model_are_two_rows_with_their_task(runs: list[Result]) -> None:
+    others = [
+        replace(runs[0], task="mathqa"),
+        replace(runs[0], num_fewshot=3),
+        replace(runs[0], questions=runs[0].questions[:50], limit=50),
+        replace(runs[1], task="mathqa"),
+    ]
+    table = results_table([*runs, *others], base="base")
+    assert [*table.columns[:3]] == ["task", "num_fewshot", "run"]
+    assert table["run"].tolist() == [*(r.name for r in runs), "base", "SFT", "base", "base"]
+    assert table["n"].tolist()[-1] == 50
+    told = table["difference"].notna().tolist()
+    assert told == [False, True, True, False, True, False, False]
+    # The correction of p counts the rows of the same task.
+    assert table["p_holm"].iloc[:3].equals(results_table(runs)["p_holm"])
+    assert results_table(others, base="SFT")["difference"].notna().sum() == 1
+    numbers = [replace(r, questions=[
+        {**q, "metrics": {"acc": 0.5 * q["metrics"]["acc"]}} for q in r.questions
+    ]) for r in runs]  # fmt: skip
+    half = results_table(numbers)
+    assert half["accuracy"].tolist() == pytest.approx(
+        (results_table(runs)["accuracy"] / 2).tolist()
+    )
+    assert (half["low"] < half["accuracy"]).all()
+    for question in numbers[0].questions:
+        question["metrics"]["acc"] = -120.0
+    with pytest.raises(ValueError, match="acc of mathqa_tiny is not 0 to 1 for each question"):
+        results_table(numbers)
+
+
+def test_what_has_no_table_of_shares_is_named_on_the_page(
+    runs: list[Result], tmp_path: Path
+) -> None:
+    def spoiled(name: str, task: str, metrics: dict[str, float]) -> Result:
+        questions = [{**q, "metrics": metrics} for q in runs[0].questions[:4]]
+        return replace(runs[0], name=name, task=task, questions=questions)
+
+    given = [
+        runs[0], runs[1],
+        replace(runs[0], name="copy"),  # the same weights under another name
+        replace(runs[1], date="2026-02-02T00:00:00+00:00", prompts="other"),  # one name twice
+        spoiled("<b>ppl</b>", "wikitext", {"word_perplexity": -31.5}),
+        spoiled("none", "empty", {}),
+        spoiled("mc2", "truthfulqa_mc2", {"acc": 0.3}),
+    ]  # fmt: skip
+    text = write_report(given, tmp_path / "r.html", reference=False).read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    shown = " ".join(page.text)
+    assert page.open == []
+    assert "<b>ppl" not in text
+    assert "wikitext (<b>ppl</b>): word_perplexity is not 0 to 1 for each question" in shown
+    assert "empty (none): empty has no metric that all results have" in shown
+    assert "log-likelihoods of 'base' and 'copy' are equal" in shown
+    assert "SFT (2026-02-02 00:00)" in shown
+    assert "mean acc" in shown
+    assert "sign-flip" in shown
+
+
+def test_a_report_of_many_runs_grows_with_the_runs_and_not_with_their_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    real = report.compare_some
+    monkeypatch.setattr(
+        report, "compare_some", lambda r, **k: (compared.append(len(r)), real(r, **k))[1]
+    )
+    sizes = {}
+    for count in (15, 60):
+        made = [result(f"run {n}", [n % 2, 1, 0, 1], seed=n) for n in range(count)]
+        path = write_report(made, tmp_path / f"{count}.html", reference=False)
+        sizes[count] = path.stat().st_size
+    assert compared == [15]
+    assert sizes[60] < 4 * sizes[15]
+    assert "60 runs have 1,770 pairs, too many" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("right", [[1], [0], [1] * 5, [0] * 5], ids=str)
+def test_one_question_and_equal_scores_make_a_page(right: list[int], tmp_path: Path) -> None:
+    runs = [result(name, right) for name in ("base", "tuned")]
+    text = write_report(runs, tmp_path / "r.html", reference=False).read_text(encoding="utf-8")
+    assert "+0.0 to" not in text
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.S).lower()
+    assert len(results_table(runs)) == 2
 
 
 def test_names_that_do_not_tell_runs_apart_are_refused(runs: list[Result]) -> None:

@@ -1,4 +1,4 @@
-"""Files of results: none overwrites another's, and a damaged one is never taken for an absent one."""
+"""Files of results: none overwrites another's, and a damaged one does not count as absent."""
 
 import json
 import os
@@ -13,7 +13,9 @@ from result_rows import result
 from mathsft import cli
 from mathsft.evaluation.report import write_report
 from mathsft.evaluation.results import Result, load_results, read_results, result_file
+from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.stored import told_apart
+from mathsft.models.loading import load_model
 
 RUN = result("base", [1, 0, 1])
 
@@ -21,9 +23,13 @@ RUN = result("base", [1, 0, 1])
 def test_a_smaller_limit_does_not_replace_the_first_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--model", "tiny", "--tasks", "mathqa_tiny", "--folder", str(tmp_path)]
-    for limit in ("6", "4", "4"):
-        cli.main(["evaluate", *arguments, "--limit", limit])
+    model, tokenizer = load_model("tiny")
+    for limit in (6, 4):
+        last = evaluate(
+            model, "mathqa_tiny", tokenizer=tokenizer, name="tiny", limit=limit, folder=tmp_path
+        )
+    last.save(tmp_path)  # as after a second evaluation
+    print(*load_results(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "tiny.mathqa_tiny.limit-4.json",
         "tiny.mathqa_tiny.limit-6.json",
@@ -67,7 +73,7 @@ def test_a_result_from_before_limits_were_stored_is_loaded(tmp_path: Path) -> No
 def test_a_file_name_is_one_name_and_short_enough() -> None:
     assert result_file("a/b: c", "mathqa", 3, 10) == "a-b-c.mathqa.3-shot.limit-10.json"
     assert "/" not in result_file("a", "tasks/of_mine")
-    with pytest.raises(ValueError, match="a file name of 3.. bytes, .* a shorter name"):
+    with pytest.raises(ValueError, match=r"a file name of 3.. bytes, .* a shorter name"):
         result_file("ä" * 150, "mathqa")
 
 
@@ -160,7 +166,7 @@ def test_the_report_names_damaged_files_and_escapes_their_names(
     assert "left out of the report" in capsys.readouterr().out
     for file in tmp_path.glob("*.json"):
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match="no result to report: .*empty, 0 bytes"):
+    with pytest.raises(ValueError, match=r"no result to report: .*empty, 0 bytes"):
         write_report(tmp_path, tmp_path / "r.html")
 
 

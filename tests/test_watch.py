@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from result_rows import result
 
 from mathsft.data.problems import read_problems
 from mathsft.evaluation import watch as watching
@@ -145,6 +146,59 @@ def test_a_checkpoint_that_disappears_is_skipped_and_a_line_says_so(
     monkeypatch.setattr(watching, "evaluate", rotated)
     assert [r.name for r in watch(training, **ARGUMENTS)] == ["checkpoint-4", "checkpoint-10"]
     assert "checkpoint-2 was removed while it was evaluated" in capsys.readouterr().out
+
+
+def test_a_damaged_result_is_evaluated_again_and_a_line_names_it(
+    training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(watching, "_problem", lambda checkpoint: None)
+    again: list[str] = []
+
+    def made(*given: Any, name: str, folder: Path, **more: Any) -> Any:
+        again.append(name)
+        found = result(name, [1, 0, 1], limit=more["limit"])
+        found.save(folder)
+        return found
+
+    monkeypatch.setattr(watching, "evaluate", made)
+    assert len(watch(training, **ARGUMENTS)) == 3
+    file = training / "results" / "checkpoint-4.mathqa_tiny.limit-10.json"
+    whole = file.read_bytes()
+    for damage in (b"", whole[:100], whole[:-1], b"\xff" + whole):
+        again.clear()
+        file.write_bytes(damage)
+        assert len(watch(training, **ARGUMENTS)) == 3
+        assert again == ["checkpoint-4"]
+        assert str(file) in capsys.readouterr().out
+        assert file.read_bytes() == whole
+    again.clear()
+    (training / "results" / "other.mathqa.json").write_bytes(b"")
+    assert len(watch(training, **ARGUMENTS)) == 3
+    assert "left out: " in capsys.readouterr().out
+    assert again == []
+    # Another limit is another evaluation, and does not replace the first.
+    assert [r.limit for r in watch(training, **{**ARGUMENTS, "limit": 5})] == [5, 5, 5]
+    assert len(again) == 3
+    assert [r.limit for r in watch(training, **ARGUMENTS)] == [10, 10, 10]
+
+
+def test_a_result_is_read_again_only_if_its_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watching looks every few seconds: the work does not grow with the results that are known."""
+    reads: list[Path] = []
+    real = watching.read_stored
+    monkeypatch.setattr(
+        watching, "read_stored", lambda path, kind: (reads.append(path), real(path, kind))[1]
+    )
+    known = watching._Evaluated()
+    for n in range(4):
+        result(f"checkpoint-{n}", [1, 0]).save(tmp_path)
+    for _ in range(3):
+        for n in range(4):
+            assert known.holds(tmp_path, f"checkpoint-{n}", "mathqa_tiny", None, None)
+    assert len(reads) == 4
 
 
 def with_shots(folder: Path, monkeypatch: pytest.MonkeyPatch, shots: int) -> dict[str, Any]:
