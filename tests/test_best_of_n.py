@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
 from mathsft.generation.best_of_n import best_of_n
 
@@ -48,7 +49,7 @@ def test_all_columns_equal_the_mean_over_all_subsets(problems: Any) -> None:
     rewards, answers, right = zip(*problems, strict=True)
     correct = [[a in good for a in said] for said, good in zip(answers, right, strict=True)]
     sizes = range(1, len(rewards[0]) + 1)
-    rows = best_of_n(rewards, correct, answers=answers, sizes=sizes, resamples=5)
+    rows = best_of_n(rewards, correct, answers=answers, sizes=sizes)
     for row in rows:
         each = [brute_force(*problem, row.size) for problem in problems]
         expected = np.mean(each, axis=0)
@@ -83,20 +84,31 @@ def test_the_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
     """Of 200 draws of 60 problems whose expectation is known; the limits are 4 errors wide."""
     rng = np.random.default_rng(2)
     covered = 0
-    for seed in range(200):
+    for _ in range(200):
         correct = rng.random((60, 4)) < rng.beta(1, 1, (60, 1))
-        row = best_of_n(np.zeros((60, 4)), correct, sizes=[1], resamples=400, seed=seed)[0]
+        row = best_of_n(np.zeros((60, 4)), correct, sizes=[1])[0]
         covered += row.low <= 0.5 <= row.high
     assert 0.88 < covered / 200 <= 1.0
 
 
-def test_the_seed_decides_the_interval_and_only_it() -> None:
+def test_ten_problems_that_are_all_alike_are_not_certain() -> None:
+    for right in (False, True):
+        row = best_of_n(np.zeros((10, 4)), [[right] * 4] * 10)[-1]
+        assert row.judge == row.oracle == right
+        assert row.high - row.low == row.oracle_high - row.oracle_low > 0.2
+        assert row.low <= row.judge <= row.high
+    bounds = [best_of_n([[0.0]] * 9, [[True]] * 9, confidence=c)[0].low for c in (0.5, 0.8, 0.99)]
+    assert bounds == sorted(bounds, reverse=True)
+
+
+def test_with_many_problems_the_interval_is_that_of_the_bootstrap() -> None:
     rng = np.random.default_rng(3)
-    given = rng.random((300, 4)), rng.random((300, 4)) < 0.5
-    first, again, other = (best_of_n(*given, seed=seed)[0] for seed in (1, 1, 2))
-    assert first == again
-    assert first.judge == other.judge
-    assert (first.low, first.high) != (other.low, other.high)
+    correct = rng.random((1500, 4)) < rng.beta(1, 1, (1500, 1))
+    row = best_of_n(np.zeros((1500, 4)), correct, sizes=[1])[0]
+    slow = bootstrap(
+        (correct.mean(axis=1),), np.mean, n_resamples=2000, method="percentile", rng=rng
+    ).confidence_interval
+    assert (row.low, row.high) == pytest.approx((slow.low, slow.high), abs=0.003)
 
 
 def test_the_rows_are_a_table() -> None:

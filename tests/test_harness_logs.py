@@ -120,7 +120,7 @@ def test_two_logs_are_compared_question_by_question(
     assert "tiny (two) against tiny (one): " in told
     assert f"{found.gained} gained and {found.lost} lost of 12" in told
     assert "by the filter strict; loose left out" in told
-    assert "written_local, limit 12: exact_match" in told
+    assert "written_local: exact_match" in told
 
 
 def test_the_newest_of_several_runs_is_read_and_a_line_says_so(
@@ -161,7 +161,7 @@ def test_figures_without_samples_say_what_to_add(
     cli.main(["compare", str(folder / "one"), str(folder / "two")])
     told = capsys.readouterr().out
     assert told.count("left out: ") == 2
-    assert "tiny, local, limit 12" in told
+    assert "tiny, local: acc" in told
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from result_rows import result
 
-from mathsft.evaluation import report
+from mathsft.evaluation import plots, report
 from mathsft.evaluation.compare import compare
+from mathsft.evaluation.intervals import wilson_interval
 from mathsft.evaluation.report import write_report
 from mathsft.evaluation.results import Result
 from mathsft.evaluation.tables import PUBLIC_EXPERIMENT, pairs_table, results_table, write_csv
@@ -149,6 +151,18 @@ def test_one_question_and_equal_scores_make_a_page(right: list[int], tmp_path: P
     assert "+0.0 to" not in text
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.S).lower()
     assert len(results_table(runs)) == 2
+
+
+@pytest.mark.parametrize("right", [[True], [False], [True] * 7, [True, False]], ids=str)
+def test_every_plot_takes_one_question_equal_scores_and_odd_names(right: list[bool]) -> None:
+    shares = {name: wilson_interval(right) for name in ("$x_{$", "a $b$ _^ <i>", "")}
+    for figure in (
+        plots.plot_accuracy(shares, chance={"": 0.2}),
+        plots.plot_intervals(shares, chance=0.2),
+        plots.plot_curves({name: {10: share, 20: 0.5} for name, share in shares.items()}),
+    ):
+        figure.canvas.draw()
+        pyplot.close(figure)
 
 
 def test_names_that_do_not_tell_runs_apart_are_refused(runs: list[Result]) -> None:

@@ -35,7 +35,7 @@ def test_a_smaller_limit_does_not_replace_the_first_result(
         "tiny.mathqa_tiny.limit-6.json",
     ]
     assert sorted((r.limit, len(r.questions)) for r in load_results(tmp_path)) == [(4, 4), (6, 6)]
-    assert "limit 6: acc" in capsys.readouterr().out
+    assert "mathqa_tiny: acc" in capsys.readouterr().out
 
 
 def test_other_questions_examples_or_prompts_are_kept_beside_the_first(

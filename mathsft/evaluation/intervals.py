@@ -62,8 +62,9 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Accur
     is 0 to 1.
 
     The interval is that of Agresti and Coull (1998, The American Statistician 52:119), for numbers
-    instead of right and wrong: the mean ± 1.96 standard errors, computed with four more values, two
-    0s and two 1s. So it has a width even if all values are equal. The mean itself is without them.
+    instead of right and wrong: the mean ± z standard errors, z = 1.96, computed with z² more
+    values, half of them 0 and half 1. So it has a width even if all values are equal. The mean
+    itself is without them.
 
     Raises:
         ValueError: there is no value, or one that is not 0 to 1.
@@ -74,9 +75,14 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Accur
     check_numbers({"confidence": confidence})
     if not len(values):
         raise ValueError("no question was answered, so there is no mean")
-    more = np.array([*values, 0, 0, 1, 1], dtype=float)
-    if len(wrong := np.flatnonzero(~((more >= 0) & (more <= 1)))):
-        raise ValueError(f"values[{wrong[0]}]={more[wrong[0]]}: give a share, 0 to 1")
-    half = float(ndtri((1 + confidence) / 2) * more.std() / math.sqrt(len(more)))
-    low, high = max(0.0, float(more.mean()) - half), min(1.0, float(more.mean()) + half)
-    return Accuracy(float(np.mean(values)), low, high, len(values))
+    given = np.array(values, dtype=float)
+    if len(wrong := np.flatnonzero(~((given >= 0) & (given <= 1)))):
+        raise ValueError(f"values[{wrong[0]}]={given[wrong[0]]}: give a share, 0 to 1")
+    z = float(ndtri((1 + confidence) / 2))
+    n = len(given) + z * z
+    middle = float(given.sum() + z * z / 2) / n
+    square = float((given**2).sum() + z * z / 2) / n
+    half = z * math.sqrt((square - middle**2) / n)
+    return Accuracy(
+        float(given.mean()), max(0.0, middle - half), min(1.0, middle + half), len(given)
+    )

@@ -1,4 +1,7 @@
-"""The plots of the lessons. Each function draws one figure and returns it."""
+"""The plots of the lessons. Each function draws one figure and returns it.
+
+Names of runs are not read as formulas, which matplotlib does with two dollar signs.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -88,7 +91,9 @@ def plot_accuracy(
     """
     figure, axes = _figure(1.6 + 1.1 * len(results), 3)
     for x, result in enumerate(results.values()):
-        error = [[result.accuracy - result.low], [result.high - result.accuracy]]
+        # A bound at 0 or 1 may miss the accuracy by a last digit, and no length is negative.
+        below, above = result.accuracy - result.low, result.high - result.accuracy
+        error = [[max(0.0, below)], [max(0.0, above)]]
         axes.bar(x, result.accuracy, 0.6, color=_LIGHT)
         axes.errorbar(x, result.accuracy, error, color=_INK, capsize=5)
         axes.annotate(f"{result.accuracy:.1%}", (x, result.high), (0, 4), ha="center",
@@ -99,7 +104,7 @@ def plot_accuracy(
         axes.hlines(share, x - 0.45, x + 0.45, color="black", linestyle="--", label="chance")
     if guesses:
         axes.legend(*(part[:1] for part in axes.get_legend_handles_labels()), frameon=False)
-    axes.set_xticks(range(len(results)), list(results))
+    axes.set_xticks(range(len(results)), list(results), parse_math=False)
     axes.set(ylim=(0, 1.05), ylabel="accuracy", title=title)
     return figure
 
@@ -125,10 +130,9 @@ def plot_intervals(
         axes.axvline(chance, color="black", linestyle="--", linewidth=1)
         axes.annotate("chance", (chance, 1), (0, 2), xycoords=("data", "axes fraction"),
                       ha="center", textcoords="offset points", fontsize=8)  # fmt: skip
-    # A name with two dollar signs would be read as a formula.
     axes.set_yticks(range(len(results)), list(results), parse_math=False)
     axes.invert_yaxis()
-    highest = max(result.high for result in results.values())
+    highest = max((result.high for result in results.values()), default=1.0)
     axes.set(xlim=(0, min(1.08, highest + 0.12)), xlabel="accuracy")
     axes.set_title(title, pad=12)
     return figure
@@ -162,5 +166,6 @@ def plot_curves(
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.05))
-    axes.legend(frameon=False)
+    for label in axes.legend(frameon=False).get_texts():
+        label.set_parse_math(False)
     return figure

@@ -178,8 +178,6 @@ class Result:
         told = f"{self.name}, {self.task}"
         if self.num_fewshot:
             told += f", {self.num_fewshot}-shot"
-        if self.limit is not None:
-            told += f", limit {self.limit:,}"
         shown = [name for name in self.metrics if name in ("acc", "acc_norm")] or self.metrics[:1]
         figures = [f"{m} {self.mean(m)}" for m in shown if shares(self.values(m))]
         return f"{told}: {', '.join(figures) or self.harness}"
