@@ -102,7 +102,12 @@ _RULES = {
 
 
 def _chosen_later(name: str, value: Any) -> bool:
-    """Whether it is a size that is chosen by the memory; the harness takes "auto:4" as well."""
+    """Whether it is no number here: a size that the memory decides, or the harness's ``samples``.
+
+    The harness takes "auto:4" as well, and for ``samples`` the questions of each task.
+    """
+    if name == "samples":
+        return isinstance(value, Mapping)
     if name == "batch_size":
         return str(value).startswith("auto")
     return name == "per_device_train_batch_size" and value == "auto"

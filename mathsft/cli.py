@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -83,12 +84,13 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
 
 
 def _mix(about: str, _: Arguments) -> Command:
-    from mathsft.data.local_files import write_rows
+    from mathsft.data.local_files import check_new_file, write_rows
     from mathsft.training.recipe_rows import mixture, read_test
 
     file = {"config": RECIPE, **options_of(write_rows, skip={"rows"})}
     sections = {name: recipe_sections()[name] for name in ("mix", "test")}
     recipe, given = yield Options("mix", about, file, sections=sections, always=["mix"])
+    check_new_file(**given)
     test = read_test(recipe["test"]) if "test" in recipe else None
     print(write_rows(mixture(recipe["mix"], test), **given))
 
@@ -99,7 +101,7 @@ def _evaluate(about: str, _: Arguments) -> Command:
     model = '"tiny", a folder, or a hub name, which may be a merged model'
     own = {"config": CONFIG, "model": _text(model, required=True), "base": _text(_BASE)}
     own |= options_of(evaluate, skip={"model", "tokenizer", "base"})
-    given = (yield Options("evaluate", about, {**own, **_of_the_harness(own)}))[1]
+    given = (yield Options("evaluate", about, _with_the_harness_s(own)))[1]
     found = evaluate(**_with_base(given))
     for result in found if isinstance(found, list) else [found]:
         say(str(result))
@@ -135,7 +137,7 @@ def _watch(about: str, _: Arguments) -> Command:
 
     own = {"config": CONFIG, "base": _text(_BASE), **options_of(watch)}
     own |= options_of(evaluate, skip={*own, "tokenizer", "name", "peft"})
-    given = (yield Options("watch", about, {**own, **_of_the_harness(own)}))[1]
+    given = (yield Options("watch", about, _with_the_harness_s(own)))[1]
     watch(**_with_base(given))
 
 
@@ -204,15 +206,18 @@ def _text(help: str, *, required: bool = False) -> Option:
     return Option(str, help=help, required=required)
 
 
-def _of_the_harness(own: Given) -> Given:
-    """The further arguments that `evaluate` passes on to lm-evaluation-harness, as options."""
+def _with_the_harness_s(own: Given) -> Given:
+    """The options, and the further arguments that `evaluate` passes on to the harness."""
     import lm_eval
 
     from mathsft.evaluation.run import UNHEEDED
 
     filled = {"model", "tokenizer", "task_manager", "fewshot_random_seed", "log_samples"}
     skip = {*own, *UNHEEDED, *filled}
-    return options_of(lm_eval.simple_evaluate, skip=skip, defaults=False)
+    found = {**own, **options_of(lm_eval.simple_evaluate, skip=skip, defaults=False)}
+    why = "it lets code run, so it counts only on the command line: a file may be somebody else's"
+    only = ("trust_task_code", "confirm_run_unsafe_code")
+    return found | {name: replace(found[name], line_only=why) for name in only}
 
 
 def _with_base(given: Given) -> Given:

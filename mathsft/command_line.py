@@ -94,7 +94,8 @@ class Options:
         if "print_config" in flags:
             import yaml
 
-            print(yaml.safe_dump(sections or plain, sort_keys=False, allow_unicode=True), end="")
+            shown = {key: v for key, v in plain.items() if not self.all[""][key].line_only}
+            print(yaml.safe_dump(sections or shown, sort_keys=False, allow_unicode=True), end="")
             sys.exit(0)
         return sections, plain
 

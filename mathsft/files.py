@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,38 @@ def check_regular(path: str | Path) -> None:
     path = Path(path)
     if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
         raise ValueError(f"{path} is a pipe, a socket or a device: give a file")
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise unless files can be written into the folder; call it before long work.
+
+    A folder that does not exist is not made: its nearest parent must allow it. Raises ValueError
+    if a file is in the way, and OSError if the folder is read-only.
+    """
+    place = Path(folder).absolute()
+    while not place.exists():
+        if place.is_symlink():
+            raise ValueError(f"{place} is a link to something that does not exist: remove it")
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"{place} is a file, and {folder} must be a folder: give another")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error.strerror}): give another") from None
+
+
+def inert(value: Any) -> Any:
+    """A cell for a CSV file that no spreadsheet takes for a formula.
+
+    A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end gets an apostrophe
+    before it, also after spaces. Numbers, also as texts such as "-0.5", stay as they are.
+    """
+    if not isinstance(value, str) or value.strip(" ")[:1] not in tuple("=+-@\t\r\n＝＋－＠"):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

@@ -34,7 +34,8 @@ class Option:
     ``hint``: its type, as YAML can hold it. ``default``: what its function uses if it is not
     given; None if there is no default, or if the library decides. ``inside``: the options of a
     mapping's keys, such as those of ``model.lora``; with ``named``, of each of its values, such as
-    the data sets of ``mix.datasets``. ``refused``: if it would change nothing, the reason.
+    the data sets of ``mix.datasets``. ``refused``, ``line_only``: the reason, if it would change
+    nothing, or counts on a command line only.
     """
 
     hint: Any
@@ -44,6 +45,7 @@ class Option:
     inside: Mapping[str, "Option"] | None = None
     named: bool = False
     refused: str = ""
+    line_only: str = ""
 
 
 def options_of(
@@ -79,9 +81,8 @@ def options_of(
 
 def _hints(source: Any) -> dict[str, Any]:
     """The types of a function's arguments, or of a dataclass's fields."""
-    made: Any = source
-    if isinstance(source, type) and not is_dataclass(source):
-        made = source.__init__  # type: ignore[misc]
+    plain = isinstance(source, type) and not is_dataclass(source)
+    made: Any = source.__init__ if plain else source
     try:
         return get_type_hints(made)
     except NameError:  # a type that is imported only for type checkers
@@ -142,8 +143,8 @@ def checked(
     Args:
         text: values are texts of a command line, not values of a YAML file.
 
-    Raises ValueError for an unknown key (naming the nearest), one that would change nothing, a
-    value of the wrong type, and an impossible number (`mathsft.checks`).
+    Raises ValueError for an unknown key (naming the nearest), one that would change nothing or must
+    be on the line, a value of the wrong type, and an impossible number (`mathsft.checks`).
     """
     found = {}
     for key, value in given.items():
@@ -153,14 +154,15 @@ def checked(
             raise ValueError(f"{where}{key}: {unknown_name('key', str(key), known, shown=30)}")
         if option.refused:
             raise ValueError(f"{where}{key} would change nothing: {option.refused}")
+        if option.line_only and not text:
+            raise ValueError(f"{where}{key}: {option.line_only}")
         found[str(key)] = _value(value, option, f"{where}{key}", text)
     check_numbers(found, where=where)
     return found
 
 
 def _value(value: Any, option: Option, where: str, text: bool) -> Any:
-    kinds = allowed(option.hint)
-    given = value
+    given, kinds = value, allowed(option.hint)
     if text and isinstance(value, str):
         value = _from_line(value, kinds, where)
     if isinstance(value, Mapping) and dict in kinds:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from adapted_models import adapted
 
+from mathsft.evaluation.answer_cache import check_cache, json_answers
 from mathsft.evaluation.guards import cache_name
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.run import evaluate
@@ -55,6 +56,8 @@ def test_weights_that_differ_outside_the_samples_are_evaluated_again(
 
 def test_an_answer_that_was_stored_is_what_is_given(small_model_dir: Path, tmp_path: Path) -> None:
     """This shows that the tests above can fail: a changed stored answer is returned as it is."""
+    import json
+
     from sqlitedict import SqliteDict
 
     model, tokenizer = load_model(small_model_dir, device="cpu")
@@ -63,7 +66,7 @@ def test_an_answer_that_was_stored_is_what_is_given(small_model_dir: Path, tmp_p
     }  # fmt: skip
     evaluate(model, "mathqa_tiny", **cached)
     (file,) = tmp_path.glob("c*.db")
-    with SqliteDict(str(file), autocommit=True) as stored:
+    with SqliteDict(str(file), autocommit=True, encode=json.dumps, decode=json.loads) as stored:
         for key in stored:
             stored[key] = (-7.0, False)
     assert {s for row in evaluate(model, "mathqa_tiny", **cached).scores() for s in row} == {-7.0}
@@ -116,6 +119,87 @@ def test_tokenizer_template_generation_and_attention_are_in_the_name(
     names.append(named(eager, tokenizer))
     assert len({first, *names}) == 6
     assert named(load_model(small_model_dir, device="cpu")[0], tokenizer) == first
+
+
+class Mark:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def test_a_pickled_answer_is_not_opened(tmp_path: Path) -> None:
+    import sqlitedict
+
+    path, mark = tmp_path / "c.db", tmp_path / "it-ran"
+    with sqlitedict.SqliteDict(str(path), autocommit=True) as stored:
+        stored["a"] = Mark(mark)
+    message = r"c\.db holds an answer that this package did not"
+    with (
+        json_answers(),
+        sqlitedict.SqliteDict(str(path)) as stored,
+        pytest.raises(ValueError, match=message),
+    ):
+        stored["a"]
+    assert not mark.exists()
+    with sqlitedict.SqliteDict(str(path)) as stored:  # outside the block, it would have been
+        stored["a"]
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("answer", [(-1.25, True), (-0.1, False), -3.5, "a \u00e9 \n text", ""])
+def test_an_answer_is_read_back_as_it_was_written(tmp_path: Path, answer: Any) -> None:
+    import sqlitedict
+
+    for _ in range(2):
+        with json_answers(), sqlitedict.SqliteDict(str(tmp_path / "c.db")) as stored:
+            stored["a"] = answer
+            stored.commit()
+            assert stored["a"] == answer
+            assert type(stored["a"]) is type(answer)
+    assert (tmp_path / "c.db").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, [True, 1.0], None, [1.0, True, 2]], ids=str)
+def test_a_value_that_is_no_answer_is_refused(tmp_path: Path, value: Any) -> None:
+    import sqlitedict
+
+    with json_answers(), sqlitedict.SqliteDict(str(tmp_path / "c.db")) as stored:
+        stored["a"] = value
+        with pytest.raises(ValueError, match="did not write"):
+            stored["a"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "folder", "somebody"])
+def test_a_damaged_or_foreign_cache_is_named(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    path = tmp_path / "c.db"
+    if damage == "folder":
+        path.mkdir()
+    else:
+        check_cache(path)
+        import sqlite3
+
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE t (a TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?)", [("x" * 5000,)] * 20)
+        connection.commit()
+        connection.close()
+        check_cache(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "text":
+        path.write_text("no database " * 500)
+    elif damage == "somebody":
+        monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(ValueError, match=r"use_cache: .*c\.db (cannot be read|is not|belongs to)"):
+        check_cache(path)
 
 
 @pytest.mark.parametrize("given", [["--use_cache", "c"], ["--use_cache=c"], ["-c", "c"]])

@@ -9,14 +9,13 @@ import pytest
 import torch
 from harness_tasks import assert_same_samples, passes_counted, samples_of, task_over
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
 from model_files import qwen_config, trained
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2ForCausalLM
 
 from mathsft.evaluation import harness
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.requests import quiet_harness, shared_out
+from mathsft.evaluation.requests import quiet_harness
 from mathsft.models.adapters import load_adapter, merge_adapter, save_adapter
 from mathsft.models.loading import load_model
 
@@ -280,8 +279,3 @@ def test_options_for_a_model_name_are_refused_for_a_loaded_model(tiny: Any, tmp_
         ForestLM(tiny[0])
     with pytest.raises(ValueError, match="unknown model argument 'load_in_4bit'"):
         ForestLM("tiny", load_in_4bit=True)
-
-
-def test_several_processes_write_no_common_cache_of_requests() -> None:
-    with shared_out(), pytest.raises(ValueError, match="cache_requests in 2 processes"):
-        Task.build_all_requests(None, rank=0, world_size=2, cache_requests=True)

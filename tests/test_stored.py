@@ -73,8 +73,7 @@ def test_a_result_from_before_limits_were_stored_is_loaded(tmp_path: Path) -> No
 def test_a_file_name_is_one_name_and_short_enough() -> None:
     assert result_file("a/b: c", "mathqa", 3, 10) == "a-b-c.mathqa.3-shot.limit-10.json"
     assert "/" not in result_file("a", "tasks/of_mine")
-    with pytest.raises(ValueError, match=r"a file name of 3.. bytes, .* a shorter name"):
-        result_file("ä" * 150, "mathqa")
+    assert len(result_file("ä" * 150, "mathqa").encode()) < 200
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mathsft.data.cells import from_arrow, scalar
 from mathsft.data.text import opened, text_lines, whole_text
+from mathsft.files import check_folder
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 _BATCH = 1000  # rows of a table that are in memory at a time
@@ -85,14 +86,21 @@ def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
 
     Raises ValueError for another suffix, and FileExistsError if the file exists already.
     """
-    path = Path(file)
+    path = check_new_file(file)
     writers = {".jsonl": partial(_write_lines, rows), ".parquet": rows.to_parquet}
-    if path.suffix.lower() not in writers:
-        raise ValueError(f"{path}: give a name that ends with {' or '.join(writers)}")
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: give another file, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     writers[path.suffix.lower()](path)
+    return path
+
+
+def check_new_file(file: str | Path = "mixture.jsonl") -> Path:
+    """Raise what `write_rows` would raise for this file; call it before the rows are made."""
+    path = Path(file)
+    if path.suffix.lower() not in (".jsonl", ".parquet"):
+        raise ValueError(f"{path}: give a name that ends with .jsonl or .parquet")
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: give another file, or remove it")
+    check_folder(path.parent)
     return path
 
 

@@ -100,7 +100,16 @@ class TextLM(HFLM):
         return ids[: -len(last)] if last and ids[-len(last) :] == last else ids
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """As in the harness, with our own generation configuration."""
+        """As in the harness, with our own generation configuration.
+
+        Raises ValueError for settings that make `generate` run the code of a repository.
+        """
+        for key in ("custom_generate", "trust_remote_code"):
+            if any(key in request.args[1] for request in requests):
+                raise ValueError(
+                    f"{key} runs code of a repository: remove it (gen_kwargs, or the "
+                    "task's generation_kwargs)"
+                )
         say_ignored(self.model)
         with own_generation(self.model, self.tokenizer):
             answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)

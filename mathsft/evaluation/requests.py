@@ -14,6 +14,8 @@ import lm_eval.evaluator
 import lm_eval.utils
 import numpy as np
 import torch
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.task import Task
 
 from mathsft.compat import keep_requests, replaced
@@ -125,15 +127,16 @@ def shared_out() -> Iterator[None]:
     takes little time, and keeps its own.
 
     Raises ValueError if there are fewer questions than processes, since the others would wait for
-    a process without a question; and for ``cache_requests``, whose file all would write at once.
+    a process without a question; and for ``cache_requests``, which unpickles.
     """
     build = Task.build_all_requests
 
     def build_own(task: Any, *, rank: int = 0, world_size: int = 1, **arguments: Any) -> None:
-        if world_size > 1 and arguments.get("cache_requests"):
+        if arguments.get("cache_requests"):
             raise ValueError(
-                f"cache_requests in {world_size} processes: all would write one file at once. "
-                "Leave it out: making the requests takes little time"
+                "cache_requests: the harness would unpickle a file, which can run code, and all "
+                "processes would write it at once. Leave it out: making the requests takes little "
+                "time"
             )
         build(task, rank=0, world_size=1, **arguments)
         asked = {instance.doc_id for instance in task.instances}
@@ -149,21 +152,41 @@ def shared_out() -> Iterator[None]:
 
 
 @contextmanager
+def boxed_templates() -> Iterator[Environment]:
+    """Let the harness render templates in jinja's sandbox, with its own settings and filters.
+
+    Its own environment lets a template call anything in Python, also a template in a task file
+    from elsewhere.
+    """
+    theirs = lm_eval.utils.env
+    sandbox = SandboxedEnvironment(
+        loader=theirs.loader,
+        undefined=theirs.undefined,
+        keep_trailing_newline=theirs.keep_trailing_newline,
+    )
+    sandbox.filters.update(theirs.filters)
+    with replaced(lm_eval.utils, env=sandbox):
+        yield sandbox
+
+
+@contextmanager
 def quiet_harness() -> Iterator[TextIO]:
     """Run the harness without its many notices and progress bars, and without needless work.
 
     Its errors still show. Templates are compiled once instead of several times per question,
     which for short questions takes longer than scoring them on a GPU; their output is the same.
+    They are rendered in a sandbox (`boxed_templates`).
     The harness does not look for details of the machine (a second each time) or of git (an error
     message if there is no repository), since they are not used here. Yields the original standard
     error, so that a progress bar can still be shown.
     """
-    templates, evaluator = lm_eval.utils.env, lm_eval.evaluator
+    evaluator = lm_eval.evaluator
     logger = logging.getLogger("lm_eval")
     level, stderr = logger.level, sys.stderr
     logger.setLevel(logging.ERROR)
     try:
         with (
+            boxed_templates() as templates,
             replaced(templates, from_string=cache(templates.from_string)),
             replaced(evaluator, get_git_commit_hash=str, add_env_info=dict),
             redirect_stderr(StringIO()),

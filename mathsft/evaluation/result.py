@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mathsft.evaluation.intervals import Accuracy, mean_interval, wilson_interval
-from mathsft.evaluation.stored import as_json, read_stored, result_file
+from mathsft.evaluation.stored import as_json, may_be_result, read_stored, result_file
 from mathsft.files import write_whole
 from mathsft.processes import say
 
@@ -141,12 +141,9 @@ class Result:
         so does one whose old file is damaged. With other questions or prompts both are kept: the
         new file's name ends with ``.2.json``, and a line says so.
 
-        Raises ValueError if the file holds a run of another name (names that differ only in case
-        or signs make the same file name), if ``folder`` is a file, or if the name is too long.
+        Raises what `check_place` raises.
         """
-        first = Path(folder) / result_file(self.name, self.task, self.num_fewshot, self.limit)
-        if first.parent.exists() and not first.parent.is_dir():
-            raise ValueError(f"{folder} is a file: give a folder for the results")
+        first = check_place(folder, self.name, self.task, self.num_fewshot, self.limit)
         path = next(path for path in _places(first) if self._replaces(path))
         if path != first:
             say(
@@ -157,17 +154,11 @@ class Result:
 
     def _replaces(self, path: Path) -> bool:
         """Whether the file may be written: it is not there, is damaged, or holds the same run."""
-        if not path.exists():
+        there = _there(path, self.name)
+        if there is None:
+            if path.exists():
+                say(f"{path} is damaged. It is replaced")
             return True
-        try:
-            there = Result(**read_stored(path, Result))
-        except ValueError as error:
-            say(f"{error}. It is replaced")
-            return True
-        if there.name != self.name:
-            raise ValueError(
-                f"{path} holds the result of {there.name!r}: give {self.name!r} another name"
-            )
         if there.ids != self.ids:
             return False
         if there.prompts and self.prompts:
@@ -186,6 +177,43 @@ class Result:
 def shares(values: Sequence[float]) -> bool:
     """Whether all values are 0 to 1."""
     return all(0 <= value <= 1 for value in values)
+
+
+def check_place(
+    folder: str | Path, name: str, task: str, num_fewshot: int = 0, limit: int | None = None
+) -> Path:
+    """The path that a run's result will have; call it before long work.
+
+    Args:
+        folder: the folder of results; it need not exist.
+        name: the run's name.
+        task: the task's name.
+        num_fewshot: as in the result.
+        limit: as in the result.
+
+    Raises ValueError if ``folder`` is a file, or if the path holds a run of another name (names
+    that differ only in case or signs make the same file name) or something that is no result.
+    """
+    path = Path(folder) / result_file(name, task, num_fewshot, limit)
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder for the results")
+    _there(path, name)
+    return path
+
+
+def _there(path: Path, name: str) -> Result | None:
+    """The result of this run in a file; None if there is none, or a damaged one."""
+    if not path.exists():
+        return None
+    if not may_be_result(path):
+        raise ValueError(f"{path} is there and is no result: give another name or folder")
+    try:
+        there = Result(**read_stored(path, Result))
+    except ValueError:
+        return None
+    if there.name != name:
+        raise ValueError(f"{path} holds the result of {there.name!r}: give {name!r} another name")
+    return there
 
 
 def _places(first: Path) -> Iterable[Path]:

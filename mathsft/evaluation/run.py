@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,18 @@ from torch import nn
 
 from mathsft.checks import check_numbers
 from mathsft.device import hardware, installed_version
+from mathsft.evaluation.answer_cache import json_answers
 from mathsft.evaluation.guards import cache_name, check_distinct, fingerprints
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.requests import quiet_harness, random_state_kept, shared_out
 from mathsft.evaluation.results import Result, same_questions
-from mathsft.evaluation.samples import prompts_hash, questions_of
-from mathsft.evaluation.tasks import task_manager
+from mathsft.evaluation.samples import figures, prompts_hash, questions_of
+from mathsft.evaluation.saving import Places
+from mathsft.evaluation.tasks import load_tasks, task_manager
+from mathsft.files import check_folder
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
-from mathsft.processes import in_first
 
 # Arguments of the harness for a model that it loads itself; ours is already loaded.
 UNHEEDED = {"model_args", "device", "max_batch_size", "evaluation_tracker", "hf_config"}
@@ -50,6 +51,7 @@ def evaluate(
     base: Result | None = None,
     folder: str | Path | None = None,
     use_cache: str | Path | None = None,
+    trust_task_code: bool = False,
     **arguments: Any,
 ) -> Any:
     """Score a model on tasks of lm-evaluation-harness, question by question.
@@ -59,7 +61,8 @@ def evaluate(
             a folder, or a hub name, which may be a merged model.
         tasks: one task's name or several: the harness's own, such as ``mathqa``, or one of ours:
             ``mathqa_tiny`` (generated rows, offline), ``mathqa_file`` (the rows of ``file``),
-            and ``mathqa_clean``, ``mathqa_file_clean`` (choices as a person reads them).
+            and ``mathqa_clean``, ``mathqa_file_clean`` (choices as a person reads them). A path is
+            a task file in the harness's YAML.
         tokenizer: the tokenizer of a loaded model; a model given by name is loaded with its own.
         name: what tables call this run; default: the model's and the adapter's names.
         peft: an adapter to put on a model given by name, a folder or a hub name (`load_adapter`).
@@ -74,9 +77,14 @@ def evaluate(
         examples: a file of MathQA rows for few-shot prompts; default: ``file``.
         base: the base model's result on the same questions: a tuned model with exactly the
             scores of its base is an error.
-        folder: where to save each result (`Result.save`); default: nowhere.
+        folder: where to save each result (`Result.save`); default: nowhere. It is checked before
+            the model is loaded.
         use_cache: a path for the harness's cache of answers. Hashes of all that affects them
-            (`mathsft.evaluation.guards`) and the harness's suffix are added to it.
+            (`mathsft.evaluation.guards`) and the harness's suffix are added to it. Answers are
+            stored as JSON (`mathsft.evaluation.answer_cache`).
+        trust_task_code: run the code of task files that are given by path, such as ``!function``.
+            Otherwise a file with code is refused, and nothing of it is run
+            (`mathsft.evaluation.task_files`).
         arguments: further arguments of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 
@@ -89,10 +97,13 @@ def evaluate(
         such as ``["mmlu"]``.
 
     Raises:
-        ValueError: an unknown task, or a group that is not given in a list; an argument for models
-            that the harness loads (``device``, ``model_args``, …); an adapter that changes
-            nothing, or scores equal to ``base``'s; a score that is not finite; whatever
-            `load_model` and `load_adapter` raise.
+        ValueError: an unknown task, or a group that is not given in a list; a task file that would
+            run code; an argument for models that the harness loads (``device``, ``model_args``,
+            …); a base with other questions; a result of another run in the same place; an adapter
+            that changes nothing, or scores equal to ``base``'s (the result is saved first); a
+            score that is not finite; whatever `load_model` and `load_adapter` raise.
+        OSError: the folder is read-only. If saving fails after the work, the message says where
+            the result was saved instead.
     """
     check_numbers(
         {**arguments, "num_fewshot": num_fewshot, "limit": limit, "batch_size": batch_size}
@@ -100,22 +111,30 @@ def evaluate(
     )
     for key in UNHEEDED.intersection(arguments):
         raise ValueError(f"{key} would change nothing: the harness gets a loaded model")
+    if not isinstance(trust_task_code, bool):
+        raise ValueError(f"trust_task_code={trust_task_code!r}: give True or False")
+    if folder is not None:
+        check_folder(folder)
     names = [tasks] if isinstance(tasks, str) else list(tasks)
-    manager = task_manager(names, file=file, examples=examples)
+    manager = task_manager(names, file=file, examples=examples, trust_task_code=trust_task_code)
     # HFLM switches the model to evaluation mode, and not back.
     mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
-    with mode, shared_out(), random_state_kept(), quiet_harness() as stderr:
-        try:
-            loaded = manager.load(names)
-        except ConnectionError as error:
-            raise ConnectionError(
-                f"the rows of {', '.join(names)} cannot be loaded: {error}. Without a network: "
-                "mathqa_tiny, or mathqa_file with a file of MathQA's rows"
-            ) from error
+    with mode, shared_out(), random_state_kept(), json_answers(), quiet_harness() as stderr:
+        loaded = load_tasks(manager, names)
         if isinstance(tasks, str) and len(loaded["tasks"]) != 1:
             raise ValueError(f"{tasks} is a group of tasks: give [{tasks!r}], for several results")
         if base is not None and base.task not in loaded["tasks"]:
             raise ValueError(f"base is a result of {base.task}, which is not evaluated here")
+        places = Places(
+            folder,
+            loaded["tasks"],
+            num_fewshot=num_fewshot,
+            limit=limit,
+            samples=arguments.get("samples"),
+            base=base,
+        )
+        if name:
+            places.check(name)
         lm = ForestLM(
             model,
             tokenizer=tokenizer,
@@ -127,6 +146,9 @@ def evaluate(
         )
         if isinstance(lm.model, PeftModel):
             adapter_effect(lm.model)
+        adapter = _adapter_name(lm)
+        name = name or " + ".join(filter(None, [_short(lm.pretrained), _short(adapter)]))
+        places.check(name)
         weights, adapter_hash = fingerprints(lm.model)
         precision = str(lm.model.dtype).removeprefix("torch.")
         quantized = bool(getattr(lm.model, "is_quantized", False))
@@ -146,9 +168,8 @@ def evaluate(
             **arguments,
         )
     minutes = (time.perf_counter() - began) / 60
-    adapter = _adapter_name(lm)
     about: dict[str, Any] = {
-        "name": name or " + ".join(filter(None, [_short(lm.pretrained), _short(adapter)])),
+        "name": name,
         "model": lm.pretrained,
         "adapter": adapter,
         "weights": weights,
@@ -166,29 +187,27 @@ def evaluate(
     if lm.world_size > 1:  # the harness gives its results to the first process only
         together = [about, {key: (found or {}).get(key) for key in _FOUND}]
         about, found = broadcast_object_list(together)
-    results = [
-        Result(
-            **about,
-            task=task,
-            num_fewshot=int(found["n-shot"][task]),
-            harness=_figures(found["results"][task]),
-            questions=questions_of(samples, loaded["tasks"][task].OUTPUT_TYPE),
-            prompts=prompts_hash(samples),
-        )
-        for task, samples in found["samples"].items()
-    ]
-    for result in results:
-        if base is not None and base.task == result.task:
-            same_questions([base, result])
-            if base.num_fewshot != result.num_fewshot:
-                raise ValueError(
-                    f"base has {base.num_fewshot} examples per question, this run "
-                    f"{result.num_fewshot}: give both the same num_fewshot"
-                )
-            check_distinct(base, result)
-        if folder is not None:
-            save = partial(result.save, folder)
-            in_first(save, device=lm.device.type)
+    results: list[Result] = []
+    wrong: list[Exception] = []
+    for task, samples in found["samples"].items():
+        try:
+            result = Result(
+                **about,
+                task=task,
+                num_fewshot=int(found["n-shot"][task]),
+                harness=figures(found["results"][task]),
+                questions=questions_of(samples, loaded["tasks"][task].OUTPUT_TYPE),
+                prompts=prompts_hash(samples),
+            )
+            results.append(result)
+            places.save(result, device=lm.device.type)
+            if base is not None and base.task == task:
+                same_questions([base, result])
+                check_distinct(base, result)
+        except (OSError, ValueError) as error:  # the other results are saved first
+            wrong.append(error)
+    if wrong:
+        raise wrong[0]
     return results[0] if isinstance(tasks, str) else results
 
 
@@ -202,8 +221,3 @@ def _short(name: str) -> str:
     """The last part of a name, or the one before if that is just "adapter"."""
     path = Path(name)
     return path.parent.name if path.name == "adapter" and path.parent.name else path.name
-
-
-def _figures(found: dict[str, Any]) -> dict[str, float]:
-    """The harness's own figures for a task: accuracy and standard error by metric."""
-    return {key: float(v) for key, v in found.items() if isinstance(v, int | float)}

@@ -1,7 +1,7 @@
 """The harness's samples as a `Result` keeps them: one entry for each question."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -45,6 +45,11 @@ def questions_of(samples: Sequence[dict[str, Any]], output_type: str) -> list[di
             }
         )
     return questions
+
+
+def figures(found: Mapping[str, Any]) -> dict[str, float]:
+    """The harness's own figures for a task: accuracy and standard error by metric."""
+    return {key: float(v) for key, v in found.items() if isinstance(v, int | float)}
 
 
 def first_filter(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ A result that was cut early, or that a full disk left empty, must not look as if
 never been evaluated.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -16,7 +17,6 @@ from mathsft.files import check_regular, parse_json
 
 FORMAT = 1
 _KEY = '{"mathsft_result"'
-_LONGEST = 255  # bytes of a file name, on every file system that is in use
 _PLAIN: dict[str, Any] = {
     "str": str,
     "bool": bool,
@@ -34,34 +34,35 @@ def result_file(name: str, task: str, num_fewshot: int = 0, limit: int | None = 
     """The file name of a run, valid in any folder.
 
     The numbers of few-shot examples and of asked questions are in it if they were given, so that a
-    run of ten questions does not replace one of all.
+    run of ten questions does not replace one of all. A long name is cut, and ends in a hash of the
+    whole one.
 
     Args:
         name: the run's name.
         task: the task's name.
         num_fewshot: worked examples before each question.
         limit: how many questions were asked; None: all.
-
-    Raises ValueError if the name is too long for a file.
     """
-    parts = [re.sub(r"[^\w+.-]+", "-", name).strip("-.").lower() or "run", task]
+    parts = [_slug(name, 120).lower(), _slug(task, 80)]
     parts += [f"{num_fewshot}-shot"] * bool(num_fewshot) + [f"limit-{limit}"] * (limit is not None)
-    file = ".".join([re.sub(r"[/\\\0]", "-", part) for part in parts]) + ".json"
-    # While it is written, a file has a longer name (`mathsft.files.write_whole`).
-    if (size := len(file.encode())) > _LONGEST - 20:
-        raise ValueError(
-            f"the name {name[:30]!r}… makes a file name of {size} bytes, and a folder holds "
-            f"{_LONGEST - 20}: give a shorter name"
-        )
-    return file
+    return ".".join(parts) + ".json"
+
+
+def _slug(text: str, longest: int) -> str:
+    """The text as part of a file's name, of at most ``longest`` bytes."""
+    slug = re.sub(r"[^\w+.-]+", "-", text).strip("-.") or "run"
+    if len(slug.lower().encode()) <= longest:
+        return slug
+    short = slug.lower().encode()[: longest - 9].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def result_files(folder: Path) -> list[Path]:
     """The files of a folder that are results, or damaged ones; other JSON files are left out."""
-    return [file for file in sorted(folder.glob("*.json")) if _may_be_result(file)]
+    return [file for file in sorted(folder.glob("*.json")) if may_be_result(file)]
 
 
-def _may_be_result(file: Path) -> bool:
+def may_be_result(file: Path) -> bool:
     """Whether a file begins like a result, or like nothing that is JSON: it must not be ignored."""
     if file.is_dir():
         return False

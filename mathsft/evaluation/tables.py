@@ -15,7 +15,7 @@ import pandas as pd
 from mathsft.evaluation.compare import Comparison, compare_all, compare_some
 from mathsft.evaluation.intervals import wilson_share
 from mathsft.evaluation.results import Result, by_questions, shared_metric
-from mathsft.files import write_whole
+from mathsft.files import inert, write_whole
 
 SOURCE = (
     "the public notebooks this course grew from (Qwen2.5, 0-shot mathqa of lm-evaluation-harness, "
@@ -202,6 +202,7 @@ def write_csv(results: Sequence[Result], path: str | Path) -> Path:
 
     Rows are sorted by task and name. Numbers in names count as numbers: checkpoint-200 comes
     before checkpoint-1000. The harness's own figures have their own columns (``acc,none``).
+    Texts that a spreadsheet would compute get an apostrophe (`mathsft.files.inert`).
     """
     rows = [
         {
@@ -214,7 +215,8 @@ def write_csv(results: Sequence[Result], path: str | Path) -> Path:
         }
         for r in sorted(results, key=lambda r: (r.task, by_number(r.name)))
     ]  # fmt: skip
-    return write_whole(path, pd.DataFrame(rows).to_csv(index=False))
+    table = pd.DataFrame([{inert(key): inert(value) for key, value in row.items()} for row in rows])
+    return write_whole(path, table.to_csv(index=False))
 
 
 def by_number(name: str) -> tuple[tuple[int, str], ...]:

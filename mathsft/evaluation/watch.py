@@ -11,6 +11,7 @@ from mathsft.evaluation.results import Result, read_results, result_file
 from mathsft.evaluation.run import evaluate
 from mathsft.evaluation.stored import read_stored
 from mathsft.evaluation.tables import by_number
+from mathsft.evaluation.task_files import task_name
 from mathsft.models.model_files import holds_adapter
 from mathsft.processes import say
 from mathsft.training.checkpoints import checkpoint_problem
@@ -46,7 +47,7 @@ def watch(
         folder: the trainer's ``output_dir``; it need not exist yet.
         model: the base that the checkpoints' adapters belong to; a checkpoint that is a full
             model is evaluated on its own.
-        tasks: one task (`evaluate`).
+        tasks: one task, by name or by its file (`evaluate`).
         results: where the results go; default: ``folder/results``.
         timeout: watching ends after this many seconds without a new finished checkpoint; 0: only
             what is there now.
@@ -63,7 +64,7 @@ def watch(
         raise ValueError("watch evaluates in one process: start it without torchrun")
     check_numbers({**arguments, "timeout": timeout, "poll": poll})
     shots, limit = arguments.get("num_fewshot"), arguments.get("limit")
-    evaluated = _Evaluated()
+    evaluated, task = _Evaluated(), task_name(tasks)
     folder = Path(folder)
     results = folder / "results" if results is None else Path(results)
     seen = time.monotonic()
@@ -72,7 +73,7 @@ def watch(
         pending = [
             path
             for path in sorted(checkpoints, key=lambda path: by_number(path.name))
-            if not evaluated.holds(results, path.name, tasks, shots, limit)
+            if not evaluated.holds(results, path.name, task, shots, limit)
         ]
         ready = [checkpoint for checkpoint in pending if _problem(checkpoint) is None]
         for checkpoint in ready:
@@ -89,7 +90,7 @@ def watch(
                 print(f"{checkpoint.name} was {how} while it was evaluated")
                 continue
             print(found)
-            if found.task != tasks:  # else it would be evaluated again and again
+            if found.task != task:  # else it would be evaluated again and again
                 raise ValueError(f"tasks={tasks!r}: give the task's own name, {found.task!r}")
             if shots not in (None, found.num_fewshot):
                 raise ValueError(
@@ -109,7 +110,7 @@ def watch(
     ours = [
         r
         for r in stored
-        if r.task == tasks
+        if r.task == task
         and r.name.startswith("checkpoint-")
         and shots in (None, r.num_fewshot)
         and limit in (r.limit, None)

@@ -13,6 +13,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.files import check_folder
 from mathsft.models.adapter_checks import (
     adapter_effect,
     base_of,
@@ -70,6 +71,8 @@ def merge_adapter(
             f"{target} holds an adapter: a loader would add it again to the merged weights. "
             "Choose another folder"
         )
+    if target is not None:
+        check_folder(target)  # the model is used up by what follows
     effect, ids = adapter_effect(model), probe_ids(model)
     before = probe_logits(model, ids)
     dtype = base.dtype
