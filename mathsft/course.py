@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mathsft.checks import at_least, check_number, unknown_name
 from mathsft.device import default_profile
+from mathsft.files import write_whole
 from mathsft.settings import runs_folder
 
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -103,7 +104,7 @@ def _run(notebook: Path, page: Path, timeout: int) -> None:
     finally:
         bar.close()
     name = {"metadata": {"name": notebook.stem}}  # the page's title
-    page.write_text(HTMLExporter().from_notebook_node(book, name)[0], encoding="utf-8")
+    write_whole(page, HTMLExporter().from_notebook_node(book, name)[0])
     if failed is not None:
         print(failed, file=sys.stderr)
         raise RuntimeError(f"{notebook.stem} stopped: the traceback is above, the cells in {page}")
@@ -126,8 +127,7 @@ def _index(notebooks: Mapping[str, Path], minutes: Mapping[str, float], folder: 
     ]
     report = (folder / "report.html").exists()
     text = environment.get_template("course.html.j2").render(lessons=lessons, report=report)
-    (folder / "index.html").write_text(text, encoding="utf-8")
-    return folder / "index.html"
+    return write_whole(folder / "index.html", text)
 
 
 def _title(notebook: Path) -> str:

@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all, and JSON that is read with a clear error."""
+"""Files that are written whole or not at all, never through links; JSON read with clear errors."""
 
 import json
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,66 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     finally:
         new.unlink(missing_ok=True)
     return path
+
+
+def own_file(path: str | Path) -> Path:
+    """Make a file that is written in place one of its own: a copy replaces a link.
+
+    A link is a symbolic one, or a second name of the same file, as ``cp -al`` makes it: what is
+    added here would be added there as well. A symbolic link to nothing is removed. Call this before
+    a file is opened for adding. Raises ValueError for a pipe or a device.
+    """
+    path = Path(path)
+    check_regular(path)
+    if not path.exists():
+        path.unlink(missing_ok=True)
+    elif path.is_symlink() or path.stat().st_nlink > 1:
+        write_whole(path, path.read_bytes())
+    return path
+
+
+def remove(path: str | Path, *, first: Sequence[str] = (), empty: bool = False) -> None:
+    """Remove a file, or a folder with all in it; of a link only the link, never where it points.
+
+    Args:
+        path: what to remove; nothing happens if it does not exist.
+        first: names of files in the folder that go before all others: without them, what is left
+            of a half-removed folder does not look finished.
+        empty: make the files empty before they go. Google Drive keeps removed files in its bin,
+            where they use space. A file with another name elsewhere (a hard link) is left whole.
+
+    Raises OSError if something cannot be removed.
+    """
+    path = Path(path)
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for name in first:
+        if empty:
+            _make_empty(path / name)
+        if (path / name).is_symlink() or (path / name).is_file():
+            (path / name).unlink()
+    for folder, _, names in os.walk(path) if empty else ():
+        for name in names:
+            _make_empty(Path(folder, name))
+    shutil.rmtree(path)
+
+
+def _make_empty(path: Path) -> None:
+    """Cut a file to nothing, unless it is a link, has a second name, or is no file."""
+    if not path.exists() or not _alone(path.lstat()):
+        return
+    # Between the look and the opening somebody may put a link there; Windows has no such flag.
+    number = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if _alone(os.fstat(number)):
+            os.ftruncate(number, 0)
+    finally:
+        os.close(number)
+
+
+def _alone(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def parse_json(text: str | bytes, where: Any, **arguments: Any) -> Any:
@@ -64,7 +126,7 @@ def check_regular(path: str | Path) -> None:
         raise ValueError(f"{path} is a pipe, a socket or a device: give a file")
 
 
-def check_folder(folder: str | Path) -> None:
+def check_writable(folder: str | Path) -> None:
     """Raise unless files can be written into the folder; call it before long work.
 
     A folder that does not exist is not made: its nearest parent must allow it. Raises ValueError

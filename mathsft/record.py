@@ -12,6 +12,8 @@ from typing import Any
 
 from mathsft.checks import load_yaml
 from mathsft.device import hardware, installed_version
+from mathsft.files import read_json, write_whole
+from mathsft.processes import say
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -53,14 +55,51 @@ def write_record(
         "python": sys.version.split()[0],
         "versions": {package: installed_version(package) for package in _VERSIONS},
     }
-    path = folder / ENVIRONMENT
-    if (folder / CONFIG).exists() and path.exists():
-        environment = json.loads(path.read_text(encoding="utf-8"))
-        environment.setdefault("resumed", []).append(start)
-    else:
-        (folder / CONFIG).write_text(_config(recipe, command, processes), encoding="utf-8")
+    environment = _recorded(folder) if (folder / CONFIG).exists() else None
+    begun = environment is not None
+    if environment is None:
         environment = {"command": command, "seed": seed, "resolved": {**(resolved or {})}, **start}
-    path.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
+    else:
+        environment.setdefault("resumed", []).append(start)
+    write_whole(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+    if not begun:  # last: a folder with it holds a run
+        write_whole(folder / CONFIG, _config(recipe, command, processes))
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """The content of ``environment.json``; None if it is absent, or damaged and now set aside."""
+    path = folder / ENVIRONMENT
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+        if isinstance(found, dict) and isinstance(found.get("resumed", []), list):
+            return found
+        problem = "it is not the record of a run"
+    except ValueError as error:
+        problem = str(error)
+    _set_aside(path, problem)
+    return None
+
+
+def _set_aside(path: Path, problem: str) -> None:
+    kept = path.with_name(f"{path.name}.damaged")
+    os.replace(path, kept)
+    say(f"{path} is damaged, perhaps by a kill ({problem}): it is kept as {kept.name}, and written "
+        "anew")  # fmt: skip
+
+
+def check_run(
+    folder: Path, recipe: Mapping[str, Any], *, resume: bool, same_step: Collection[str] = ()
+) -> None:
+    """Raise ValueError if a run with this recipe must not be started, or resumed, in the folder."""
+    if resume:
+        check_same(folder, recipe, same_step=same_step)
+    elif (folder / CONFIG).exists():
+        raise ValueError(
+            f"{folder} already holds a run: --resume true resumes it; another --output_dir "
+            "starts a new one"
+        )
 
 
 def check_same(
@@ -69,12 +108,17 @@ def check_same(
     """Raise ValueError, with the keys that differ, if the folder's run has another recipe.
 
     Also if its ``config.yaml`` has a key twice. In the sections of ``same_step``, with
-    ``step_rows`` both times, another division of a step into batches is the same run.
+    ``step_rows`` both times, another division of a step into batches is the same run. A file that
+    is not whole is set aside, with a line, and `write_record` writes it anew: a checkpoint has its
+    own record of its run.
     """
     path = Path(folder) / CONFIG
     if not path.exists():
         return
-    there, now = load_yaml(path.read_text(encoding="utf-8"), path) or {}, _absolute({**recipe})
+    if problem := _unfinished(path):
+        _set_aside(path, problem)
+        return
+    there, now = load_yaml(path.read_text(encoding="utf-8"), path), _absolute({**recipe})
     divided = {
         (section, key)
         for section in same_step
@@ -93,6 +137,18 @@ def check_same(
             f"{folder} holds a run with other settings ({', '.join(differ)}): resume it with its "
             f"own settings (--config {path}), or give another --output_dir"
         )
+
+
+def _unfinished(path: Path) -> str | None:
+    """Why a ``config.yaml`` was not written to its end; None if it was."""
+    import yaml
+
+    try:
+        events = yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        whole = any(isinstance(event, yaml.MappingStartEvent) for event in [*events])
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return " ".join(f"not valid YAML: {error}".split())
+    return None if whole else "it is empty"
 
 
 def _config(recipe: Mapping[str, Any], command: str, processes: int) -> str:

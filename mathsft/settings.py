@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from importlib import metadata
+from itertools import count
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -161,6 +162,30 @@ def run_dir(name: str) -> Path:
     folder = runs_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def run_folder(given: str | Path | None, name: str, *, make: bool) -> tuple[Path, bool]:
+    """The folder of a run, and whether it was made now: ``given``, or the first free number.
+
+    Args:
+        given: the user's own choice; it is not made here.
+        name: such as ``sft``: then ``runs/sft-1``, ``runs/sft-2``, … is taken.
+        make: make the numbered folder. Of several processes that ask at once, each makes another.
+    """
+    if given is not None:
+        return Path(given), False
+    for number in count(1):
+        folder = runs_folder() / f"{name.replace('_', '-')}-{number}"
+        try:
+            if make:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                folder.mkdir()
+            elif folder.exists():
+                continue
+            return folder, make
+        except FileExistsError:
+            continue
+    raise AssertionError("numbers do not end")
 
 
 def quiet() -> None:

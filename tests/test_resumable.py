@@ -182,7 +182,7 @@ def test_a_save_that_fails_leaves_the_former_one_of_that_number(
     def full(checkpoint: Path) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("mathsft.training.resumable.write_manifest", full)
+    monkeypatch.setattr("mathsft.training.writing.write_manifest", full)
     with pytest.raises(OSError, match=r"checkpoint-2 could not be written: No space left"):
         trainer(small_model_dir, training).train()
     assert checkpoint_problem(training / "checkpoint-2") is None
@@ -260,7 +260,7 @@ def test_older_checkpoints_are_removed_only_when_the_new_one_is_complete(
         there.append(sorted(p.name for p in tmp_path.glob("checkpoint-*")))
         real(checkpoint)
 
-    monkeypatch.setattr("mathsft.training.resumable.write_manifest", looked_at)
+    monkeypatch.setattr("mathsft.training.writing.write_manifest", looked_at)
     ours.train()
     assert there == [
         ["checkpoint-2"],

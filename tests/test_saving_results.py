@@ -15,7 +15,7 @@ from mathsft.evaluation import saving
 from mathsft.evaluation.result import check_place
 from mathsft.evaluation.results import Result, load_results, result_file
 from mathsft.evaluation.run import evaluate
-from mathsft.files import check_folder
+from mathsft.files import check_writable
 from mathsft.models.loading import load_model
 
 
@@ -182,7 +182,7 @@ def test_a_limit_is_a_number_of_questions(limit: Any) -> None:
 
 
 def test_a_folder_is_checked_and_not_made(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b")
     assert [*tmp_path.iterdir()] == []
 
 

@@ -6,6 +6,7 @@ that are not UTF-8, mean that the file is not what its owner believes.
 
 import csv
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 
 from mathsft.data.cells import from_arrow, scalar
 from mathsft.data.text import opened, text_lines, whole_text
-from mathsft.files import check_folder
+from mathsft.files import check_writable
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 _BATCH = 1000  # rows of a table that are in memory at a time
@@ -89,7 +90,12 @@ def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
     path = check_new_file(file)
     writers = {".jsonl": partial(_write_lines, rows), ".parquet": rows.to_parquet}
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers[path.suffix.lower()](path)
+    new = path.with_name(f".{path.stem}.new-{os.getpid()}{path.suffix}")
+    try:
+        writers[path.suffix.lower()](new)
+        os.replace(new, path)  # a killed process leaves no half file under the name
+    finally:
+        new.unlink(missing_ok=True)
     return path
 
 
@@ -100,7 +106,7 @@ def check_new_file(file: str | Path = "mixture.jsonl") -> Path:
         raise ValueError(f"{path}: give a name that ends with .jsonl or .parquet")
     if path.exists():
         raise FileExistsError(f"{path} exists already: give another file, or remove it")
-    check_folder(path.parent)
+    check_writable(path.parent)
     return path
 
 

@@ -15,6 +15,8 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 
 from mathsft.data.messages import keys_in, keys_of, type_with
 from mathsft.data.rows import KINDS, RowKind, kinds_in
+from mathsft.files import read_json, remove, write_whole
+from mathsft.processes import say
 
 _BATCH = 1000  # rows held in memory at a time
 _ROWS, _NOTES = "rows.arrow", "notes.json"
@@ -139,6 +141,20 @@ class RowWriter:
         narrow.unlink()
 
 
+def _has_notes(kept: Path) -> bool:
+    """Whether a stored table has its notes; one without, or with damaged ones, is removed."""
+    try:
+        read_json(kept / _NOTES)
+    except FileNotFoundError:
+        remove(kept)
+        return False
+    except ValueError as error:
+        say(f"{error}: this stored table is made again")
+        remove(kept)
+        return False
+    return True
+
+
 def stored(write: Callable[[Path], Any], key: str | None) -> tuple[Dataset, Any]:
     """Return the table that ``write`` writes to its path, and the notes that it returns.
 
@@ -153,17 +169,17 @@ def stored(write: Callable[[Path], Any], key: str | None) -> tuple[Dataset, Any]
     cached = datasets.is_caching_enabled()
     cache = datasets.config.HF_DATASETS_CACHE if cached else get_temporary_cache_files_directory()
     kept = Path(cache) / "mathsft" / key
-    if not (kept / _NOTES).exists():
+    if not _has_notes(kept):
         kept.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=kept.parent, prefix="being-made-"))
         try:
             notes = write(made / _ROWS)
-            (made / _NOTES).write_text(json.dumps(notes), encoding="utf-8")
+            write_whole(made / _NOTES, json.dumps(notes))
             made.rename(kept)
         except OSError:
-            if not (kept / _NOTES).exists():  # else another process was faster
+            if not _has_notes(kept):  # else another process was faster
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
-    notes = json.loads((kept / _NOTES).read_text(encoding="utf-8"))
+    notes = read_json(kept / _NOTES)
     return Dataset.from_file(str(kept / _ROWS)), notes

@@ -22,7 +22,7 @@ from mathsft.evaluation.results import Result, same_questions
 from mathsft.evaluation.samples import figures, prompts_hash, questions_of
 from mathsft.evaluation.saving import Places
 from mathsft.evaluation.tasks import load_tasks, task_manager
-from mathsft.files import check_folder
+from mathsft.files import check_writable
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
@@ -114,7 +114,7 @@ def evaluate(
     if not isinstance(trust_task_code, bool):
         raise ValueError(f"trust_task_code={trust_task_code!r}: give True or False")
     if folder is not None:
-        check_folder(folder)
+        check_writable(folder)
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     manager = task_manager(names, file=file, examples=examples, trust_task_code=trust_task_code)
     # HFLM switches the model to evaluation mode, and not back.

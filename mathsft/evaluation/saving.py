@@ -10,7 +10,7 @@ from typing import Any
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from mathsft.evaluation.result import Result, check_place
-from mathsft.files import check_folder
+from mathsft.files import check_writable
 from mathsft.processes import in_first
 
 
@@ -78,7 +78,7 @@ class Places:
         """
         if self.folder is None:
             return
-        check_folder(self.folder)
+        check_writable(self.folder)
         for task, shots in self.shots.items():
             check_place(self.folder, name, task, shots, self.limit)
 

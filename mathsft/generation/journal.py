@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mathsft.files import own_file, write_whole
+
 
 def open_journal(
     path: Path, settings: Mapping[str, Any], *, kind: str
@@ -48,15 +50,19 @@ def open_journal(
             raise ValueError(f"{path}, line {number}: no id, or one that is there twice: remove it")
         found[line["id"]] = line
     if len(whole) < len(data):
-        os.truncate(path, len(whole))
+        write_whole(path.resolve(), whole)
     if not lines:
         add_lines(path, [{"kind": kind, "settings": dict(settings)}])
     return found, int(len(whole) < len(data))
 
 
 def add_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write lines at the end of the file, and wait until they are on the disk."""
-    with path.open("a", encoding="utf-8", newline="\n") as file:
+    """Write lines at the end of the file, and wait until they are on the disk.
+
+    A symbolic link is followed, because the user named it. A file with a second name (a backup by
+    ``cp -al``) becomes one of its own.
+    """
+    with own_file(path.resolve()).open("a", encoding="utf-8", newline="\n") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         file.flush()

@@ -20,10 +20,10 @@ from peft import LoraConfig, PeftConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mathsft.models.folders import TEXT_FILES, repair_folder
 from mathsft.models.model_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    TEXT_FILES,
     check_safetensors,
     holds_model,
     refuse_mixed,
@@ -58,6 +58,7 @@ def local_adapter(source: str | Path, revision: str | None) -> Path:
     ValueError for a damaged file, or for a folder that holds a full model.
     """
     folder = Path(source).expanduser()
+    repair_folder(folder)
     if not folder.is_dir():
         folder = _from_hub(source, revision)
     elif revision is not None:

@@ -34,12 +34,12 @@ from mathsft.models.adapter_files import (
     read_config,
 )
 from mathsft.models.adapter_fit import check_base, check_fit
+from mathsft.models.folders import replaced_folder
 from mathsft.models.merging import merge_adapter as merge_adapter  # one place for all four
 from mathsft.models.model_files import (
     ADAPTER_WEIGHTS,
     add_recorded_stops,
-    holds_model,
-    replaced_folder,
+    check_folder,
     save_text_files,
     vocabulary,
 )
@@ -109,7 +109,7 @@ def save_adapter(
     a `tokenizer`, the user who loads the adapter must choose the right one.
 
     `folder` is written completely or not at all. What was written is read back and compared. An
-    existing adapter is replaced.
+    existing adapter is replaced; a README.md and hidden files beside it stay, and so does a link.
 
     With several processes, call it in each of them: process 0 writes, the others wait. Weights
     that are sharded over them (FSDP) are gathered first, so that one process can load the file.
@@ -124,11 +124,7 @@ def save_adapter(
     folder = Path(folder)
     check_not_emptied(model)
     check_saveable(model)
-    if folder.is_dir() and holds_model(folder):
-        raise ValueError(
-            f"{folder} holds a full model: an adapter beside it could be applied twice or not at "
-            "all. Choose another folder"
-        )
+    check_folder(folder, holds="adapter")
     state = adapter_state(model)
     kept = places(state.values())
     identity = base_identity(base_of(model), without=brought_tensors(model))

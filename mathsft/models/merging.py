@@ -13,7 +13,6 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mathsft.files import check_folder
 from mathsft.models.adapter_checks import (
     adapter_effect,
     base_of,
@@ -21,12 +20,8 @@ from mathsft.models.adapter_checks import (
     probe_ids,
     probe_logits,
 )
-from mathsft.models.model_files import (
-    checkpoint_config,
-    holds_adapter,
-    replaced_folder,
-    save_text_files,
-)
+from mathsft.models.folders import replaced_folder
+from mathsft.models.model_files import check_folder, checkpoint_config, save_text_files
 
 # Largest change of a logit that merging may cause, as a share of the largest logit. The cause is
 # rounding the sum of weight and adapter to the weights' dtype, in all layers.
@@ -66,13 +61,8 @@ def merge_adapter(
             f"there: {_full_base(base)}, load_adapter, merge_adapter"
         )
     target = None if folder is None else Path(folder)
-    if target is not None and target.is_dir() and holds_adapter(target):
-        raise ValueError(
-            f"{target} holds an adapter: a loader would add it again to the merged weights. "
-            "Choose another folder"
-        )
     if target is not None:
-        check_folder(target)  # the model is used up by what follows
+        check_folder(target, holds="model")
     effect, ids = adapter_effect(model), probe_ids(model)
     before = probe_logits(model, ids)
     dtype = base.dtype

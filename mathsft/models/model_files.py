@@ -7,27 +7,19 @@ for, and does not stop.
 
 import copy
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.compat import commit_of
+from mathsft.files import check_writable
 from mathsft.models.encoding import stop_tokens
+from mathsft.models.folders import check_replaceable, repair_folder
 from mathsft.processes import say
 
 TINY = Path(__file__).parent / "tiny"
 GENERATION_CONFIG = "generation_config.json"
-# The files of tokenizers, chat templates and generation configs, as patterns for a download.
-TEXT_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt",
-    "*.model", "chat_template*", "additional_chat_templates/*", GENERATION_CONFIG,
-)  # fmt: skip
-
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -82,35 +74,30 @@ def check_safetensors(path: Path) -> None:
         raise ValueError(f"{path} holds no tensors: save or download it again")
 
 
-@contextmanager
-def replaced_folder(folder: Path, *, keep_others: bool = True) -> Iterator[Path]:
-    """Give a new empty folder to write to; it replaces `folder` if all goes well.
+def check_folder(folder: str | Path, *, holds: Literal["adapter", "model"]) -> None:
+    """Raise ValueError, or OSError if it is read-only, if this folder could not take what it holds.
 
-    After a failure or a kill, the old contents remain. Files with other names in an existing
-    `folder` would be lost, so they are an error (ValueError) unless `keep_others` is False.
+    Call it before training: saving calls it as well, but then the work is already done. A folder
+    that does not exist is fine.
+
+    Args:
+        folder: where it will be saved.
+        holds: what will be saved there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)  # left by a process with the same id
-    new.mkdir()
-    try:
-        yield new
-        if not folder.exists():
-            os.rename(new, folder)
-            return
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is a file: choose a folder")
-        others = sorted({p.name for p in folder.iterdir()} - {p.name for p in new.iterdir()})
-        if others and keep_others:
-            raise ValueError(
-                f"{folder} holds other files ({', '.join(others[:5])}): choose an empty folder"
-            )
-        old = new.with_name(new.name.replace(".new-", ".old-"))
-        os.rename(folder, old)
-        os.rename(new, folder)
-        shutil.rmtree(old)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    folder = Path(folder)
+    repair_folder(folder)
+    if holds == "adapter" and holds_model(folder):
+        raise ValueError(
+            f"{folder} holds a full model: an adapter beside it could be applied twice or not at "
+            "all. Choose another folder"
+        )
+    if holds == "model" and holds_adapter(folder):
+        raise ValueError(
+            f"{folder} holds an adapter: a loader could add it to these weights. Choose another "
+            "folder"
+        )
+    check_replaceable(folder)
+    check_writable(folder)
 
 
 def checked_source(name: str | Path, revision: str | None) -> str:
@@ -120,6 +107,7 @@ def checked_source(name: str | Path, revision: str | None) -> str:
     holds an adapter or a damaged file.
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
+    repair_folder(folder)
     if not folder.is_dir():
         _refuse_lost_folder(name, folder)
         return str(name)

@@ -19,7 +19,8 @@ from mathsft.models.adapter_checks import (
 )
 from mathsft.models.adapter_files import checkpoint_differences, is_adapters_own, some
 from mathsft.models.adapter_fit import DOUBLY_WRAPPED, STARTS
-from mathsft.models.model_files import holds_adapter, replaced_folder, save_text_files
+from mathsft.models.folders import replaced_folder
+from mathsft.models.model_files import check_folder, save_text_files
 from mathsft.models.sharding import check_not_emptied, local, places, whole_state
 from mathsft.processes import in_first
 
@@ -151,8 +152,9 @@ def save_model(
     """Write the full model (safetensors), its generation config and its tokenizer.
 
     ``load_model(folder)`` loads it again. The folder is written completely or not at all. What
-    was written is read back and compared. An existing model is replaced. The weights keep their
-    dtype. With several processes, call it in each of them, as with `save_adapter`.
+    was written is read back and compared. An existing model is replaced; a README.md and hidden
+    files beside it stay. The weights keep their dtype. With several processes, call it in each of
+    them, as with `save_adapter`.
 
     Raises ValueError for a model with an adapter, 4-bit weights, or weights that DeepSpeed's
     ZeRO-3 has sharded, if the folder holds an adapter or files of another kind, or if a file
@@ -172,11 +174,7 @@ def save_model(
             "4-bit weights are not what the checkpoint had, and none of them was trained, so "
             "there is nothing to save: load the base by its name again"
         )
-    if folder.is_dir() and holds_adapter(folder):
-        raise ValueError(
-            f"{folder} holds an adapter: a loader could add it to these weights. Choose another "
-            "folder"
-        )
+    check_folder(folder, holds="model")
     check_not_emptied(model)
     state = whole_state(model)
 

@@ -1,11 +1,12 @@
 """A complete training run from a recipe, from reading to saving: what ``mathsft sft`` runs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftModel
 from transformers import set_seed
@@ -16,16 +17,18 @@ from mathsft.data.rows import kind_of
 from mathsft.device import device_defaults
 from mathsft.generation.rewards import reward_by_name
 from mathsft.generation.server import Server
+from mathsft.in_use import claimed
 from mathsft.models.adapters import save_adapter
 from mathsft.models.loading import load_model
+from mathsft.models.model_files import check_folder
 from mathsft.models.reward_head import load_reward_model, loading_line
 from mathsft.models.saving import save_model
 from mathsft.models.trained_weights import freeze
 from mathsft.objectives import objective_class
 from mathsft.objectives.groupwise import Policy
 from mathsft.processes import first_before_others, in_first, processes, say
-from mathsft.record import CONFIG, check_same, write_record
-from mathsft.settings import check_trackers, runs_folder
+from mathsft.record import check_run, write_record
+from mathsft.settings import check_trackers, run_folder, runs_folder
 from mathsft.training.batch_size import BATCH, STEPS, divided_here
 from mathsft.training.callbacks import early_stopping, show_samples
 from mathsft.training.make import make_trainer
@@ -77,8 +80,19 @@ def train_by_recipe(
     Raises:
         ValueError, FileNotFoundError: what the functions of the sections raise; or if the folder
             holds another run. The data is read before the model is loaded, and nothing is
-            written until the trainer has been made.
+            written until the trainer has been made. Or if another training uses the folder: it is
+            held from here on, before anything is loaded (`mathsft.in_use`).
     """
+    with ExitStack() as held:
+        return _train(held, recipe, objective, output_dir, resume=resume, check=check)
+
+
+def _train(
+    held: ExitStack, recipe: Recipe, objective: str, output_dir: str | Path | None, *, resume: bool,
+    check: bool,
+) -> Path:  # fmt: skip
+    if output_dir is None and resume:
+        raise ValueError("which run should be resumed? give its --output_dir")
     given = {name: dict(arguments) for name, arguments in recipe.items()}
     for name, arguments in given.items():
         check_numbers(arguments, where=f"{name}.")
@@ -106,8 +120,15 @@ def train_by_recipe(
     numbers = {key: settings[key] for key in (BATCH, STEPS) if key in settings}
     given[objective] = {**given.get(objective, {}), **numbers}
     same_step = (objective,) if kind.divisible else ()
-    choose = partial(_folder, output_dir, objective, given, same_step, resume=resume)
-    folder = in_first(choose, device=device)
+    choose = partial(run_folder, output_dir, objective, make=not check)
+    folder, made = in_first(choose, device=device)
+    if not check:
+        held.enter_context(claimed(folder, device=device, remove_empty=made))
+    look = partial(check_run, folder, given, resume=resume, same_step=same_step)
+    in_first(look, device=device)
+    # What would be found out only after training.
+    saved: Literal["adapter", "model"] = "adapter" if model_keys.get("lora", True) else "model"
+    in_first(partial(check_folder, folder / saved, holds=saved), device=device)
     evaluates = settings.get("eval_strategy", "no") != "no"
     if issubclass(kind, Policy):
         reward = reward_by_name(**given.get("reward_function", {"name": "final_answer"}))
@@ -205,27 +226,6 @@ def _model_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _folder(
-    output_dir: str | Path | None,
-    objective: str,
-    recipe: Recipe,
-    same_step: Collection[str],
-    *,
-    resume: bool,
-) -> Path:
-    if output_dir is None and resume:
-        raise ValueError("which run should be resumed? give its --output_dir")
-    folder = _free(objective) if output_dir is None else Path(output_dir)
-    if resume:
-        check_same(folder, recipe, same_step=same_step)
-    elif (folder / CONFIG).exists():
-        raise ValueError(
-            f"{folder} already holds a run: --resume true resumes it; another --output_dir "
-            "starts a new one"
-        )
-    return folder
-
-
 def _resolved(trainer: Any) -> dict[str, Any]:
     """The values that the recipe left open, such as those of the device and the hub."""
     config, arguments = trainer.model.config, trainer.args
@@ -240,10 +240,3 @@ def _resolved(trainer: Any) -> dict[str, Any]:
         "training_rows": len(trainer.train_dataset),
         "training_rows_sha256": rows_hash(trainer.train_dataset),
     }
-
-
-def _free(objective: str) -> Path:
-    number = 1
-    while (folder := runs_folder() / f"{objective.replace('_', '-')}-{number}").exists():
-        number += 1
-    return folder

@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from mathsft.checks import check_numbers
 from mathsft.data.given import check_rows
 from mathsft.data.schemas import UnusableRowError
+from mathsft.files import own_file
 from mathsft.models.encoding import stop_tokens
 from mathsft.models.greedy import check_room, greedy_tokens
 from mathsft.objectives.asked import asked
@@ -136,7 +137,7 @@ class SampleAnswers(TrainerCallback):
             return
         path = Path(args.output_dir) / "samples.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with own_file(path).open("a", encoding="utf-8") as file:
             for index, (sample, (answer, stopped)) in enumerate(
                 zip(self._samples, written, strict=True)
             ):

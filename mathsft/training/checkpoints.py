@@ -9,17 +9,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mathsft.models.model_files import (
-    ADAPTER_WEIGHTS,
-    check_safetensors,
-    model_files,
-)
+from mathsft.files import read_json, remove, write_whole
+from mathsft.models.model_files import ADAPTER_WEIGHTS, check_safetensors, model_files
 
 MANIFEST = "manifest.json"  # written last: bytes and SHA-256 of every other file
 RUN = "run.json"  # written first: which run this is (mathsft.training.runs)
@@ -44,9 +40,7 @@ def write_manifest(checkpoint: Path) -> None:
         }
         for path in files_of(checkpoint)
     }
-    new = checkpoint / f".{MANIFEST}.new"
-    new.write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, checkpoint / MANIFEST)
+    write_whole(checkpoint / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
 
 
 def checkpoint_problem(checkpoint: Path, *, weights_only: bool = False) -> str | None:
@@ -100,7 +94,7 @@ def set_aside(checkpoint: Path, run: dict[str, Any]) -> None:
     name = hashlib.sha256(json.dumps(theirs).encode()).hexdigest()[:8]
     target = checkpoint.parent / f"{_ASIDE}{name}" / checkpoint.name
     target.parent.mkdir(exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
+    remove(target)
     os.rename(checkpoint, target)
     print(f"{checkpoint} belongs to another run; it is kept as {target}")
 
@@ -152,19 +146,14 @@ def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None)
     ]
     removed = sorted(ours, key=step_of)[: -max(1, keep)]
     for old in removed:
-        # Manifest and state go first: a half-removed checkpoint must not look finished.
-        for path in [old / MANIFEST, old / STATE, *files_of(old)]:
-            if path.is_file():
-                # Drive keeps removed files in its bin, where they use space: empty them first.
-                path.write_bytes(b"")
-        shutil.rmtree(old)
+        remove(old, first=(MANIFEST, STATE), empty=True)
     return removed
 
 
 def _read_run(checkpoint: Path) -> dict[str, Any] | None:
     """What `mathsft.training.runs` recorded; None if that is missing or damaged."""
     try:
-        run = json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
+        run = read_json(checkpoint / RUN)
         return run if {"settings", "data", "start", "base"} <= run.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
@@ -184,7 +173,7 @@ def _key(run: dict[str, Any]) -> list[Any]:
 def files_of(checkpoint: Path) -> list[Path]:
     """Every file except the manifest, sorted."""
     found = [path for path in checkpoint.rglob("*") if path.is_file()]
-    return sorted(path for path in found if path.name not in (MANIFEST, f".{MANIFEST}.new"))
+    return sorted(path for path in found if not path.name.startswith((MANIFEST, f".{MANIFEST}.")))
 
 
 def _weights(checkpoint: Path) -> list[Path]:
@@ -194,7 +183,7 @@ def _weights(checkpoint: Path) -> list[Path]:
 def manifest_problem(checkpoint: Path) -> str | None:
     """The first difference between the files and the manifest; None if they match."""
     try:
-        recorded = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        recorded = read_json(checkpoint / MANIFEST)["files"]
         wanted = {name: (of["bytes"], of["sha256"]) for name, of in recorded.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {MANIFEST} is damaged"

@@ -1,7 +1,5 @@
 """Survive a disconnect: copy finished checkpoints to a place that outlives the machine."""
 
-import json
-import os
 import shutil
 import sys
 import time
@@ -11,7 +9,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from mathsft.checks import check_numbers
-from mathsft.models.model_files import replaced_folder
+from mathsft.files import read_json
+from mathsft.models.folders import replaced_folder
 from mathsft.processes import in_first, say
 from mathsft.settings import runs_folder
 from mathsft.training.checkpoints import (
@@ -34,10 +33,7 @@ class Persistence(TrainerCallback):
         self.root = root
         self.minutes = minutes
         self.keep = keep
-        runs, here = runs_folder().resolve(), folder.resolve()
-        place = here.relative_to(runs) if here.is_relative_to(runs) else Path(here.name)
-        # Where the copies are stored: under the root, at the run's path below ``runs``.
-        self.mirror = None if root is None else root / place
+        self.mirror = None if root is None else _mirror(folder, root)
         self._saved_at = time.monotonic()
         self._missed: Path | None = None  # finished here, not yet copied
 
@@ -54,9 +50,6 @@ class Persistence(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.check(args)
         self._saved_at = time.monotonic()
-        if state.is_world_process_zero:
-            for folder in filter(None, (self.folder, self.mirror)):
-                _tidy(folder)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = time.monotonic() - self._saved_at >= 60 * self.minutes
@@ -84,7 +77,7 @@ class Persistence(TrainerCallback):
             if not self.root.is_dir():  # a new one would be on this machine
                 raise OSError("this folder no longer exists")
             self.mirror.mkdir(parents=True, exist_ok=True)
-            run = json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
+            run = read_json(checkpoint / RUN)
             set_aside(self.mirror / checkpoint.name, run)
             copied = copy_checkpoint(checkpoint, self.mirror)
             self._missed = None
@@ -106,14 +99,29 @@ class Persistence(TrainerCallback):
             say(f"an older checkpoint in {newest.parent} could not be removed: {error}")
 
 
-def _tidy(folder: Path) -> None:
-    """Clean up after a killed process: restore a half-replaced checkpoint, remove leftovers."""
-    for left in folder.glob(".checkpoint-*"):
-        whole = folder / left.name.removeprefix(".").partition(".")[0]
-        if ".old" in left.name and not whole.exists():
-            left.rename(whole)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
+def _mirror(folder: Path, root: Path) -> Path:
+    """Where a run's copies are stored: under the root, at the run's path below ``runs``.
+
+    Raises ValueError if that is no second place: it would be lost with the run.
+    """
+    runs, here = runs_folder().resolve(), folder.resolve()
+    mirror = root / (here.relative_to(runs) if here.is_relative_to(runs) else here.name)
+    inside_runs = here.is_relative_to(runs) and _inside(root, runs)
+    if inside_runs or _inside(mirror, folder) or _inside(folder, mirror):
+        raise ValueError(
+            f"persist: a copy of {folder} in {root} would be no second copy, because it is lost "
+            "with the run: give a folder outside of it, or leave `to` out if the runs' own folder "
+            "outlives the machine"
+        )
+    return mirror
+
+
+def _inside(folder: Path, outer: Path) -> bool:
+    """Whether a folder is another one or in it, also by a link or by a second mount of the same."""
+    if not outer.exists():
+        return folder.resolve().is_relative_to(outer.resolve())
+    here = folder.resolve()
+    return any(one.exists() and one.samefile(outer) for one in (here, *here.parents))
 
 
 def persist(
@@ -152,7 +160,8 @@ def persist(
     lost may be missing there.)
 
     Raises FileNotFoundError if ``to`` is not a folder, ValueError for "drive" outside of
-    Colab, for ``keep`` below 1 and for ``minutes`` below 0.
+    Colab, for ``keep`` below 1, for ``minutes`` below 0, and if a copy there would be lost with the
+    run: ``to`` is the folder of runs, or in it, or the run's own folder.
     """
     check_numbers({"minutes": minutes, "keep": keep})  # at least the newest must stay
     return Persistence(Path(run_dir), keep_folder(to), minutes=minutes, keep=keep)
@@ -210,8 +219,6 @@ def copy_checkpoint(checkpoint: Path, into: Path) -> Path:
             copy = new / path.relative_to(checkpoint)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-            with copy.open("rb+") as written:
-                os.fsync(written.fileno())
         if problem := manifest_problem(new):
             raise ValueError(f"the copy differs from the original: {problem}")
     return target

@@ -1,18 +1,17 @@
 """transformers' Trainer with checkpoints that are complete, of this run, and found again."""
 
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from mathsft.compat import optimizer_overrides_released, use_plain_cpu
+from mathsft.files import read_json, write_whole
+from mathsft.in_use import claimed
 from mathsft.models.adapter_checks import check_restored
 from mathsft.models.model_files import ADAPTER_WEIGHTS
 from mathsft.processes import in_first, say
@@ -23,14 +22,11 @@ from mathsft.training.checkpoints import (
     checkpoints_in,
     newest_checkpoint,
     rotate,
-    set_aside,
-    write_manifest,
 )
+from mathsft.training.marks import Mark, mark_of, set_mark, trained_already
 from mathsft.training.persist import Persistence
 from mathsft.training.runs import run_differences, run_identity, start_hash
-
-# On a model: hashes of its weights before and after training, the run's folder and reference.
-_MARK = "_mathsft_trained"
+from mathsft.training.writing import repair_checkpoints, written
 
 
 class ResumableTrainer(Trainer):
@@ -56,11 +52,22 @@ class ResumableTrainer(Trainer):
         log are loaded.
 
         Raises ValueError if the checkpoint of a path is not complete, FloatingPointError if a
-        loss or a gradient is not finite, and OSError if a checkpoint cannot be written.
+        loss or a gradient is not finite, and OSError if a checkpoint cannot be written. Raises
+        ValueError if another training uses ``output_dir`` (`mathsft.in_use`).
         """
+        device = self.args.device.type
+        with claimed(self._folder, device=device):
+            in_first(lambda: [*map(repair_checkpoints, self._places())], device=device)
+            return self._trained(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _trained(self, resume: str | Path | bool | None, *arguments: Any) -> TrainOutput:
         self._run = run_identity(self)
-        found = self._resume_point(resume_from_checkpoint)
         model: Any = self.model
+        now = self._run["start"]
+        mark = mark_of(model, now)
+        found = self._resume_point(resume)
+        if not found and mark and mark.steps + mark.before:
+            say(trained_already(mark))
         done = False
         try:
             if found and self._had_ended(found):
@@ -68,15 +75,33 @@ class ResumableTrainer(Trainer):
             else:
                 start = str(found) if found else None
                 with optimizer_overrides_released(model):
-                    output = super().train(start, trial, ignore_keys_for_eval)
+                    output = super().train(start, *arguments)
             done = True
         finally:  # record the weights before and after, in case this model is trained again
             # All processes hash shards together: one that failed alone would wait for the others.
             if done or self.args.world_size == 1:
-                reference = self._run["settings"].get("reference")
-                mark = (self._run["start"], start_hash(model), self._folder, reference)
-                setattr(model, _MARK, mark)
+                self._mark(mark, now, found)
         return output
+
+    def _mark(self, former: Mark | None, now: str, found: Path | None) -> None:
+        """Mark the model with its training from the weights ``now``, or from a checkpoint."""
+        reached, start = start_hash(self.model), self._run["start"]  # type: ignore[arg-type]
+        if former and reached == now:
+            return  # no step was made
+        before = 0
+        if former and former.start == start:
+            before = former.before
+        elif former and not found:
+            before = former.before + former.steps
+        mark = Mark(
+            start=start,
+            reached=reached,
+            folder=self._folder,
+            reference=self._run["settings"].get("reference"),
+            steps=0 if reached == start else self.state.global_step,
+            before=before,
+        )
+        set_mark(self.model, mark)
 
     def _resume_point(self, given: str | Path | bool | None) -> Path | None:
         """The checkpoint to resume from, with a printed line; None to start from step 0."""
@@ -91,19 +116,16 @@ class ResumableTrainer(Trainer):
         if problem := checkpoint_problem(Path(given)):
             raise ValueError(f"{given} is not a complete checkpoint: {problem}")
         if (Path(given) / RUN).is_file():
-            recorded = json.loads((Path(given) / RUN).read_text(encoding="utf-8"))
-            self._run["start"] = recorded["start"]
+            self._run["start"] = read_json(Path(given) / RUN)["start"]
         return Path(given)
 
     def _newest(self) -> Path | None:
-        copies = [c.mirror for c in self.callback_handler.callbacks if isinstance(c, Persistence)]
-        folders = [self._folder, *(folder for folder in copies if folder)]
+        folders = self._places()
         # If a cell is interrupted and run again, it makes a new trainer around changed weights.
         # Their mark identifies them; they count as the weights that they were trained from.
         now = self._run["start"]
-        start, reached, *_ = getattr(self.model, _MARK, (None, None))
-        if reached == now:
-            self._run["start"] = start
+        if mark := mark_of(self.model, now):
+            self._run["start"] = mark.start
         found = newest_checkpoint(folders, of_this_run=lambda run: run_differences(run, self._run))
         if found is None:
             self._run["start"] = now
@@ -117,10 +139,11 @@ class ResumableTrainer(Trainer):
         Its cell may have been interrupted and run again. The adapter then has an effect, but the
         reference is still the model without it.
         """
-        *_, reached, folder, reference = getattr(self.model, _MARK, (None,) * 4)
         model: Any = self.model
-        same = folder == self._folder and reached == start_hash(model)
-        return reference if same and reference == "adapter_off" else None
+        mark = mark_of(model, start_hash(model))
+        if mark and mark.folder == self._folder and mark.reference == "adapter_off":
+            return mark.reference
+        return None
 
     def _had_ended(self, checkpoint: Path) -> bool:
         """Whether nothing is left to train; if so, the final weights and state are loaded.
@@ -130,9 +153,7 @@ class ResumableTrainer(Trainer):
         state = TrainerState.load_from_json(str(checkpoint / STATE))
         steps = f"step {state.global_step:,} of {state.max_steps:,}, from {checkpoint}"
         path = checkpoint / RUN
-        same = path.is_file() and not run_differences(
-            json.loads(path.read_text(encoding="utf-8")), self._run
-        )
+        same = path.is_file() and not run_differences(read_json(path), self._run)
         # It may have stopped before its last step (EarlyStoppingCallback).
         control: Any = (state.stateful_callbacks or {}).get("TrainerControl", {})
         stopped = control.get("args", {}).get("should_training_stop", False)
@@ -156,6 +177,18 @@ class ResumableTrainer(Trainer):
             self._load_best_model()
         return True
 
+    def _places(self) -> list[Path]:
+        """Where checkpoints of this run may be: its folder, and the copies of `persist`."""
+        copies = [c.mirror for c in self.callback_handler.callbacks if isinstance(c, Persistence)]
+        return [self._folder, *(folder for folder in copies if folder)]
+
+    def save_state(self) -> None:
+        """transformers' ``save_state``, which replaces the former file as a whole."""
+        if self.is_world_process_zero():
+            with tempfile.TemporaryDirectory() as folder:
+                self.state.save_to_json(str(Path(folder) / STATE))
+                write_whole(self._folder / STATE, (Path(folder) / STATE).read_bytes())
+
     @property
     def _folder(self) -> Path:
         return Path(str(self.args.output_dir))
@@ -175,7 +208,8 @@ class ResumableTrainer(Trainer):
         checkpoint = self._folder / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            with self._written(checkpoint):
+            new = written(checkpoint, self._run) if self.args.should_save else nullcontext()
+            with new:
                 # Every process writes its part into the folder that one of them has made.
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(*args, **kwargs)
@@ -185,35 +219,3 @@ class ResumableTrainer(Trainer):
         if limit and self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate(self._folder, keep=limit, newest=checkpoint, protect=best)
-
-    @contextmanager
-    def _written(self, checkpoint: Path) -> Iterator[None]:
-        """Mark the folder as this run's, then as complete; a failed write restores the old one."""
-        if not self.args.should_save:
-            yield
-            return
-        former = checkpoint.with_name(f".{checkpoint.name}.old")
-        try:
-            set_aside(checkpoint, self._run)
-            shutil.rmtree(former, ignore_errors=True)
-            if checkpoint.exists():
-                checkpoint.rename(former)
-            checkpoint.mkdir(parents=True)
-            text = json.dumps(self._run, indent=1)
-            (checkpoint / RUN).write_text(text, encoding="utf-8")
-            yield
-            write_manifest(checkpoint)
-            shutil.rmtree(former, ignore_errors=True)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # torch.save reports a full disk as a RuntimeError of its zip writer.
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise
-            shutil.rmtree(checkpoint, ignore_errors=True)  # half a checkpoint only uses space
-            if former.exists():
-                former.rename(checkpoint)
-            free = shutil.disk_usage(self._folder).free / 1e6
-            raise OSError(
-                f"{checkpoint} could not be written: {error} ({free:,.0f} MB are free). The "
-                "checkpoints before it are untouched: make room, then "
-                "train(resume_from_checkpoint=True) resumes from the newest"
-            ) from error

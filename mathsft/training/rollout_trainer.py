@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from mathsft.files import read_json, write_whole
 from mathsft.generation.mismatch import check_mismatch
 from mathsft.generation.selection import reward_about
 from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
@@ -239,12 +240,11 @@ class RolloutTrainer(ForestTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         kept = {"rows": self._rows, "watch": self._watch.state()}
-        path = Path(output_dir) / _ATTEMPTS.format(process=self.args.process_index)
-        path.write_text(json.dumps(kept), encoding="utf-8")
+        name = _ATTEMPTS.format(process=self.args.process_index)
+        write_whole(Path(output_dir) / name, json.dumps(kept))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            path = Path(checkpoint) / _ATTEMPTS.format(process=self.args.process_index)
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json(Path(checkpoint) / _ATTEMPTS.format(process=self.args.process_index))
             self._rows, self._watch = kept["rows"], CollapseWatch(**kept["watch"])
