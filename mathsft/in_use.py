@@ -12,7 +12,7 @@ machine has begun and not ended.
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +31,9 @@ _WAIT = 10.0  # seconds for the helpers of a killed process to end, such as data
 
 
 @contextmanager
-def claimed(folder: str | Path, *, device: str, remove_empty: bool = False) -> Iterator[None]:
+def claimed(
+    folder: str | Path, *, device: str, remove_empty: Sequence[Path] = ()
+) -> Iterator[None]:
     """Hold a folder for the block; it is made if absent, and removed again if it stays empty.
 
     A thread that holds a folder may claim it again. Several processes of one run (torchrun) hold it
@@ -40,7 +42,8 @@ def claimed(folder: str | Path, *, device: str, remove_empty: bool = False) -> I
     Args:
         folder: the run's folder.
         device: the type of the model's device, for `in_first`.
-        remove_empty: remove the folder if nothing is in it at the end, though it existed before.
+        remove_empty: further folders that are removed if nothing is in them at the end: those
+            that were made for this run.
 
     Raises ValueError, with the process, the machine and the time, if another training holds it. A
     folder that cannot be written to is not held: a training that writes nothing may use it.
@@ -51,15 +54,13 @@ def claimed(folder: str | Path, *, device: str, remove_empty: bool = False) -> I
         yield
 
 
-def _hold(folder: Path, held: ExitStack, *, remove_empty: bool) -> None:
+def _hold(folder: Path, held: ExitStack, *, remove_empty: Sequence[Path]) -> None:
     absent = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise ValueError(f"{folder} is a file: give a folder as output_dir") from None
-    if remove_empty:
-        absent = [folder, *absent]
-    held.callback(_remove_empty, absent)
+    held.callback(_remove_empty, [*absent, *remove_empty])
     place = folder.resolve()
     lock = FileLock(place / LOCK, timeout=0, is_singleton=True)
     again = lock.is_locked
@@ -97,7 +98,7 @@ def _release(lock: Any, place: Path, *, last: bool) -> None:
     lock.release()
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def _remove_empty(folders: Sequence[Path]) -> None:
     with suppress(OSError):  # it is in use, or not empty
         for folder in folders:
             folder.rmdir()

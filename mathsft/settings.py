@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from itertools import count
 from netrc import NetrcParseError, netrc
@@ -164,8 +165,8 @@ def run_dir(name: str) -> Path:
     return folder
 
 
-def run_folder(given: str | Path | None, name: str, *, make: bool) -> tuple[Path, bool]:
-    """The folder of a run, and whether it was made now: ``given``, or the first free number.
+def run_folder(given: str | Path | None, name: str, *, make: bool) -> tuple[Path, list[Path]]:
+    """The folder of a run, ``given`` or the first free number, and which folders were made for it.
 
     Args:
         given: the user's own choice; it is not made here.
@@ -173,18 +174,18 @@ def run_folder(given: str | Path | None, name: str, *, make: bool) -> tuple[Path
         make: make the numbered folder. Of several processes that ask at once, each makes another.
     """
     if given is not None:
-        return Path(given), False
+        return Path(given), []
+    runs = runs_folder()
+    absent = [one for one in (runs, *runs.parents) if make and not one.exists()]
     for number in count(1):
-        folder = runs_folder() / f"{name.replace('_', '-')}-{number}"
-        try:
+        folder = runs / f"{name.replace('_', '-')}-{number}"
+        if not make and not folder.exists():
+            return folder, []
+        with suppress(FileExistsError):
             if make:
-                folder.parent.mkdir(parents=True, exist_ok=True)
+                runs.mkdir(parents=True, exist_ok=True)
                 folder.mkdir()
-            elif folder.exists():
-                continue
-            return folder, make
-        except FileExistsError:
-            continue
+                return folder, [folder, *absent]
     raise AssertionError("numbers do not end")
 
 

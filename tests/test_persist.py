@@ -12,6 +12,7 @@ import pytest
 from small_training import trainer, weights
 
 from mathsft.training import persist
+from mathsft.training.by_recipe import train_by_recipe
 from mathsft.training.checkpoints import checkpoint_problem
 
 
@@ -122,6 +123,57 @@ def test_persist_refuses_what_would_save_nothing(tmp_path: Path, small_model_dir
     ours = trainer(small_model_dir, tmp_path / "a", callbacks=[persist.persist(tmp_path / "b")])
     with pytest.raises(ValueError, match="Give both the same folder"):
         ours.train()
+
+
+def test_a_copy_that_would_be_lost_with_the_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("MATHSFT_RUNS", str(runs))
+    run = runs / "02" / "a"
+    (run / "inside").mkdir(parents=True)
+    (runs / "backup").mkdir()
+    (tmp_path / "link").symlink_to(runs)
+    inside = (runs, runs / "backup", run, run / "inside", run.parent, tmp_path / "link")
+    for to in inside:
+        with pytest.raises(ValueError, match="no second copy, because it is lost with the run"):
+            persist.persist(run, to)
+    elsewhere = tmp_path / "scratch" / "b"  # a run outside of the folder of runs
+    elsewhere.mkdir(parents=True)
+    for to in (elsewhere, elsewhere.parent):
+        with pytest.raises(ValueError, match="no second copy"):
+            persist.persist(elsewhere, to)
+    monkeypatch.chdir(runs)
+    with pytest.raises(ValueError, match="no second copy"):
+        persist.persist("02/a", ".")
+    # These are second copies, though on the same disk.
+    assert persist.persist(run, tmp_path).mirror == tmp_path / "02" / "a"
+    assert persist.persist(elsewhere, runs).mirror == runs / "b"
+
+
+def test_a_second_mount_of_the_runs_folder_is_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, again = tmp_path / "runs", tmp_path / "again"
+    (runs / "a").mkdir(parents=True)
+    again.mkdir()
+    if subprocess.run(["mount", "--bind", runs, again], capture_output=True).returncode:
+        pytest.skip("mount --bind is not allowed here")
+    try:
+        monkeypatch.setenv("MATHSFT_RUNS", str(runs))
+        with pytest.raises(ValueError, match="no second copy"):
+            persist.persist(runs / "a", again)
+    finally:
+        subprocess.run(["umount", again], check=True)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_recipe_with_such_a_copy_is_refused_before_anything_is_loaded(runs: Path) -> None:
+    runs.mkdir()
+    recipe = {"train": {"source": "tiny-gsm"}, "persist": {"to": str(runs)}}
+    with pytest.raises(ValueError, match="no second copy"):
+        train_by_recipe(recipe)
+    assert list(runs.iterdir()) == []
 
 
 def test_drive_is_mounted_in_colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
