@@ -48,9 +48,8 @@ def claimed(
     Raises ValueError, with the process, the machine and the time, if another training holds it. A
     folder that cannot be written to is not held: a training that writes nothing may use it.
     """
-    held = ExitStack()
-    in_first(partial(_hold, Path(folder), held, remove_empty=remove_empty), device=device)
-    with held:
+    with ExitStack() as held:
+        in_first(partial(_hold, Path(folder), held, remove_empty=remove_empty), device=device)
         yield
 
 
@@ -69,7 +68,6 @@ def _hold(folder: Path, held: ExitStack, *, remove_empty: Sequence[Path]) -> Non
     try:
         lock.acquire(timeout=0 if alone else _WAIT, poll_interval=0.1)
     except Timeout:
-        held.close()
         raise ValueError(_refusal(folder, _read(place))) from None
     except (OSError, NotImplementedError) as error:
         say(f"{folder} cannot be locked ({error}): a second training there would not be noticed")

@@ -45,8 +45,12 @@ def kill_in_writing(process: Any, wanted: str, places: list[Path]) -> None:
     process.kill()
 
 
+# Half of them come while something is written.
+KILLS = {"sft": 12, "multiple choice": 6, "preferences": 6, "rollouts": 6}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective", "kills"), [("sft", 20), ("multiple choice", 8)])
+@pytest.mark.parametrize(("objective", "kills"), KILLS.items())
 def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
     objective: str, kills: int, server: Any, tmp_path: Path
 ) -> None:
@@ -65,15 +69,17 @@ def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
     ]  # fmt: skip
     killed = torn = 0
     for attempt in range(kills):
-        if attempt in (6, 13):  # the machine is gone, the copies are not
+        if attempt in (3, 8):  # the machine is gone, the copies are not
             shutil.rmtree(folder)
         ready = log.read_text().count("READY")
         process = started(server, objective, folder, mirror, log)
         wait_for(lambda ready=ready: log.read_text().count("READY") > ready, process)
         if attempt % 2:
             kill_in_writing(process, draw.choice(in_writing), [folder, mirror / "run"])
-        else:
-            time.sleep(draw.uniform(0, 0.6))
+        else:  # after a step or more, however slow the machine is
+            done = {*folder.glob("checkpoint-*/manifest.json")}
+            wait_for(lambda done=done: {*folder.glob("checkpoint-*/manifest.json")} - done, process)
+            time.sleep(draw.uniform(0, 0.2))
             process.kill()
         process.join()
         killed += process.exitcode == -9
@@ -89,9 +95,9 @@ def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
     text = log.read_text()
     assert last.exitcode == 0, text
     assert "training resumes after step" in text
-    assert f"DONE {survival.STEPS}" in text
+    assert f"DONE {survival.STEPS[objective]}" in text
     ends = [
-        place / f"checkpoint-{survival.STEPS}"
+        place / f"checkpoint-{survival.STEPS[objective]}"
         for place in (tmp_path / "calm", folder, mirror / "run")
     ]
     weights = [(end / "adapter_model.safetensors").read_bytes() for end in ends]
@@ -102,7 +108,7 @@ def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
         return [(row["loss"], row["grad_norm"], row["num_tokens"]) for row in rows]
 
     assert history(ends[0]) == history(ends[1])  # losses, gradients and counts as well
-    assert len(history(ends[0])) == survival.STEPS
+    assert len(history(ends[0])) == survival.STEPS[objective]
 
     # And once more: nothing is left to train, and the result is there.
     again = started(server, objective, folder, mirror, log)
