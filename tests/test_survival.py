@@ -76,9 +76,9 @@ def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
         wait_for(lambda ready=ready: log.read_text().count("READY") > ready, process)
         if attempt % 2:
             kill_in_writing(process, draw.choice(in_writing), [folder, mirror / "run"])
-        else:  # after a step or more, however slow the machine is
-            done = {*folder.glob("checkpoint-*/manifest.json")}
-            wait_for(lambda done=done: {*folder.glob("checkpoint-*/manifest.json")} - done, process)
+        else:  # after a step and its copy or more, however slow the machine is
+            done = {*mirror.glob("*/checkpoint-*")}
+            wait_for(lambda done=done: {*mirror.glob("*/checkpoint-*")} - done, process)
             time.sleep(draw.uniform(0, 0.2))
             process.kill()
         process.join()
