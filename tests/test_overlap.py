@@ -158,9 +158,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
 )  # fmt: skip
 def test_arguments_that_are_not_problems_are_named(wrong: Any) -> None:
     some = asking("what is 2 + 3 ?")
-    with pytest.raises(ValueError, match="overlap's test: expected rows with a question, found"):
+    with pytest.raises(ValueError, match=r"overlap's test.*: .*expected.*, found"):
         overlap(some, wrong)
-    with pytest.raises(ValueError, match="overlap's train: expected rows with a question, found"):
+    with pytest.raises(ValueError, match=r"overlap's train.*: .*expected.*, found"):
         overlap(wrong, some)
 
 

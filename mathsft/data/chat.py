@@ -212,8 +212,13 @@ def _usable(row: Conversation) -> Conversation:
         raise UnusableRowError("whose first turn is not the user's")
     if "system" in turns:
         raise UnusableRowError("with a system turn after the first")
+    refuse_empty(messages)
+    return row
+
+
+def refuse_empty(messages: Sequence[Message]) -> None:
+    """Raise UnusableRowError if a turn says nothing, such as one whose content is null."""
     for message in messages:
         may_be_empty = message["role"] in ("system", *TOOL_ROLES) or "tool_calls" in message
         if not (message["content"] or "").strip() and not may_be_empty:
             raise UnusableRowError(f"with an empty {message['role']} turn")
-    return row

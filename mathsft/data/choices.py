@@ -29,6 +29,7 @@ from datasets import Dataset
 
 from mathsft.checks import check_numbers
 from mathsft.data.distractors import Law, grade_school_law, kind_of, read_steps, slips, tiny_law
+from mathsft.data.given import check_dataset
 from mathsft.data.problems import FEATURES
 from mathsft.data.row_counts import RowCounts, refuse_stream
 from mathsft.data.schemas import UnusableRowError
@@ -182,6 +183,7 @@ def add_choices(problems: Dataset, *, seed: int = 0) -> Dataset:
     """
     check_numbers({"seed": seed})
     refuse_stream(problems, name="add_choices")
+    check_dataset(problems, name="add_choices")
     missing = [name for name in FEATURES if name not in problems.column_names]
     if missing:
         raise ValueError(

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from datasets import Dataset, IterableDataset
 
 from mathsft.checks import check_numbers
+from mathsft.data.given import check_row, check_rows
 from mathsft.data.questions import QuestionFinder, question_key, question_template
 from mathsft.data.rows import KINDS, PROBLEM, asked
 from mathsft.processes import say
@@ -42,13 +43,13 @@ def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
             for values in zip(*(part[column] for column in columns), strict=True):
                 yield asked(dict(zip(columns, values, strict=True)))
         return
-    if isinstance(problems, str | Mapping):
-        raise _no_problems(name, f"a {type(problems).__name__}")
-    for problem in problems:
+    check_rows(problems, name=name)
+    for place, problem in enumerate(problems):
+        check_row(problem, where=f"{name}, row {place}")
         try:
             yield asked(problem)
-        except (ValueError, AttributeError):
-            raise _no_problems(name, f"{problem!r:.60} among the rows") from None
+        except ValueError:
+            raise _no_problems(f"{name}, row {place}", f"{problem!r:.60}") from None
 
 
 def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int]:

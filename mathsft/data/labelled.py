@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mathsft.data.given import check_row
+
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 SINGLE: ProblemType = "single_label_classification"
 MULTI: ProblemType = "multi_label_classification"
@@ -31,6 +33,7 @@ class Label:
 
 def read_label(row: Mapping[str, Any], *, where: str) -> Label:
     """Read ``label``. Raises ValueError, naming the row, if it is none of those in the table."""
+    check_row(row, where=where)
     value = row.get("label")
     if isinstance(value, bool | int) and value >= 0:
         return Label(SINGLE, [float(value)])

@@ -155,6 +155,15 @@ def format_of(row: Mapping[str, Any], *, where: str, mixed: bool = False) -> For
     )
 
 
+def published_by(row: Mapping[str, Any]) -> str:
+    """The format in which a row is published; "" if it has none, or has our own columns."""
+    try:
+        found = format_of(row, where="row")
+    except ValueError:
+        return ""
+    return "" if found.reader is found.kind.reader else found.name
+
+
 def _tells(row: Mapping[str, Any], columns: list[str]) -> bool:
     """Whether the row has the columns; if there are several, one of them must hold something."""
     there = all(column in row for column in columns)

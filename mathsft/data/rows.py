@@ -119,8 +119,8 @@ class RowKind:
     def asks(self, row: Row) -> list[str]:
         """What a row asks: its question, its prompt, or the user's turns of its messages."""
         found = row.get(self.asks_in)
-        if isinstance(found, list):
-            return [content_text(turn["content"]) for turn in found if turn["role"] == "user"]
+        if isinstance(found, list) and all(isinstance(turn, Mapping) for turn in found):
+            return [content_text(t.get("content")) for t in found if t.get("role") == "user"]
         if not isinstance(found, str):
             raise ValueError(f"no text in {self.asks_in!r} of {row!r:.60}")
         return [found]

@@ -6,7 +6,7 @@ from typing import Any
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.answers import extract_answer, reference_answer, same_answer
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
-from mathsft.data.given import check_rows
+from mathsft.data.given import check_column, check_rows, check_texts
 from mathsft.data.prompts import sft_prompt
 from mathsft.generation.generate import generate
 from mathsft.generation.server import Server
@@ -51,6 +51,7 @@ def worked_answers(
     check_number("batch_size", batch_size, at_least(1))
     check_numbers({"max_new_tokens": max_new_tokens})
     check_rows(problems, name="worked_answers")
+    problems = list(problems)
     references = _references(problems)
     groups = generate(
         model,
@@ -73,6 +74,8 @@ def _references(problems: Sequence[Mapping[str, Any]]) -> list[str]:
     """The problems' answers in normal form, read before anything is generated."""
     references = []
     for row, problem in enumerate(problems):
+        check_texts(problem, ["question"], where=f"problem {row}")
+        check_column(problem, "answer", where=f"problem {row}")
         refuse_half(problem, where=f"problem {row}", read=PROBLEM_COLUMNS)
         try:
             references.append(reference_answer(problem["answer"]))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from mathsft.checks import Rule, check_number, unknown_name
 from mathsft.data.answers import reference_answer, split_final_line
+from mathsft.data.given import check_column, check_rows
 from mathsft.generation.reward_calls import call_reward, reward_name
 
 _ALLOWED = Rule(lambda value: 0 <= value <= 1, "a share, 0 or more and at most 1")
@@ -31,6 +32,7 @@ def known_completions(row: Mapping[str, Any], style: str = "hashes") -> dict[str
     """
     if style not in _MARKED:
         raise ValueError(unknown_name("answer format", style, _MARKED))
+    check_column(row, "answer", where="known_completions")
     answer = reference_answer(row["answer"])
     work = row.get("solution") or split_final_line(str(row["answer"]))[0] or "I calculate."
     others = [Fraction(answer) + more for more in range(1, 5)]
@@ -68,7 +70,11 @@ def check_judge(
     Raises ValueError if there are no rows, or if a share is above ``allowed``, with an example.
     """
     check_number("allowed", allowed, _ALLOWED)
-    cases = [(row, known_completions(row, style)) for row in rows]
+    check_rows(rows, name="check_judge")
+    cases = []
+    for place, row in enumerate(rows):
+        check_column(row, "answer", where=f"check_judge, row {place}")
+        cases.append((row, known_completions(row, style)))
     if not cases:
         raise ValueError("check_judge: give at least one row")
     columns: dict[str, Any] = {key: [row[key] for row, _ in cases] for key in cases[0][0]}

@@ -1,6 +1,6 @@
 """Sample several answers to each prompt; their token ids are kept, never encoded again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -177,9 +177,23 @@ def written_groups(
 
 
 def check_prompts(prompts: Any) -> None:
-    """Raise ValueError for one text: each of its characters would be a prompt."""
+    """Raise ValueError unless the prompts are a list of texts, or of token ids.
+
+    Each character of a single text would be a prompt, and each column's name of a table.
+    """
     if isinstance(prompts, str):
         raise ValueError(f"prompts: expected a list of texts, found one text: [{prompts!r:.40}]")
+    table = isinstance(prompts, Mapping) or hasattr(prompts, "iloc")
+    if table or not isinstance(prompts, Iterable) or not isinstance(prompts, Sized):
+        raise ValueError(f"prompts: expected a list of texts, found {type(prompts).__name__}")
+    for place, prompt in enumerate(prompts):
+        if isinstance(prompt, Mapping):
+            raise ValueError(
+                f"prompts: prompt {place} is a row with {', '.join(map(str, prompt)) or 'no key'}; "
+                "expected a text. sft_prompt(row['question']) makes the prompt of a problem"
+            )
+        if not isinstance(prompt, Iterable):
+            raise ValueError(f"prompts: prompt {place} is {prompt!r:.40}; expected a text")
 
 
 def _parts(prompts: int, processes: int) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.chat import CHAT_COLUMNS
-from mathsft.data.given import check_rows
+from mathsft.data.given import check_prompt, check_row, check_rows, reading_advice
 from mathsft.data.rows import answered
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
@@ -146,11 +146,16 @@ def score(
 
 def _answers(row: Mapping[str, Any], *, where: str) -> list[Mapping[str, Any]]:
     """The row's answers, each as a row of its own to encode."""
+    check_row(row, where=where)
     if row.get("messages") is not None:
         names = ("messages", *CHAT_COLUMNS)
         return [{name: row[name] for name in names if row.get(name) is not None}]
     if row.get("prompt") is None:
-        raise ValueError(f"{where}: it has neither prompt nor messages, only {', '.join(row)}")
+        raise ValueError(
+            f"{where}: it has neither prompt nor messages, only "
+            f"{', '.join(row) or 'no columns'}{reading_advice(row)}"
+        )
+    check_prompt(row, where=where)
     completions = row.get("completions")
     if completions is None and row.get("completion") is not None:
         completions = [row["completion"]]

@@ -18,7 +18,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mathsft.checks import AT_LEAST_0, at_least, check_number
-from mathsft.data.given import check_rows
+from mathsft.data.given import check_row, check_rows, reading_advice
 from mathsft.data.pairs import pairs_from
 from mathsft.data.prompts import sft_prompt
 from mathsft.generation.journal import add_lines, open_journal
@@ -170,6 +170,7 @@ def _given(rows: Any) -> list[_Row]:
     found: list[_Row] = []
     places: dict[Any, int] = {}
     for number, row in enumerate(rows):
+        check_row(row, where=f"row {number}")
         key = number if row.get("id") is None else row["id"]
         if not isinstance(key, str | int) or isinstance(key, bool):
             raise ValueError(
@@ -184,7 +185,7 @@ def _given(rows: Any) -> list[_Row]:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
                 f"row {number}: expected a text in 'question' or 'prompt', found {text!r:.40}. "
-                "Render messages with tokenizer.apply_chat_template(…, tokenize=False)"
+                f"Render messages with apply_chat_template(…, tokenize=False){reading_advice(row)}"
             )
         places[key] = number
         found.append((key, sft_prompt(text) if name == "question" else text, row))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
-from mathsft.data.given import check_rows
+from mathsft.data.given import CHOICES_MADE_BY, check_column, check_rows, check_texts, is_texts
 from mathsft.data.prompts import choice_context, choice_continuation
 from mathsft.models.ahead import made_ahead
 from mathsft.models.attention import position_limit
@@ -69,10 +69,18 @@ def encode_choices(
     """
     problems = list(problems)
     for index, problem in enumerate(problems):
-        refuse_half(problem, where=f"problem {index}", read=PROBLEM_COLUMNS)
+        where = f"problem {index}"
+        check_column(problem, "choices", where=where, advice=f". {CHOICES_MADE_BY}")
+        check_texts(problem, ["question"], where=where)
+        refuse_half(problem, where=where, read=PROBLEM_COLUMNS)
         if not problem["choices"]:
             raise ValueError(
                 f"problem {index} has no choices (add_choices makes some): {problem['question']}"
+            )
+        if not is_texts(problem["choices"]):
+            raise ValueError(
+                f"{where}, column 'choices': expected a list of texts, found "
+                f"{problem['choices']!r:.60}"
             )
     texts = [
         (choice_context(p["question"]), [choice_continuation(choice) for choice in p["choices"]])

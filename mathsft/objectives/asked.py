@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mathsft.data.given import given_row
+from mathsft.data.given import check_row, given_row
 from mathsft.data.rows import CHAT, KINDS, kind_of
 from mathsft.models.chat_template import Closing, Conversation
 from mathsft.models.encoding import encode_prompts
@@ -24,7 +24,7 @@ def asked(
     Raises UnusableRowError for a row that is well formed but cannot be used, such as one that the
     chat template refuses; ValueError for any other.
     """
-    complete = _with_answer(row) if unanswered else row
+    complete = _with_answer(row, where=where) if unanswered else row
     alone = complete is not row
     row = given_row(complete, where=where, counted=set(), kinds=list(KINDS))
     kind = kind_of(row)
@@ -49,11 +49,14 @@ def asked(
     return {"input_ids": list(ids), "prompt": prompt, "question": question, "wanted": wanted}
 
 
-def _with_answer(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_answer(row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
     """The row; if nothing in it answers its prompt, with an answer that stands for any."""
+    check_row(row, where=where)
     turns = row.get("messages")
     if isinstance(turns, list) and turns and turns[-1].get("role") == "user":
         return {**row, "messages": [*turns, {"role": "assistant", "content": "?"}]}
+    if isinstance(row.get("question"), str) and "solution" not in row:
+        return {"answer": "", **row, "solution": ""}
     answers = ("completion", "completions", "chosen", "question", "messages")
     if "prompt" not in row or any(row.get(name) is not None for name in answers):
         return row

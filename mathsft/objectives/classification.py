@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mathsft.data.cells import from_arrow
 from mathsft.data.chat import CHAT_COLUMNS
+from mathsft.data.given import check_prompt, reading_advice
 from mathsft.data.labelled import MULTI, REGRESSION, SINGLE, Label, head_for, head_of, read_label
 from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError, text_of
@@ -161,8 +162,9 @@ def _answer(row: Row, *, where: str) -> Row:
     if row.get("prompt") is None or row.get("completion") is None:
         raise ValueError(
             f"{where}: expected text, or prompt and completion, or messages beside the label; "
-            f"found {', '.join(row)}"
+            f"found {', '.join(row)}{reading_advice(row)}"
         )
+    check_prompt(row, where=where)
     return answered(row, row["completion"])
 
 

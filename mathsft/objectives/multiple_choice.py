@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mathsft.checks import check_numbers
-from mathsft.data.given import given_row
+from mathsft.data.given import CHOICES_MADE_BY, check_column, given_row, is_texts, row_kind
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.likelihood import encode_choices
 from mathsft.models.logprobs import SequenceLogprobs
@@ -83,7 +83,8 @@ class MultipleChoice(Objective):
                 if fault := _unusable(row, index=first + index):
                     raise UnusableRowError(fault)
                 where = f"problem {first + index}"
-                given_row(row, where=where, counted=groups[index].unread, arrow=arrow)
+                counted = groups[index].unread
+                given_row(row, where=where, counted=counted, arrow=arrow, texts=("question",))
             except UnusableRowError as reason:
                 groups[index] = Group(dropped=str(reason))
         usable = [index for index, group in enumerate(groups) if not group.dropped]
@@ -133,17 +134,16 @@ class MultipleChoice(Objective):
 
 def _unusable(problem: Mapping[str, Any], *, index: int) -> str:
     """Why a question cannot be trained on, "" if it can."""
+    row_kind(problem, where=f"problem {index}")
     choices, label = problem.get("choices"), problem.get("label")
     if problem.get("question") is None:
         raise ValueError(
             f"problem {index} is a conversation or a prompt, which has no choices to train: "
             f"use sft_trainer for it. Found {problem!r:.80}"
         )
-    if (
-        not isinstance(choices, list | tuple)
-        or not all(isinstance(choice, str) for choice in choices)
-        or not isinstance(label, int)
-    ):
+    for column in ("choices", "label"):
+        check_column(problem, column, where=f"problem {index}", advice=f". {CHOICES_MADE_BY}")
+    if choices is None or not is_texts(choices) or not isinstance(label, int):
         raise ValueError(
             f"problem {index}: expected choices, a list of texts, and label, a whole number; found "
             f"{choices!r:.60} and {label!r}: {problem.get('question')!r:.80}"

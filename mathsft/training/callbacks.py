@@ -99,9 +99,9 @@ def show_samples(
     check_rows(problems, name="show_samples")
     asked_for: list[dict[str, Any]] = []
     passed_over: Counter[str] = Counter()
-    for row in problems:
+    for place, row in enumerate(problems):
         try:
-            asked_for.append(asked(row, tokenizer, where=f"show_samples: row {row!r:.40}"))
+            asked_for.append(asked(row, tokenizer, where=f"show_samples: row {place}"))
         except UnusableRowError as reason:
             passed_over[str(reason)] += 1
         if len(asked_for) == samples:

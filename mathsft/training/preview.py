@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from mathsft.data.given import check_rows
 from mathsft.data.rows import PROBLEM, kind_of
 from mathsft.generation.reward_checks import check_judge
 from mathsft.models.attention import position_limit
@@ -70,6 +71,7 @@ def preview(
 
     Raises what the objective and `load_tokenizer` raise.
     """
+    check_rows(rows, name="preview")
     tokenizer = tokenizer_of(model)
     positions = position_limit(model_config(model.get("name", "tiny"), model.get("revision")))
     for part, given in (("train", rows), ("eval", test)):

@@ -64,6 +64,8 @@ class Prompts:
             made["about"].append(json_hash(plain(dict(row))))
             prompts[number] = found["prompt"]
             kept[number] = {key: row[key] for key in row if key not in _NOT_COLUMNS}
+        if not prompts and not dropped:
+            raise ValueError(f"{name}: there are no rows")
         if not prompts:
             raise ValueError(f"{name}: no prompt is left; dropped: {reasons(dropped)}")
         say(f"{name}: {len(prompts):,} prompts; dropped: {reasons(dropped)}")

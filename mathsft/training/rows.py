@@ -75,7 +75,10 @@ def training_rows(
     check_rows(rows, name=name)
 
     def encode(given: Sequence[Row], first: int, arrow: bool) -> dict[str, list[Any]]:
-        groups = objective.groups(given, tokenizer, first=first, arrow=arrow)
+        try:
+            groups = objective.groups(given, tokenizer, first=first, arrow=arrow)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         objective.drop_long(groups, max_length=max_length, positions=positions)
         return _columns(groups, objective)
 
@@ -100,6 +103,8 @@ def training_rows(
     else:
         encoded = _stored(rows, encode, features)
 
+    if not len(encoded):
+        raise ValueError(f"{name}: there are no rows")
     table = encoded.with_format("arrow")[:]
     dropped = _counted(table.column("dropped"))
     dropped.pop("", None)
