@@ -72,7 +72,21 @@ def tracker(wanted: str | None = None) -> str:
 
 
 def check_trackers(report_to: str | list[str] | None) -> None:
-    """Raise ImportError if wandb or TensorBoard is asked for by name and is not installed."""
+    """Raise ImportError if a tracker is asked for by name and is not installed.
+
+    Raises ValueError for a name that transformers does not know.
+    """
+    if others := _named(report_to) - {*_TRACKERS, "all"}:
+        from transformers.integrations import get_available_reporting_integrations
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+        for name in sorted(others):
+            if name not in INTEGRATION_TO_CALLBACK:
+                known = [*INTEGRATION_TO_CALLBACK, "none"]
+                raise ValueError(f"report_to: {unknown_name('tracker', name, known)}")
+            if name not in get_available_reporting_integrations():
+                package = name.replace("_", "-")
+                raise ImportError(f"report_to: {name} is not installed: pip install {package}")
     for name in _named(report_to) & {"wandb", "tensorboard"}:
         if not _installed(name):
             raise ImportError(

@@ -31,6 +31,7 @@ from mathsft.record import check_run, write_record
 from mathsft.settings import check_trackers, run_folder, runs_folder
 from mathsft.training.batch_size import BATCH, STEPS, divided_here
 from mathsft.training.callbacks import early_stopping, show_samples
+from mathsft.training.leftovers import nothing_left
 from mathsft.training.make import make_trainer
 from mathsft.training.make_rollouts import rollout_trainer
 from mathsft.training.persist import persist
@@ -141,10 +142,11 @@ def _train(
     callbacks += early_stopping(
         settings, objective, evaluates=evaluates, best="reward" if online else "loss"
     )
-    evaluated = test if evaluates else None
-    if evaluates and test is None:
+    asks = "eval_strategy" if evaluates else "eval_on_start" * bool(settings.get("eval_on_start"))
+    evaluated = test if asks else None
+    if asks and test is None:
         raise ValueError(
-            f"{objective}.eval_strategy needs rows to evaluate: give {kind.sections[1]}.source"
+            f"{objective}.{asks} needs rows to evaluate: give {kind.sections[1]}.source"
         )
     if "show_samples" in given and not kind.writes:
         raise ValueError(f"show_samples: {objective} does not train the model to write text")
@@ -185,7 +187,6 @@ def _train(
         callbacks=callbacks,
         **settings,
     )
-    callbacks[0].check(trainer.args)
     # Only now, when the trainer is made: a mistake must not leave a run's folder behind.
     record = partial(
         write_record,
@@ -196,9 +197,11 @@ def _train(
         processes=state.num_processes,
         resolved=_resolved(trainer),
     )
-    in_first(record, device=device)
-    say(f"{folder}: config.yaml and environment.json record how this run was made")
-    trainer.train(resume_from_checkpoint=resume)
+    with nothing_left(folder, made=trainer.made_folder, begun=trainer.has_begun):
+        callbacks[0].check(trainer.args)
+        in_first(record, device=device)
+        say(f"{folder}: config.yaml and environment.json record how this run was made")
+        trainer.train(resume_from_checkpoint=resume)
     trainer.save_state()
     if isinstance(model, PeftModel):
         kept = save_adapter(model, folder / "adapter", tokenizer=tokenizer)

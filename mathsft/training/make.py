@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
-
 from mathsft.checks import check_numbers
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
@@ -15,9 +13,11 @@ from mathsft.objectives.base import Objective
 from mathsft.objectives.multiple_choice import MultipleChoice, Normalization
 from mathsft.objectives.sft import SFT
 from mathsft.processes import first_before_others
+from mathsft.training.argument_checks import check_evaluation, trainer_arguments
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
 from mathsft.training.batches import Collator
 from mathsft.training.compiling import Compile, check_compile
+from mathsft.training.leftovers import nothing_left
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
 from mathsft.training.sized import divided_for
@@ -97,6 +97,7 @@ def make_trainer(
     """
     check_objective(objective)
     refuse_arguments(arguments)
+    check_evaluation(arguments, rows=eval_rows)
     check_compile(compile)
     check_numbers({"max_length": max_length, "step_rows": step_rows})
     settings = {**DEFAULTS, **objective.defaults, **arguments}
@@ -104,6 +105,7 @@ def make_trainer(
         model, objective, settings, given=arguments, step_rows=step_rows, max_length=max_length
     )
     args = training_arguments(model, output_dir=str(output_dir), **settings)
+    checked = trainer_arguments(model, args)
 
     def made(rows: Rows, name: str) -> Any:
         encode = partial(
@@ -126,14 +128,14 @@ def make_trainer(
     elif eval_rows is not None:
         eval_dataset = made(eval_rows, "eval")
     collate = Collator(objective, pad_token_id=pad_token(tokenizer), max_length=max_length)
-    with renaming_notices_off():
+    with nothing_left(output_dir), renaming_notices_off():
         return ForestTrainer(
             model,
             objective,
             collate=collate,
             reference=reference,
             compile=compile,
-            args=TrainingArguments(**args),
+            args=checked,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,

@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
-
 from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number, check_numbers
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
@@ -14,10 +12,12 @@ from mathsft.models.sharding import check_not_sharded
 from mathsft.objectives import check_objective
 from mathsft.objectives.groupwise import Policy
 from mathsft.objectives.policy import GRPO
+from mathsft.training.argument_checks import check_evaluation, trainer_arguments
 from mathsft.training.arguments import refuse_arguments, renaming_notices_off, training_arguments
 from mathsft.training.batches import Collator
 from mathsft.training.compiling import Compile, check_compile
 from mathsft.training.judging import Reward, Sampler, Sampling
+from mathsft.training.leftovers import nothing_left
 from mathsft.training.make import DEFAULTS
 from mathsft.training.prompts import Prompts
 from mathsft.training.reference import Reference
@@ -109,6 +109,7 @@ def rollout_trainer(
             "reward_by_name makes one from its name"
         )
     refuse_arguments(arguments)
+    check_evaluation(arguments, rows=eval_rows)
     check_compile(compile)
     check_numbers({"max_length": max_length, "max_new_tokens": max_new_tokens})
     check_number("num_generations", num_generations, at_least(1))
@@ -127,6 +128,7 @@ def rollout_trainer(
         model, objective, settings, given=arguments, step_rows=step_rows, max_length=max_length
     )
     args = training_arguments(model, output_dir=str(output_dir), **settings)
+    checked = trainer_arguments(model, args)
     limit = position_limit(model.config)
     longest = min(max_length, max_length if limit is None else limit) - max_new_tokens + 1
     if longest < 1:
@@ -138,7 +140,7 @@ def rollout_trainer(
     tests = None
     if eval_rows is not None:
         tests = Prompts.of(eval_rows, tokenizer, name="eval", max_tokens=longest)
-    with renaming_notices_off():
+    with nothing_left(output_dir), renaming_notices_off():
         return RolloutTrainer(
             model,
             objective,
@@ -158,7 +160,7 @@ def rollout_trainer(
             collate=Collator(objective, pad_token_id=pad_token(tokenizer), max_length=max_length),
             reference=reference,
             compile=compile,
-            args=TrainingArguments(**args),
+            args=checked,
             processing_class=tokenizer,
             callbacks=callbacks,
         )
