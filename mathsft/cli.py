@@ -22,6 +22,7 @@ from mathsft.processes import say
 from mathsft.recipes import RECIPE
 from mathsft.recipes.sections import objective_names, recipe_sections
 from mathsft.settings import load_settings, quiet, runs_folder
+from mathsft.told import exit_with, is_told
 
 Given = dict[str, Any]
 Command = Generator[Options, tuple[dict[str, Given], Given], None]
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``mathsft --completion bash`` (zsh, tcsh) prints a script that completes commands and options.
     An error that a function raises is shown as one line, exit status 1; with ``MATHSFT_DEBUG=1``
-    as a traceback. Wrong options: exit status 2.
+    as a traceback (`mathsft.told`). Wrong options: exit status 2; Ctrl-C: 130.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
@@ -195,11 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = next(steps).read(rest)
         with suppress(StopIteration):
             steps.send(given)
-    except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
-        if os.environ.get("MATHSFT_DEBUG"):
+        sys.stdout.flush()  # now, while a closed pipe can still be told
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("MATHSFT_DEBUG") or not is_told(error):
             raise
-        process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
-        sys.exit(f"mathsft {name}{process}: {error} (MATHSFT_DEBUG=1 shows where)")
+        exit_with(error, name)
 
 
 def _text(help: str, *, required: bool = False) -> Option:

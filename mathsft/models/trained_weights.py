@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mathsft.checks import check_numbers, unknown_name
+from mathsft.models.lora_names import layers_of, read_names
 from mathsft.processes import say
 
 # r and lora_alpha as in many recipes: the update is scaled by 2. All linear layers, because
@@ -36,6 +37,9 @@ def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
 
     A ``given`` config keeps its settings, without `DEFAULTS`. It is copied: peft changes it in use.
 
+    A module's name, or several with commas between, mean the same as a list of them
+    (`mathsft.models.lora_names`).
+
     Raises ValueError for a setting that `LoraConfig` does not have (with the nearest name), for a
     config and settings together, for another adapter's config, and for an impossible number.
     """
@@ -50,6 +54,9 @@ def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
                 "or give single settings only"
             )
         config = copy.deepcopy(given)
+        for name, value in read_names(vars(given)).items():
+            if isinstance(getattr(given, name), str) and isinstance(value, list):
+                setattr(config, name, value)
         config.task_type = config.task_type or "CAUSAL_LM"
         check_numbers({name: getattr(config, name) for name in ("r", "lora_alpha", "lora_dropout")})
         return config
@@ -58,8 +65,12 @@ def lora_config(given: LoraConfig | None = None, **settings: Any) -> LoraConfig:
         if name not in known:
             raise ValueError(unknown_name("LoRA setting", name, known, shown=len(DEFAULTS)))
     check_numbers(settings)
-    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    return LoraConfig(**{**DEFAULTS, **lists})
+    read = read_names({**DEFAULTS, **settings})
+    later = layers_of(read)
+    config = LoraConfig(**read)
+    for name, value in later.items():
+        setattr(config, name, value)
+    return config
 
 
 def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
@@ -70,7 +81,7 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
     layers are stored transposed, and peft needs to know that (``fan_in_fan_out``).
 
     Raises ValueError if ``target_modules`` or ``modules_to_save`` names a module that the model
-    lacks.
+    lacks, or ``target_parameters`` a weight.
     """
     names = [name for name, _ in model.named_modules()]
     linear = linear_layers(model)
@@ -89,6 +100,10 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
                 f"{type(model).__name__} has no module named {', '.join(absent)}. Its linear "
                 f"layers: {', '.join(_last(linear)) or 'none'}. Give target_modules=(…) of these"
             )
+    weights = [name for name, _ in model.named_parameters()]
+    for name in config.target_parameters or ():
+        if not any(f".{known}".endswith(f".{name}") for known in weights):
+            raise ValueError(f"target_parameters: {unknown_name('weight', name, weights, shown=8)}")
     for name in config.modules_to_save or ():
         if not any(known.endswith(name) for known in names):  # as peft looks for them
             last = _last(filter(None, names))
