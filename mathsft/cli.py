@@ -22,7 +22,7 @@ from mathsft.processes import say
 from mathsft.recipes import RECIPE
 from mathsft.recipes.sections import objective_names, recipe_sections
 from mathsft.settings import load_settings, quiet, runs_folder
-from mathsft.told import exit_with, is_told
+from mathsft.told import exit_with, is_told, on_the_command_line
 
 Given = dict[str, Any]
 Command = Generator[Options, tuple[dict[str, Given], Given], None]
@@ -176,6 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     as a traceback (`mathsft.told`). Wrong options: exit status 2; Ctrl-C: 130.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        _run(name, rest)
+        sys.stdout.flush()  # now, while a closed pipe can still be told
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("MATHSFT_DEBUG") or not is_told(error):
+            raise
+        exit_with(error, name)
+
+
+def _run(name: str, rest: Sequence[str]) -> None:
     if name in ("-h", "--help"):
         print("usage: mathsft COMMAND [--help] …, or mathsft --version, --completion SHELL\n")
         print("\n".join(f"  {name:16} {about}" for name, (_, about) in COMMANDS.items()))
@@ -187,20 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"mathsft: {unknown_name('command', name, COMMANDS)}")
     load_settings()
     quiet()
-    try:
-        if name == "--completion":
-            print(completion([next(of(about, [])) for of, about in COMMANDS.values()], *rest[:1]))
-            return
-        command, about = COMMANDS[name]
-        steps = command(about, rest)
-        given = next(steps).read(rest)
-        with suppress(StopIteration):
-            steps.send(given)
-        sys.stdout.flush()  # now, while a closed pipe can still be told
-    except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("MATHSFT_DEBUG") or not is_told(error):
-            raise
-        exit_with(error, name)
+    if name == "--completion":
+        print(completion([next(of(about, [])) for of, about in COMMANDS.values()], *rest[:1]))
+        return
+    command, about = COMMANDS[name]
+    steps = command(about, rest)
+    given = next(steps).read(rest)
+    with on_the_command_line(), suppress(StopIteration):
+        steps.send(given)
 
 
 def _text(help: str, *, required: bool = False) -> Option:

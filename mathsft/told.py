@@ -1,11 +1,14 @@
-"""Errors on the command line: which ones are told in a line, and with what exit status.
+"""How errors are told: their advice, and on the command line their form and exit status.
 
-They are those that a user's files, options and machine cause. Any other one, such as a KeyError, is
-a fault of the program and keeps its traceback.
+A line without a traceback is for errors that a user's files, options and machine cause. Any other
+one, such as a KeyError, is a fault of the program and keeps its traceback.
 """
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _USUAL = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError, MemoryError, EOFError)
 # Of libraries whose errors are none of these; one that was not imported cannot have raised.
@@ -23,6 +26,29 @@ _LIBRARIES = {
 }
 INTERRUPTED = 130  # as shells report Ctrl-C
 _PIPE_CLOSED = 141
+
+
+_ON_THE_LINE = ContextVar("on the command line", default=False)
+
+
+@contextmanager
+def on_the_command_line() -> Iterator[None]:
+    """Inside, errors advise options of the command line, and not arguments of functions."""
+    token = _ON_THE_LINE.set(True)
+    try:
+        yield
+    finally:
+        _ON_THE_LINE.reset(token)
+
+
+def advice(*, python: str, line: str) -> str:
+    """What to do about an error, in the language of the one who asked.
+
+    Args:
+        python: for a notebook or a script.
+        line: for the command line, where a key of a recipe is written like an option.
+    """
+    return line if _ON_THE_LINE.get() else python
 
 
 def is_told(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mathsft.data.chat import trained_turns
 from mathsft.data.schemas import UnusableRowError
+from mathsft.told import advice
 
 _PROBE = "mathsft closes here"
 Messages = Sequence[Mapping[str, Any]]
@@ -66,9 +67,12 @@ class Closing:
         out the assistant's text, or if no special token of the tokenizer closes a turn.
         """
         if not getattr(tokenizer, "chat_template", None):
+            give = advice(
+                python="load_model(…, chat_template_path=…)", line="--model.chat_template_path"
+            )
             raise ValueError(
                 "the tokenizer has no chat template, so conversations cannot be written as text: "
-                "load_model(…, chat_template_path=…) takes a Jinja file"
+                f"{give} takes a Jinja file"
             )
         turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}]
         try:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mathsft.checks import unknown_name
+
 ALL_LINEAR = "all-linear"
 _NAMES = re.compile(r"[\w.-]+(\s*,\s*[\w.-]+)*")
 _PATTERNS = ("target_modules", "exclude_modules")  # of peft; the others are always names
@@ -49,6 +51,14 @@ def _names(key: str, value: Any) -> Any:
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{key}={value!r}: the names of modules are texts")
     return ALL_LINEAR if key == "target_modules" and names == [ALL_LINEAR] else names
+
+
+def check_parameters(config: Any, model: Any) -> None:
+    """Raise ValueError if ``target_parameters`` names a weight that the model lacks."""
+    weights = [name for name, _ in model.named_parameters()]
+    for name in config.target_parameters or ():
+        if not any(f".{known}".endswith(f".{name}") for known in weights):
+            raise ValueError(f"target_parameters: {unknown_name('weight', name, weights, shown=8)}")
 
 
 def layers_of(settings: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mathsft.checks import check_numbers, unknown_name
-from mathsft.models.lora_names import layers_of, read_names
+from mathsft.models.lora_names import check_parameters, layers_of, read_names
 from mathsft.processes import say
 
 # r and lora_alpha as in many recipes: the update is scaled by 2. All linear layers, because
@@ -100,10 +100,7 @@ def fit_to_model(config: LoraConfig, model: Any) -> LoraConfig:
                 f"{type(model).__name__} has no module named {', '.join(absent)}. Its linear "
                 f"layers: {', '.join(_last(linear)) or 'none'}. Give target_modules=(…) of these"
             )
-    weights = [name for name, _ in model.named_parameters()]
-    for name in config.target_parameters or ():
-        if not any(f".{known}".endswith(f".{name}") for known in weights):
-            raise ValueError(f"target_parameters: {unknown_name('weight', name, weights, shown=8)}")
+    check_parameters(config, model)
     for name in config.modules_to_save or ():
         if not any(known.endswith(name) for known in names):  # as peft looks for them
             last = _last(filter(None, names))

@@ -17,6 +17,7 @@ from mathsft.models.isolation import check_isolation
 from mathsft.models.pretrained import check_trainable
 from mathsft.models.saving import check_saveable
 from mathsft.settings import prepare_tracking
+from mathsft.told import advice
 
 # Settings of transformers that our trainers never read, and what to use instead.
 _NO_EFFECT = {
@@ -34,10 +35,10 @@ _NO_EFFECT = {
 _TRL_INSTEAD = {
     "completion_only_loss": "use train_on_prompt",
     "assistant_only_loss": "in rows with messages only assistant turns are trained",
-    "chat_template_path": "use load_model(..., chat_template_path=…)",
+    "chat_template_path": "it is an argument of load_model, and a key of a recipe's section model",
     "eos_token": "the tokenizer's own is used, or the chat template's",
     "pad_token": "the tokenizer's own is used",
-    "model_init_kwargs": "use the arguments of load_model",
+    "model_init_kwargs": "use the arguments of load_model, or a recipe's section model",
     "eval_packing": "use packing",
     "loss_type": "the objective has its own loss",
     "max_seq_length": "use max_length",
@@ -93,12 +94,14 @@ def training_arguments(
         raise ValueError("remove_unused_columns=True would remove needed columns: leave it out")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            "the model has no trainable parameter: load it with lora=True, or freeze less of it"
+            "the model has no trainable parameter: freeze less of it, or load it with "
+            + advice(python="lora=True", line="--model.lora true")
         )
     if getattr(model, "is_quantized", False) and not has_adapter(model):
         raise ValueError(
-            "4-bit weights have no gradient, so most of this model cannot be trained: load it "
-            "with lora=True, or without quantize to train all of it"
+            "4-bit weights have no gradient, so most of this model cannot be trained: load it with "
+            + advice(python="lora=True", line="--model.lora true")
+            + ", or without quantize to train all of it"
         )
     _check_precision(model)
     check_trainable(model)
@@ -160,9 +163,10 @@ def _check_precision(model: Any) -> None:
             }[parameter.dtype]
             kind = str(parameter.dtype).removeprefix("torch.")
             raise ValueError(
-                f"{name} would be trained in {kind}: {why}. Load the model with dtype='float32' "
-                "to train its own weights (it still computes in half precision if the device "
-                "has it), or with lora=True"
+                f"{name} would be trained in {kind}: {why}. Load the model with "
+                + advice(python="dtype='float32'", line="--model.dtype float32")
+                + " to train its own weights (it still computes in half precision if the device "
+                "has it), or with " + advice(python="lora=True", line="--model.lora true")
             )
 
 
