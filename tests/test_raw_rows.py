@@ -99,7 +99,7 @@ def test_published_rows_are_refused_with_the_row_and_what_reads_them(
 ) -> None:
     if format_ == "GSM8K" and use in ASKING:
         pytest.skip("it needs only the question and the answer, which GSM8K's rows have")
-    with pytest.raises(ValueError, match=".") as found:
+    with pytest.raises(ValueError, match=r".") as found:
         USES[use](published[format_], tokenizer)
     told = str(found.value)
     assert "row 0" in told or "problem 0" in told or "prompt 0" in told or use == "add_choices"
