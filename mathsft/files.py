@@ -116,6 +116,43 @@ def read_json(path: str | Path, **arguments: Any) -> Any:
     return parse_json(Path(path).read_bytes(), path, **arguments)
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a small file, such as a recipe or a template.
+
+    Raises OSError if it cannot be read, and ValueError, which names it, if it is not UTF-8 or is
+    no file (`check_regular`).
+    """
+    check_regular(path)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start}): save the file as UTF-8"
+        ) from None
+
+
+_DEEPEST = 100
+
+
+def nested_too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than 100 deep: no real row is.
+
+    Python's own limit is about a thousand, and is for all functions together.
+    """
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        if not inner:
+            return False
+        level = inner
+    return any(isinstance(item, dict | list) for item in level)
+
+
 def check_regular(path: str | Path) -> None:
     """Raise ValueError for what has no end or waits for a writer: a pipe, a device, a socket.
 

@@ -26,7 +26,7 @@ _BULLET = re.compile(
 )
 _LEADING_MINUS = re.compile(r"^\s*-\s+(?=[\d.\\])")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(\{)|(\d))")
-_UNKNOWN = re.compile(r"\s*[A-Za-z]\s*\.?\s*")
+_UNKNOWN = re.compile(r"\s*[A-Za-z]\s*(?:\.\s*)?")
 # "x = 2 or x = 3", "x = 2, y = 3": two unknowns, or one unknown with two values.
 _TWO_UNKNOWNS = re.compile(
     r"(?<![A-Za-z\d])[A-Za-z]\s*=([^=A-Za-z]+?)(?:,|;|\bor|\band)\s*[A-Za-z]\s*$"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from mathsft.files import nested_too_deep, parse_json
+
 # The columns that hold turns in rows of any kind, before and after reading.
 MESSAGE_COLUMNS = (
     "messages",
@@ -33,7 +35,7 @@ def parsed(value: Any) -> Any:
                 found = read(value.strip())
             except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
                 continue
-            if isinstance(found, list | dict):
+            if isinstance(found, list | dict) and not nested_too_deep(found):
                 return value if read is ast.literal_eval and _joins_texts(value) else found
     return value
 
@@ -64,7 +66,7 @@ def scalar(name: str, text: Any) -> Any:
         return text
     try:
         return json.loads(text.lower())
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -101,13 +103,7 @@ def json_of(
     if isinstance(value, str):
         if not value.strip():
             return None
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}, {key!r}: not JSON ({error.msg} at character {error.pos + 1}): "
-                f"{value!r:.40}"
-            ) from error
+        value = parse_json(value, f"{where}, {key!r}: {value!r:.40}")
     if value is None or value in ([], {}):
         return None
     good = isinstance(value, kind)

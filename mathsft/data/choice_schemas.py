@@ -106,7 +106,7 @@ def _index(value: Any, letters: list[str], *, where: str) -> int:
         text = value.strip()
         if text in letters or text.upper() in letters:
             return letters.index(text if text in letters else text.upper())
-        if re.fullmatch(r"-?\d+", text) and letters is _LETTERS:
+        if re.fullmatch(r"-?\d{1,9}", text) and letters is _LETTERS:
             return int(text)
         if not text:
             return -1

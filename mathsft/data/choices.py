@@ -30,6 +30,7 @@ from datasets import Dataset
 from mathsft.checks import check_numbers
 from mathsft.data.distractors import Law, grade_school_law, kind_of, read_steps, slips, tiny_law
 from mathsft.data.given import check_dataset
+from mathsft.data.numerals import MAX_DIGITS
 from mathsft.data.problems import FEATURES
 from mathsft.data.row_counts import RowCounts, refuse_stream
 from mathsft.data.schemas import UnusableRowError
@@ -125,8 +126,9 @@ def make_choices(
         law: how often a number is the answer to such a problem, up to a constant factor.
 
     Raises:
-        UnusableRowError: the answer is empty, 0, a fraction, or not a plain number. (Zero is
-            never drawn as a distractor: as a choice it would always be the right one.)
+        UnusableRowError: the answer is empty, 0, a fraction, not a plain number, or has more than
+            40 digits. (Zero is never drawn as a distractor: as a choice it would always be the
+            right one.)
     """
     if not answer:
         raise UnusableRowError("no answer")
@@ -139,6 +141,8 @@ def make_choices(
     digits = (form["whole"].replace(",", "") + decimals).lstrip("0")
     if not digits:
         raise UnusableRowError("answer is 0")
+    if len(digits) > MAX_DIGITS:
+        raise UnusableRowError(f"answer has more than {MAX_DIGITS} digits")
     zeros = len(digits) - len(digits.rstrip("0"))
     own = int(digits.rstrip("0"))
     key = hashlib.sha256(f"{seed}\n{question}".encode()).digest()

@@ -80,10 +80,16 @@ def _asker(apart: Iterable[str], train: Problems) -> Callable[[str], bool]:
 
 def _holds(text: str, question: str) -> bool:
     """Whether ``question`` is a part of ``text``: 3 + 2 is not a part of 3 + 2 - 1."""
-    beside = re.escape(_SIGN)
-    before = rf"(?<![{beside}] )" if question[:1].isdigit() else ""
-    after = rf"(?! [{beside}\d])" if question[-1:].isdigit() else ""
-    return re.search(rf"{before}(?<!\S){re.escape(question)}(?!\S){after}", text) is not None
+    spaced, looked = f" {text} ", f" {question} "
+    before = tuple(f"{sign} " for sign in _SIGN) if question[:1].isdigit() else ()
+    after = re.compile(rf"[{re.escape(_SIGN)}\d]" if question[-1:].isdigit() else "(?!)")
+    at = spaced.find(looked)
+    while at >= 0:
+        end = at + len(looked)
+        if not (before and spaced.endswith(before, 0, at + 1)) and not after.match(spaced, end):
+            return True
+        at = spaced.find(looked, at + 1)
+    return False
 
 
 def _no_problems(name: str, found: str) -> ValueError:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -89,10 +90,11 @@ class Conversion:
         }
         return cls(origin, found, mixed, how)
 
-    def rows(self) -> Iterator[tuple[dict[str, Any], RowKind, str]]:
+    def rows(self, limit: int | None = None) -> Iterator[tuple[dict[str, Any], RowKind, str]]:
         """Yield each usable row, its kind, and the text that names it in errors.
 
-        Raises ValueError for a row that is not in the format, and at the end if no row is usable.
+        Nothing is read after ``limit`` usable rows. Raises ValueError for a row that is not in the
+        format, and at the end if no row is usable.
         """
         tally = self.tally = RowCounts()
         pairs = self._converted(tally)
@@ -100,7 +102,7 @@ class Conversion:
             given = {name: self.how[name] for name in ("test_questions", "train_questions")}
             pairs = unwrap(pairs, tally=tally, **given)
         row = None
-        for place, row in pairs:
+        for place, row in islice(pairs, limit):
             where = f"{self.origin.where}, row {place}"
             yield row, kind_of(row, where=where), where
         if row is None:
@@ -132,8 +134,8 @@ class Conversion:
             tally.unread.update(sorted(counted))
             yield place, made
 
-    def key(self) -> str | None:
-        """Return a hash that identifies the result; None if it should not be cached.
+    def key(self, limit: int | None = None) -> str | None:
+        """Return a hash that identifies the result of `rows`; None if it should not be cached.
 
         Not cached: generated rows, a stream, a small source, and one that is compared with
         questions of the hub.
@@ -145,7 +147,7 @@ class Conversion:
         code = sorted(map(file_stamp, Path(__file__).parent.glob("*.py")))
         files = [file_stamp(given) for given in questions if isinstance(given, Path)]
         made_by = [version("mathsft"), version("lm_eval"), code]  # its parser reads MathQA
-        parts = [made_by, self.origin.stamp, self.origin.source, files, self.how]
+        parts = [made_by, self.origin.stamp, self.origin.source, files, self.how, limit]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 

@@ -18,6 +18,7 @@ Number: TypeAlias = Any  # a Fraction while it is exact, else a float
 AGREES, DISAGREES = "formula agrees with the label", "formula disagrees with the label"
 UNKNOWN, INCOMPARABLE = "formula cannot be executed", "label is not one number"
 
+_LONGEST = 5000  # characters; MathQA's own formulas have up to about a thousand
 _MOST_BITS = 1000  # a larger number is not the answer to a school problem
 
 
@@ -120,6 +121,8 @@ def formula_value(formula: str) -> Number:
         FormulaError: not of that form, an unknown operation, a wrong number of
             arguments, or no value (a division by 0, the root of a negative number).
     """
+    if len(formula) > _LONGEST:
+        raise FormulaError(f"{len(formula):,} characters, more than {_LONGEST:,}: {formula!r:.60}")
     # Arguments are separated by comma and space; a comma without a space is a thousands comma.
     plain = re.sub(r"(?<=\d),(?=\d)", "", formula)
     plain = re.sub(r"(?<![\w.])0+(?=\d)", "", plain)  # 06
@@ -147,7 +150,9 @@ def _value(node: ast.expr) -> Number:
             if len(args) != wanted:
                 raise FormulaError(f"{name} takes {wanted} numbers, not {len(args)}")
             return _bounded(operation(*map(_value, args)))
-    raise FormulaError(f"unknown {ast.unparse(node)!r:.40}")
+    named = node.func if isinstance(node, ast.Call) else node
+    name = named.id if isinstance(named, ast.Name) else type(named).__name__
+    raise FormulaError(f"unknown {name!r:.40}")
 
 
 def _bounded(value: Number) -> Number:

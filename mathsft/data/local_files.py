@@ -11,15 +11,19 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from shutil import copyfileobj
-from typing import Any
+from typing import Any, BinaryIO
 
 from mathsft.data.cells import from_arrow, scalar
-from mathsft.data.text import opened, text_lines, whole_text
+from mathsft.data.json_files import first_twice, json_array, json_lines
+from mathsft.data.text import LONGEST_LINE, opened, text_lines
 from mathsft.files import check_writable
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 _BATCH = 1000  # rows of a table that are in memory at a time
+_SMALL, _MOST_TIMES = (
+    2**30,
+    100,
+)  # a compressed table: bytes that are always unpacked, and the ratio
 
 Row = tuple[int, dict[str, Any]]
 
@@ -38,8 +42,7 @@ def read_rows(path: Path) -> list[Row]:
 def iterate_rows(path: Path) -> Iterator[Row]:
     """The rows of a ``.json`` (one array of objects), ``.jsonl``, ``.parquet`` or ``.csv`` file.
 
-    Each may be compressed (``.jsonl.gz``). The file is read as the rows are taken, but the text
-    of a ``.json`` file is held in memory as a whole.
+    Each may be compressed (``.jsonl.gz``). The file is read as the rows are taken.
 
     Yields:
         ``(place, row)`` pairs; ``place`` is the line number in JSON lines and the row's number in
@@ -49,12 +52,12 @@ def iterate_rows(path: Path) -> Iterator[Row]:
 
     Raises:
         FileNotFoundError, IsADirectoryError: the file does not exist, or is a folder.
-        ValueError: another suffix, not UTF-8, not JSON, cut off, no array, a row that is not an
-            object, an object with a key twice (or a table with a column twice), or no row at all;
+        ValueError: another suffix, a pipe or a device, not UTF-8, not JSON, cut off, no array, a
+            row that is not an object or has more than 64 MiB, an object with a key twice (or a table with a column twice), or no row at all;
             the message names the file and, if there is one, the row.
     """
     check_file(path)
-    readers = {".json": _json_array, ".jsonl": _json_lines, ".parquet": _parquet, ".csv": _csv}
+    readers = {".json": json_array, ".jsonl": json_lines, ".parquet": _parquet, ".csv": _csv}
     place = 0
     for place, row in readers[suffix_of(path)](path):
         if not isinstance(row, dict):
@@ -117,84 +120,6 @@ def _write_lines(rows: Any, path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-class _TwiceError(Exception):
-    """A JSON object has a key twice."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _TwiceError(
-            f"an object has the key {twice!r} twice, and only one of the two would count: remove "
-            "one"
-        )
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def _json_lines(path: Path) -> Iterator[Row]:
-    for place, line in enumerate(text_lines(path), start=1):
-        if line.strip():
-            try:
-                yield place, _DECODER.decode(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, row {place}: not a whole JSON object "
-                    f"({error.msg} at character {error.pos + 1}); is the line cut off?"
-                ) from error
-            except _TwiceError as error:
-                raise ValueError(f"{path}, row {place}: {error}") from None
-
-
-def _json_array(path: Path) -> Iterator[Row]:
-    text, place = whole_text(path), 0
-    try:
-        for place, item in enumerate(_items(text, path), start=1):
-            yield place, item
-    except _TwiceError as error:
-        raise ValueError(f"{path}, row {place + 1}: {error}") from None
-    except json.JSONDecodeError as error:
-        hint = "is the file cut off?"
-        if error.msg == "Extra data":
-            hint = "one object per line is JSON lines: name the file .jsonl"
-        raise ValueError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}); {hint}"
-        ) from error
-
-
-def _items(text: str, path: Path) -> Iterator[Any]:
-    """Yield a JSON array's items one at a time: all of them need several times its text."""
-
-    def after(at: int) -> int:
-        while text[at : at + 1] in (" ", "\t", "\r", "\n"):
-            at += 1
-        return at
-
-    at = after(0)
-    if at == len(text):
-        return
-    if text[at] != "[":
-        found = _DECODER.decode(text)
-        raise ValueError(f"{path}: expected one array of objects, found {type(found).__name__}")
-    at = after(at + 1)
-    if text[at : at + 1] != "]":
-        while True:
-            item, end = _DECODER.raw_decode(text, at)
-            yield item
-            at = after(end)
-            if text[at : at + 1] == "]":
-                break
-            if text[at : at + 1] != ",":
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-            at = after(at + 1)
-    if after(at + 1) != len(text):
-        raise json.JSONDecodeError("Extra data", text, after(at + 1))
-
-
 def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
@@ -203,16 +128,15 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         with opened(path) as file, tempfile.TemporaryFile() as copy:
             if compressed:  # a table is read from its end, so it is unpacked first
-                copyfileobj(file, copy)
+                _unpack(file, copy, path)
             table = pyarrow.parquet.ParquetFile(copy if compressed else file)
-            names = table.schema_arrow.names
-            if twice := [name for name in names if names.count(name) > 1]:
+            if twice := first_twice(table.schema_arrow.names):
                 raise ValueError(
-                    f"{path}: there are two columns {twice[0]!r}, and only one of them would "
+                    f"{path}: there are two columns {twice!r}, and only one of them would "
                     "count: remove one"
                 )
             for batch in table.iter_batches(batch_size=_BATCH):
-                for row in batch.to_pylist():
+                for row in _values(batch, path, place):
                     place += 1
                     yield place, from_arrow(row)
     except UnicodeDecodeError as error:
@@ -221,14 +145,40 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path}: not a whole parquet file ({error})") from error
 
 
+def _values(batch: Any, path: Path, place: int) -> list[dict[str, Any]]:
+    """The rows of a batch. Arrow holds values that Python cannot: a date after the year 9999."""
+    try:
+        found: list[dict[str, Any]] = batch.to_pylist()
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{path}, rows {place + 1} to {place + batch.num_rows}: a value that Python cannot "
+            f"hold ({error})"
+        ) from error
+    return found
+
+
+def _unpack(file: BinaryIO, copy: BinaryIO, path: Path) -> None:
+    """Unpack a table, unless it is so much larger that it would only fill the disk."""
+    most = max(_SMALL, _MOST_TIMES * path.stat().st_size)
+    for piece in iter(partial(file.read, 2**20), b""):
+        copy.write(piece)
+        if copy.tell() > most:
+            raise ValueError(
+                f"{path}: more than {_MOST_TIMES} times larger when it is unpacked, which no table "
+                "is: a table is compressed itself"
+            )
+
+
 def _csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), 2**30))  # a solution may be long
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))  # a solution may be long
     lines = csv.reader((f"{line}\n" for line in text_lines(path)), strict=True)
     place = 0
     try:
         names = next(lines, [])
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{path}: there are two columns {twice[0]!r}: remove one")
+        if twice := first_twice(names):
+            raise ValueError(f"{path}: there are two columns {twice!r}: remove one")
         if len(names) == 1 and (found := [mark for mark in ";\t" if mark in names[0]]):
             raise ValueError(f"{path}: the columns are separated by {found[0]!r}, not by commas")
         for cells in filter(None, lines):

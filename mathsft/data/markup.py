@@ -20,7 +20,7 @@ _SPELLINGS = [
     for pattern, plain in (
         (r"\\!|\{\}", ""),
         (r"\{\s*([,.])\s*\}", r"\1"),  # 9{,}500
-        (r"\\[(),;:\s\[\]]|(?<!\\)~|\\q?quad(?![A-Za-z])|\\\\(?:\[[^\]]*\])?", " "),
+        (r"\\[(),;:\s\[\]]|(?<!\\)~|\\q?quad(?![A-Za-z])|\\\\(?:\[[^\[\]]*\])?", " "),
         (r"\\(?:begin|end)\{[^{}]*\}|&", " "),
         (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?|checkmark|square|blacksquare|Box)"
          r"(?![A-Za-z])\.?", ""),
@@ -37,7 +37,7 @@ _SPELLINGS = [
          " \u2192 "),
         (r"\\[lc]?dots(?![A-Za-z])", "..."),
         (r"\\pi(?![A-Za-z])", "\u03c0"),
-        (r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\(?:degree|circ)(?![A-Za-z])", "\u00b0"),
+        (r"\^\s*(?:\{\s*)?\\circ(?![A-Za-z])\s*\}?|\\(?:degree|circ)(?![A-Za-z])", "\u00b0"),
         (r"\\([$%&#_])", r"\1"),
         (r"\^\s*\{([^{}]*)\}", r"^(\1)"),
     )

@@ -14,6 +14,7 @@ from typing import Literal
 from mathsft.data.answers import normal_answer
 
 LETTERS = "abcde"
+LONGEST_OPTIONS = 4000  # characters; the published options have up to about 200
 
 _SUM = re.compile(r"[!^*+\u00d7\u00f7\u221a]| x ")
 
@@ -24,8 +25,12 @@ def official_choices(options: str) -> list[str]:
     """The choices of MathQA's ``options`` string, exactly as the harness's ``mathqa`` reads them.
 
     The harness's parser is imported in the function, because that takes about a second more than
-    importing ``datasets``. It does not import torch.
+    importing ``datasets``. It does not import torch. It searches the rest of the text from each
+    letter, so that the time grows with the square of the length.
+
+    Raises ValueError for options of more than 4,000 characters.
     """
+    _check_length(options)
     from lm_eval.tasks.mathqa.utils import doc_to_choice
 
     return list(doc_to_choice({"options": options}))
@@ -45,7 +50,7 @@ def clean_choices(options: str) -> list[str]:
     Raises:
         ValueError: a choice holds another one's letter, because it has two letters
             (``e ) d ) 36``) or because letters are missing or out of order. Then it is not clear
-            which choice the label means.
+            which choice the label means. Also for options of more than 4,000 characters.
     """
     text = options.strip()
     if text.startswith("["):
@@ -53,12 +58,17 @@ def clean_choices(options: str) -> list[str]:
             text = " , ".join(ast.literal_eval(text))
         except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
             return []
+    _check_length(text)
     begin = re.match(r"a \)", text)
     choices: list[str] = []
     for letter, following in zip(ascii_lowercase, [*ascii_lowercase[1:], ""], strict=True):
         if begin is None:
             break
-        end = re.compile(rf"\s*, {following} \)").search(text, begin.end()) if following else None
+        end = (
+            re.compile(rf"(?<!\s)\s*, {following} \)").search(text, begin.end())
+            if following
+            else None
+        )
         choice = text[begin.end() : end.start() if end else None].lstrip().rstrip(" ,")
         choices.append(re.sub(rf"^{letter} \) ?", "", choice))
         begin = end
@@ -67,6 +77,14 @@ def clean_choices(options: str) -> list[str]:
         if other := re.search(rf"(?:^|[ ,])([{letters}]) \)", choice):
             raise ValueError(f"choice {letter} holds the letter {other[1]}: {choice!r}")
     return choices
+
+
+def _check_length(options: str) -> None:
+    if len(options) > LONGEST_OPTIONS:
+        raise ValueError(
+            f"options of {len(options):,} characters are not MathQA's: at most {LONGEST_OPTIONS:,} are "
+            f"read: {options!r:.40}"
+        )
 
 
 def repaired(options: str, choices: list[str]) -> str:

@@ -114,12 +114,15 @@ def numbers_in(text: str) -> Iterator[Numbers]:
     """Yield the numbers in ``text``, a line without markup (`without_markup`), in order."""
     for match in _NUMBERS.finditer(text):
         start, end = match.span()
-        while (more := text.count("(", start, end) - text.count(")", start, end)) > 0 and (
-            text[start] == "("
-        ):
-            start += 1 + len(text[start + 1 : end]) - len(text[start + 1 : end].lstrip())
+        more = text.count("(", start, end) - text.count(")", start, end)
+        while more > 0 and text[start] == "(":
+            start, more = start + 1, more - 1
+            while text[start].isspace():
+                start += 1
         while more < 0 and text[end - 1] == ")":
-            end, more = len(text[: end - 1].rstrip()), more + 1
+            end, more = end - 1, more + 1
+            while text[end - 1].isspace():
+                end -= 1
         if not _ADJECTIVE.search(text[max(0, start - _BEFORE) : start]):
             yield Numbers(text, start, end)
 
@@ -192,11 +195,14 @@ def _signed(sign: str, number: str) -> str:
     return "-" + number if sign == "-" and number not in ("0", "") else number
 
 
+_LONGEST = 1000  # characters; a longer text is no expression with a value
 _OPERATORS = str.maketrans({"\u00d7": r" \times ", "\u00b7": r" \cdot ", "\u00f7": r" \div "})
 
 
 def _calculated(text: str) -> str:
     """The value of an expression that is not a single number, in normal form, or ``""``."""
+    if len(text) > _LONGEST:
+        return ""
     signs = re.sub(r"[^-/:]", "", text.lstrip("+-"))
     if not re.search(r"\d[ )]*(?:[+*^\u00d7\u00b7\u00f7]| x )|\\", text) and signs != "/":
         return ""  # 5-7 may be a range, 3:4 a ratio, 3/4/2024 a date, 555-1234 a phone number

@@ -28,6 +28,7 @@ from mathsft.data.mathqa import Reading
 from mathsft.data.questions import Questions
 from mathsft.data.row_counts import RowCounts
 from mathsft.data.rows import FEATURES
+from mathsft.data.sources import Origin
 from mathsft.data.table import RowWriter, stored
 from mathsft.processes import say
 
@@ -80,8 +81,9 @@ def load_problems(
             data set, ``owner/name``, in one of these formats (its default configuration).
         split: ``train``, ``validation`` or ``test``, if the source has it; a file is
             one split, ``train``.
-        limit: take at most this many usable rows; None takes all. The generated sources write
-            more than their usual number (4,000 / 500 / 1,000) if the limit is larger.
+        limit: take at most this many usable rows; None takes all. Without ``seed`` nothing is read
+            after them, so the printed counts are those of the rows that were read. The generated
+            sources write more than their usual number (4,000 / 500 / 1,000) if the limit is larger.
         seed: shuffle all usable rows before ``limit`` is applied; None keeps the file's
             order. The global random state is neither read nor changed.
         reading: how to read MathQA's options. ``official``: as lm-evaluation-harness does, for
@@ -119,10 +121,12 @@ def load_problems(
     check_numbers({"limit": limit, "seed": seed})  # Python's seed -1 shuffles like 1
     if streaming:
         return streamed(source, limit=limit, seed=seed, **how)
-    dataset, tally, name = _read(source, limit=limit, seed=seed, **how)
-    taken = f"; {len(dataset):,} taken" if limit is not None else ""
+    dataset, tally, origin = _read(source, limit=limit, seed=seed, **how)
+    taken = "" if limit is None else f"; {len(dataset):,} taken"
+    if limit == len(dataset) and seed is None and not origin.generated:
+        taken += ", reading stopped there"
     shuffled = f" (shuffled, seed {seed})" if seed is not None else ""
-    say(tally.line(name) + taken + shuffled)
+    say(tally.line(origin.name) + taken + shuffled)
     return dataset
 
 
@@ -137,20 +141,21 @@ def read_problems(source: str | Path, **arguments: Any) -> tuple[Dataset, Counte
 
 def _read(
     source: str | Path, *, limit: int | None, seed: int | None, **how: Any
-) -> tuple[Dataset, RowCounts, str]:
+) -> tuple[Dataset, RowCounts, Origin]:
     conversion = Conversion.of(source, limit=limit, whole=seed is not None, **how)
+
+    # The order is that of the file, unless the rows are shuffled: then all of them are needed.
+    first = limit if seed is None else None
 
     def write(path: Path) -> dict[str, Any]:
         with RowWriter(path) as writer:
-            for row, kind, where in conversion.rows():
+            for row, kind, where in conversion.rows(first):
                 writer.write(row, kind, where=where)
         return vars(conversion.tally)
 
-    dataset, notes = stored(write, conversion.key())
-    chosen = list(range(len(dataset)))
+    dataset, notes = stored(write, conversion.key(first))
     if seed is not None:
+        chosen = list(range(len(dataset)))
         random.Random(seed).shuffle(chosen)
         dataset = dataset.select(chosen[:limit])
-    elif limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    return dataset, RowCounts.of(notes), conversion.origin.name
+    return dataset, RowCounts.of(notes), conversion.origin

@@ -124,11 +124,14 @@ def strip_chat(instruction: str) -> str:
     lead, _, rest = text.partition(":")
     if rest.strip() and _is_chat(lead):
         text = rest.strip()
-    while (end := _SENTENCE_END.search(text)) and _is_chat(text[: end.start()]):
-        text = text[end.end() :]
-    while (ends := list(_SENTENCE_END.finditer(text))) and _is_chat(text[ends[-1].end() :]):
-        text = text[: ends[-1].start()]
-    return text
+    gaps = [gap.span() for gap in _SENTENCE_END.finditer(text)]
+    begins, ends = [0, *(end for _, end in gaps)], [*(begin for begin, _ in gaps), len(text)]
+    first, last = 0, len(gaps)
+    while first < last and _is_chat(text[begins[first] : ends[first]]):
+        first += 1
+    while first < last and _is_chat(text[begins[last] : ends[last]]):
+        last -= 1
+    return text[begins[first] : ends[last]]
 
 
 def _is_chat(part: str) -> bool:

@@ -15,6 +15,7 @@ from mathsft.data.cells import parsed
 from mathsft.data.formulas import DISAGREES, formula_verdict
 from mathsft.data.mathqa import (
     LETTERS,
+    LONGEST_OPTIONS,
     Reading,
     choice_answer,
     clean_choices,
@@ -121,6 +122,8 @@ def from_mathqa(
     text_of(row, "options", where=where)
     options = row["options"]  # unstripped: the harness reads every character
     notes = Counter() if notes is None else notes
+    if len(options) > LONGEST_OPTIONS:
+        raise UnusableRowError(f"options longer than {LONGEST_OPTIONS:,} characters")
     choices = official_choices(options) if reading == "official" else _clean(options)
     letters = ascii_lowercase if reading == "clean" else LETTERS
     letter = text_of(row, "correct", where=where)

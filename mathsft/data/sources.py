@@ -42,6 +42,7 @@ class Origin:
     where: str  # what error messages say: a path, or a repository and split
     stamp: Any = None
     size: int = 0
+    generated: bool = False
 
 
 def open_source(
@@ -81,6 +82,7 @@ def open_source(
             source,
             f"{source}/{split}",
             f"{source} ({split})",
+            generated=True,
         )
     table = _hub_table(*hub, split=split, streaming=streaming)
     return Origin(

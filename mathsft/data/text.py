@@ -12,8 +12,11 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
+
+from mathsft.files import check_regular
 
 _APOSTROPHES = (
     "\u2018\u2019\u201a\u201b\u2032\u2035\u02b9\u02bb\u02bc\u02bd\u02c8\u00b4"
@@ -28,16 +31,18 @@ _OTHERS = {"\u2800": " ", "\u066b": ".", "\u066c": ",", "\u066a": "%"}  # Arabic
 _RAISED = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
 _LOWERED = "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b"
 _LEVEL = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
-_SMALL_FRACTION = re.compile(f"([{_RAISED}]+)[/\u2044\u2215]([{_LOWERED}]+)")
+_SMALL_FRACTION = re.compile(f"(?<![{_RAISED}])([{_RAISED}]+)[/\u2044\u2215]([{_LOWERED}]+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 _SCRIPT = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
 # "2½" is 2 1/2, not 21/2; "5①" is not 51. This non-character marks where a sign became digits.
 _EDGE = "\uffff"
 _BETWEEN_DIGITS = re.compile(rf"(?<=\d){_EDGE}+(?=\d)")
+_MOST_MARKS = 30  # in a row; Unicode's stream-safe text has no more, and no language needs them
+_MANY_MARKS = re.compile(rf"[^\x00-\u02ff]{{{_MOST_MARKS + 1},}}")
 _ESCAPED = re.compile(r"\\+([!-/:-@\[-`{-~])")
 # Pandoc's rule for TeX between dollar signs, which leaves "$20 and $30" alone.
 _FORMULA = re.compile(r"\$\$?(?=[^\s$])([^$]*?)(?<=[^\s$])\$\$?(?!\d)")
-_FORMULA_BRACKETS = re.compile(r"\\+[()\[\]]")
+_FORMULA_BRACKETS = re.compile(r"(?<!\\)\\+[()\[\]]")
 _LONG_DASH = re.compile(r"--+(?![\d(.])")
 _SAME_SIGN = str.maketrans({"\u00d7": "x", "\u00f7": "/", "\u22c5": "\u00b7"})
 # These are removed at the end of a text, unless they belong to a number: 5! and n! are factorials,
@@ -46,6 +51,8 @@ _ENDING = ".?,;:!'\"\u3001\u3002\u037e\u061f"
 _FACTORIAL_OR_LENGTH = re.compile(r"(?<=\d)['\"]|(?:(?<=[\d)])|(?<=\b[a-z]))!")
 _BEGINNING = " '\"\u00a1\u00bf"
 
+LONGEST_LINE = 64 * 2**20  # bytes
+_PIECE = 2**20  # bytes
 _MARK = b"\xef\xbb\xbf"  # some editors put a byte order mark first
 
 
@@ -53,9 +60,10 @@ _MARK = b"\xef\xbb\xbf"  # some editors put a byte order mark first
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read its bytes; a ``.gz`` file is decompressed.
 
-    Raises ValueError for a compressed file that is damaged or cut off, also later, while the file
-    is read in the ``with`` block.
+    Raises ValueError for a pipe or a device (`mathsft.files.check_regular`), and for a compressed
+    file that is damaged or cut off, also later, while the file is read in the ``with`` block.
     """
+    check_regular(path)
     compressed = path.suffix.lower() == ".gz"
     try:
         with gzip.open(path) if compressed else path.open("rb") as file:
@@ -68,20 +76,38 @@ def text_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file one at a time, without their line ends.
 
     Only ``\\n`` ends a line: JSON allows U+2028 inside a string, where it does not end a line.
-    Raises ValueError for bytes that are not UTF-8, with the line.
+    Raises ValueError for bytes that are not UTF-8, and for a line of more than 64 MiB, with the
+    line: a small compressed file can hold one that does not fit into memory.
     """
     begin = 0
     with opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
+            if len(line) == LONGEST_LINE:
+                raise ValueError(
+                    f"{path}, line {number}: more than {LONGEST_LINE:,} bytes, which cannot be a "
+                    "row. Is the file damaged, or in another format?"
+                )
             plain = line.removeprefix(_MARK) if number == 1 else line
             yield _decoded(plain.removesuffix(b"\n"), path, line=number, begin=begin)
             begin += len(line)
 
 
-def whole_text(path: Path) -> str:
-    """The text of a file. Raises ValueError for bytes that are not UTF-8, with the line."""
+def text_pieces(path: Path) -> Iterator[str]:
+    """Yield the text of a file in pieces. Raises ValueError for bytes that are not UTF-8."""
+    line, begin, rest = 1, 0, b""
     with opened(path) as file:
-        return _decoded(file.read().removeprefix(_MARK), path, line=1, begin=0)
+        while piece := file.read(_PIECE):
+            data = rest + piece
+            if begin == 0:
+                data = data.removeprefix(_MARK)
+            # The last character may go on in the next piece: it has up to 4 bytes.
+            cut = next((n for n in (1, 2, 3) if len(data) >= n and data[-n] >= 0xC0), 0)
+            data, rest = (data[:-cut], data[-cut:]) if cut else (data, b"")
+            if data:
+                yield _decoded(data, path, line=line, begin=begin)
+            line, begin = line + data.count(b"\n"), begin + len(data)
+        if rest:
+            yield _decoded(rest, path, line=line, begin=begin)
 
 
 def _decoded(data: bytes, path: Path, *, line: int, begin: int) -> str:
@@ -146,7 +172,24 @@ def plain_text(text: str) -> str:
     )
     text = _SCRIPT.sub(lambda match: _script(match[0]), text)
     text = _BETWEEN_DIGITS.sub(" ", text.translate(_SPELLING)).replace(_EDGE, "")
-    return unicodedata.normalize("NFKC", text)
+    return _normalized(text)
+
+
+def _normalized(text: str) -> str:
+    """``text`` in NFKC. A sign keeps its first `_MOST_MARKS` marks.
+
+    Python sorts the marks of a sign by insertion, which takes the square of their number.
+    """
+    return unicodedata.normalize("NFKC", _MANY_MARKS.sub(_with_fewer_marks, text))
+
+
+def _with_fewer_marks(run: re.Match[str]) -> str:
+    kept, marks = [], 0
+    for character in run[0]:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MOST_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def _script(raised: str) -> str:
@@ -166,7 +209,7 @@ def reader_text(text: str) -> str:
     plain = plain_text(text).translate(_SAME_SIGN) if not text.isascii() else plain_text(text)
     plain = plain.casefold()
     if not plain.isascii():  # casefold can leave characters that NFKC combines
-        plain = unicodedata.normalize("NFKC", plain)
+        plain = _normalized(plain)
     if "\\" in plain:
         plain = _ESCAPED.sub(r"\1", _FORMULA_BRACKETS.sub(" ", plain))
     plain = " ".join(plain.split())
@@ -180,9 +223,10 @@ def reader_text(text: str) -> str:
 
 
 def _without_ending(text: str) -> str:
-    while bare := text.rstrip():
-        last = len(bare) - 1
-        if bare[last] not in _ENDING or _FACTORIAL_OR_LENGTH.match(bare, last):
-            return bare
-        text = bare[:last]
-    return ""
+    last = len(text) - 1
+    while last >= 0 and (
+        text[last].isspace()
+        or (text[last] in _ENDING and not _FACTORIAL_OR_LENGTH.match(text, last))
+    ):
+        last -= 1
+    return text[: last + 1]

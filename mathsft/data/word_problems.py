@@ -33,7 +33,10 @@ def from_asdiv(
     row: dict[str, Any], *, where: str, source: str, notes: Counter[str] | None = None
 ) -> Problem:
     """``body``, ``question``, ``answer`` (``9 (apples)``) and ``formula`` (``7+2=9``)."""
-    answer = re.sub(r"\s*\([^()]*\)\s*$", "", text_of(row, "answer", where=where))
+    answer = text_of(row, "answer", where=where)
+    begin = answer.rfind("(")
+    if begin >= 0 and answer.find(")", begin) == len(answer) - 1:  # the unit
+        answer = answer[:begin].rstrip()
     return _problem(row, ("body", "question", "formula"), answer, where, source, notes)
 
 

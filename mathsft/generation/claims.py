@@ -4,13 +4,14 @@
 in any solution. A reward must not forgive, because the model that is trained looks for what pays.
 """
 
+import math
 import re
 import threading
 from typing import Any
 
 from mathsft.data.answers import reference_answer
 
-_ANY_TAG = re.compile(r"<\s*(/?)\s*(think|answer)\b[^<>]*>", re.IGNORECASE)
+_ANY_TAG = re.compile(r"<\s*(?:/\s*)?(?:think|answer)\b[^<>]*>", re.IGNORECASE)
 _TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 _THOUGHT_AND_ANSWER = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -25,6 +26,15 @@ _GAP = re.compile(r"\d\s+\d|\d\s*:\s*\d")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 # A word that is no LaTeX command: math-verify would read "no solution" as a product of letters.
 _WORD = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{3,}|or)(?![A-Za-z])")
+
+# What math-verify is not asked to calculate; see `takes_long`.
+_MOST_CHARACTERS, _DEEPEST, _LARGEST = 500, 10, 10_000
+_LONG_NUMBER = re.compile(r"\d(?:[,._]?\d){40}|\d[eE][-+]?\d{3}")
+_LARGE_FACTORIAL = re.compile(r"(?:\d{4}|[)}\]!])\s*!")
+_REPEATS = re.compile(r"\\(?:sum|prod|int|[dt]?binom|choose|bigcup|bigcap)(?![A-Za-z])|[CP]_|!")
+_WHOLE = re.compile(r"\d+")
+_POWER = re.compile(r"\^|\*\*")
+_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 
 
 def claimed_answer(text: str) -> str:
@@ -53,8 +63,9 @@ def _one_claim(text: str) -> str:
         return ""
     lines = [found for found in _HASHES.finditer(rest) if not _HEADING.match(found[1])]
     claims += [found[1] for found in lines]
-    for found in reversed(lines):
-        rest = rest[: found.start()] + rest[found.end() :]
+    ends = [0, *(found.end() for found in lines)]
+    begins = [*(found.start() for found in lines), len(rest)]
+    rest = "".join(rest[end:begin] for end, begin in zip(ends, begins, strict=True))
     # A box with a mark inside would show one answer and claim another.
     claims += ["" if _MARK.search(content) else content for _, _, content in boxes(rest)]
     if len(claims) != 1:
@@ -88,9 +99,10 @@ def has_format(text: str, style: str) -> bool:
         style: "think", "boxed" or "hashes".
     """
     if style == "think":
+        if [tag[0] for tag in _ANY_TAG.finditer(text)] != _TAGS:
+            return False
         parts = _THOUGHT_AND_ANSWER.fullmatch(text)
-        in_order = [tag[0] for tag in _ANY_TAG.finditer(text)] == _TAGS
-        return bool(parts and in_order and parts[1].strip() and parts[2].strip())
+        return bool(parts and parts[1].strip() and parts[2].strip())
     if style == "boxed":
         found = boxes(text)
         if len(found) != 1:
@@ -114,16 +126,60 @@ def one_number(given: Any) -> str:
         return ""
 
 
+def takes_long(latex: str) -> bool:
+    """Whether math-verify may need very long for an expression: it is then not calculated.
+
+    A time limit does not help: Python calculates ``9**9**9`` in one step, which no signal stops.
+
+    Args:
+        latex: an expression. It takes long if it has more than 500 characters, brackets more than
+            10 deep, a number of more than 40 digits, a product of all whole numbers in its
+            exponents above 10,000, a power of numbers in an exponent, a factorial of more than
+            three digits or of a bracket, or a sum, product or binomial of numbers above 10,000.
+    """
+    if len(latex) > _MOST_CHARACTERS or _LONG_NUMBER.search(latex):
+        return True
+    depth, deepest = 0, 0
+    for sign in latex:
+        depth += (sign in "({[") - (sign in ")}]")
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST or _LARGE_FACTORIAL.search(latex):
+        return True
+    if _REPEATS.search(latex) and any(int(n) > _LARGEST for n in _WHOLE.findall(latex)):
+        return True
+    product = 1
+    for power in _POWER.finditer(latex):
+        exponent = _exponent(latex, power.end())
+        if _POWER.search(exponent) and not _LETTER.search(exponent):
+            return True
+        if not _POWER.search(exponent):
+            product *= math.prod(max(1, int(n)) for n in _WHOLE.findall(exponent))
+    return product > _LARGEST
+
+
+def _exponent(latex: str, begin: int) -> str:
+    """What stands in an exponent that begins here: a bracket with its content, or up to a sign."""
+    while latex[begin : begin + 1] in (" ", "-", "+") and begin < len(latex):
+        begin += 1
+    depth = 0
+    for end in range(begin, len(latex)):
+        depth += (latex[end] in "({[") - (latex[end] in ")}]")
+        if depth < 0 or (depth == 0 and not (latex[end].isalnum() or latex[end] in ")}]^\\.,")):
+            return latex[begin:end]
+    return latex[begin:]
+
+
 def same_expression(reference: str, claim: str) -> bool:
     """Whether a claim equals a reference that is not one number, such as ``x^2+1``.
 
-    math-verify compares both as LaTeX. A claim that it cannot read is wrong.
+    math-verify compares both as LaTeX. A claim that it cannot read is wrong, and so is one that it
+    could calculate for hours, such as ``9^{9^{9^9}}`` (`takes_long`).
 
     Args:
         reference: the right answer in LaTeX, alone or in a box.
         claim: the answer to judge, in LaTeX.
 
-    Raises ValueError for a reference that is empty, has words, or cannot be read.
+    Raises ValueError for a reference that is empty, has words, takes long, or cannot be read.
     """
     from math_verify import parse, verify
 
@@ -132,14 +188,14 @@ def same_expression(reference: str, claim: str) -> bool:
     inside = [content for _, _, content in boxes(reference)]
     inner = inside[0] if len(inside) == 1 else reference.strip().strip("$")
     words = _WORD.search(_ENVIRONMENT.sub("", inner))
-    readable = inner.strip() and not words and not _GAP.search(inner)
+    readable = inner.strip() and not (words or _GAP.search(inner) or takes_long(inner))
     gold = parse(f"\\boxed{{{inner}}}", parsing_timeout=seconds) if readable else []
     if all(isinstance(part, str) for part in gold):
         raise ValueError(
             f"the reference cannot be read as a number or as LaTeX: {reference!r:.80}; give one "
             "number, worked text with a line '#### 18', or LaTeX without words"
         )
-    if not claim or _GAP.search(claim):
+    if not claim or takes_long(claim) or _GAP.search(claim):
         return False
     found = parse(f"\\boxed{{{claim.strip('$')}}}", parsing_timeout=seconds)
     return bool(found) and verify(gold, found, timeout_seconds=seconds)

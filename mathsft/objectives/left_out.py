@@ -151,7 +151,7 @@ def _with_form(messages: Sequence[Message], form: Callable[[Any], Any]) -> list[
 def _as_object(arguments: Any) -> Any:
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return arguments
 
 

@@ -14,6 +14,9 @@ from collections.abc import Callable
 _SHARES = {"pretrain": range(0, 128), "train": range(128, 208), "validation": range(208, 224)}
 _SHARES["test"] = range(224, 256)
 SPLITS = tuple(_SHARES)
+# A split ends when so few of so many draws are new, as a share of those that fall into the split.
+# All questions would be found at last, but the last ones take hours.
+_DRAWS, _RARE = 10_000, 0.25
 SIZES = {"train": 4000, "validation": 500, "test": 1000}
 
 
@@ -37,7 +40,8 @@ def rows_of_split(
     random state is neither read nor changed.
 
     Raises:
-        ValueError: unknown split, or no limit for the endless split ``pretrain``.
+        ValueError: unknown split, no limit for the split ``pretrain``, or more questions than the
+            rules make before new ones become rare; the message says how many there are.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; there are {', '.join(SPLITS)}")
@@ -47,7 +51,17 @@ def rows_of_split(
     rng = random.Random(f"{seed} {split}")
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
+    drawn = before = 0
     while len(rows) < wanted:
+        if drawn == _DRAWS:
+            if len(rows) - before < _RARE * _DRAWS * len(_SHARES[split]) / 256:
+                raise ValueError(
+                    f"{seed}: the split {split!r} has about {len(rows):,} different questions, and "
+                    f"{wanted:,} are wanted; only {len(rows) - before:,} of the last {_DRAWS:,} "
+                    f"draws gave a new one. Give a limit of {len(rows):,} or less"
+                )
+            drawn, before = 0, len(rows)
+        drawn += 1
         row = make_row(rng)
         question = row[question_key]
         if question not in seen and split_of(question) == split:
