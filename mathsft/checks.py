@@ -12,7 +12,7 @@ would train with the second one alone.
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -137,36 +137,61 @@ def check_numbers(given: Mapping[str, Any], *, where: str = "") -> None:
             check_number(f"{where}{name}", value, _RULES[name])
 
 
+_MOST_VALUES = 100_000  # of a YAML text, with its anchors written out
+
+
+class _GivenTwiceError(ValueError):
+    """A mapping has a key twice; the message names the place."""
+
+
 def load_yaml(text: str, where: Any) -> Any:
     """Read ``text`` as YAML, plain values only; ``where`` names it in an error.
 
     Anchors and merge keys (``<<: *base``) work as in YAML: an own key wins over a merged one.
 
-    Raises ValueError for invalid YAML, and for a mapping that has a key twice, at any depth.
+    Raises ValueError for invalid YAML; for a mapping that has a key twice, at any depth; and for
+    what can be written in a few lines and is too large to be read: values nested too deep, numbers
+    of thousands of digits, anchors in anchors that stand for millions of values.
     """
     import yaml
 
     try:
-        check_keys(text, where)
-        return yaml.safe_load(text)
+        with _usable_yaml(where):
+            check_keys(text, where)
+            return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: not valid YAML: {error}") from None
+
+
+@contextmanager
+def _usable_yaml(where: Any) -> Iterator[None]:
+    """Name the place in errors of valid YAML that cannot be read."""
+    try:
+        yield
+    except _GivenTwiceError:
+        raise
+    except ValueError as error:  # a date that is none, or a very long number
+        raise ValueError(f"{where}: not usable as YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: not usable as YAML: values nested too deep") from None
 
 
 def check_keys(text: str, where: Any = "") -> None:
     """Raise ValueError, with the lines, if a mapping in ``text`` has a key twice.
 
     This is checked before anything is merged: afterwards a merged key looks like an own one.
-    Invalid YAML raises yaml.YAMLError.
+    Also raised if anchors make more than 100,000 values of it. Invalid YAML raises yaml.YAMLError.
     """
     import yaml
 
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
+        if node and _values_in(node, {}) > _MOST_VALUES:
+            raise ValueError(f"anchors make more than {_MOST_VALUES:,} values of it")
         for path, first, second in _twice(node, "", set(), loader) if node else ():
             before = f"{where}, " if where else ""
-            raise ValueError(
+            raise _GivenTwiceError(
                 f"{before}line {second}: {path} is given twice (first in line {first}), and only "
                 "one of the two would count: put them together"
             )
@@ -181,8 +206,18 @@ def check_values(arguments: Sequence[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, _, value = argument.partition("=") if argument[:2] == "--" else (before, "", argument)
         if value.lstrip()[:1] in ("{", "["):
-            with suppress(yaml.YAMLError):  # invalid YAML may be a text
+            with suppress(yaml.YAMLError), _usable_yaml(name):  # invalid YAML may be a text
                 check_keys(value, name)
+
+
+def _values_in(node: Any, known: dict[int, int]) -> int:
+    """How many values a node stands for if each anchor is written out."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1  # what holds itself has no end
+        inner = node.value if isinstance(node.value, list) else ()
+        parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_values_in(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _twice(node: Any, path: str, seen: set[int], loader: Any) -> Iterator[tuple[str, int, int]]:

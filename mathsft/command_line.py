@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
 from mathsft.checks import check_values, load_yaml, unknown_name
+from mathsft.files import read_text
 from mathsft.options import Option, allowed, checked, walk
 from mathsft.processes import say
 from mathsft.recipes import Layers, read_recipe, shipped_recipes
@@ -103,7 +103,7 @@ class Options:
         if not config:
             raise ValueError("--config: a file is expected, found nothing")
         if not self.sections:
-            given = load_yaml(Path(config).read_text(encoding="utf-8"), config)
+            given = load_yaml(read_text(config), config)
             if not isinstance(given, dict):
                 raise ValueError(f"{config}: expected options and their values, found {given!r}")
             layers.add({"": checked(given, self.plain, f"{config}: ")})

@@ -53,8 +53,9 @@ def iterate_rows(path: Path) -> Iterator[Row]:
     Raises:
         FileNotFoundError, IsADirectoryError: the file does not exist, or is a folder.
         ValueError: another suffix, a pipe or a device, not UTF-8, not JSON, cut off, no array, a
-            row that is not an object or has more than 64 MiB, an object with a key twice (or a table with a column twice), or no row at all;
-            the message names the file and, if there is one, the row.
+            row that is not an object or has more than 64 MiB, an object with a key twice (or a
+            table with a column twice), or no row at all; the message names the file and, if there
+            is one, the row.
     """
     check_file(path)
     readers = {".json": json_array, ".jsonl": json_lines, ".parquet": _parquet, ".csv": _csv}

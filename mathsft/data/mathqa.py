@@ -82,8 +82,8 @@ def clean_choices(options: str) -> list[str]:
 def _check_length(options: str) -> None:
     if len(options) > LONGEST_OPTIONS:
         raise ValueError(
-            f"options of {len(options):,} characters are not MathQA's: at most {LONGEST_OPTIONS:,} are "
-            f"read: {options!r:.40}"
+            f"options of {len(options):,} characters are not MathQA's, and at most "
+            f"{LONGEST_OPTIONS:,} are read: {options!r:.40}"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mathsft.files import own_file, write_whole
+from mathsft.files import check_regular, own_file, write_whole
 
 
 def open_journal(
@@ -30,6 +30,7 @@ def open_journal(
     there twice; for a file with other settings, with the first one that differs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_regular(path)
     data = path.read_bytes() if path.exists() else b""
     begin = json.dumps({"kind": kind})[:-1].encode()
     if data[: len(begin)] != begin[: len(data)]:
@@ -72,7 +73,7 @@ def add_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 def _read(line: bytes, where: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON ({error}): remove it") from None
     if not isinstance(found, dict):
         raise ValueError(f"{where} is not an object: remove it")

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,38 +15,58 @@ from transformers import PreTrainedTokenizerBase
 
 from mathsft.data.chat import trained_turns
 from mathsft.data.schemas import UnusableRowError
+from mathsft.files import read_text
+from mathsft.models.template_bounds import (
+    TemplateBoundError,
+    bounded,
+    check_template,
+    templates_of,
+)
 from mathsft.told import advice
 
 _PROBE = "mathsft closes here"
 Messages = Sequence[Mapping[str, Any]]
 # Errors that a template may raise, besides jinja's own, if it does not support a conversation.
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+_REFUSALS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+    RecursionError, MemoryError, SyntaxError,
+)  # fmt: skip
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
     """Give the tokenizer the template in a Jinja file; no token is added for it.
 
     Raises FileNotFoundError if the file does not exist, and ValueError, with file and line, if
-    it is empty or not valid Jinja.
+    it is empty, not valid Jinja, or does not end (`mathsft.models.template_bounds`).
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"no chat template {path} (looked from {Path.cwd()}): give a Jinja file"
         )
-    try:
-        template = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}): save the file as UTF-8") from error
+    template = read_text(path)
     if not template.strip():
         raise ValueError(f"{path}: the chat template is empty")
-    tokenizer.chat_template = template
+    before, tokenizer.chat_template = tokenizer.chat_template, template
     try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+        _render(tokenizer, [{"role": "user", "content": "Hello"}])
     except TemplateSyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: invalid Jinja: {error.message}") from error
-    except TemplateError:
+    except SyntaxError as error:
+        raise ValueError(f"{path}: invalid Jinja: {error.msg}") from error
+    except TemplateBoundError as error:
+        tokenizer.chat_template = before
+        raise ValueError(f"{path}: this chat template cannot be used: {error}") from error
+    except _REFUSALS:
         pass  # it may refuse this conversation and accept others
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]], **arguments: Any) -> str:
+    """``apply_chat_template`` as text; TemplateBoundError for a template that does not end."""
+    counted = [check_template(template) for template in templates_of(tokenizer)]
+    with bounded() if any(counted) else nullcontext():
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+    return text
 
 
 @dataclass(frozen=True)
@@ -76,8 +97,8 @@ class Closing:
             )
         turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBE}]
         try:
-            whole = tokenizer.apply_chat_template(turns, tokenize=False)
-        except TemplateError as error:
+            whole = _render(tokenizer, turns)
+        except _REFUSALS as error:
             raise ValueError(f"the chat template cannot be rendered: {error}") from error
         _, found, text = whole.rpartition(_PROBE)
         if not found:
@@ -148,9 +169,9 @@ class Conversation:
         Raises UnusableRowError, with the template's message, if the template refuses them.
         """
         try:
-            text: str = tokenizer.apply_chat_template(
+            text = _render(
+                tokenizer,
                 [dict(message) for message in self.messages[:turns]],
-                tokenize=False,
                 add_generation_prompt=reply,
                 **self.arguments,
             )

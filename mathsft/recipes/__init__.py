@@ -26,6 +26,7 @@ from typing import Any
 
 from mathsft.checks import load_yaml, unknown_name
 from mathsft.device import default_profile
+from mathsft.files import read_text
 from mathsft.options import Option, checked
 from mathsft.processes import say
 from mathsft.recipes.sections import recipe_sections
@@ -85,7 +86,7 @@ def read_recipe(profile: str | Path) -> dict[str, dict[str, Any] | None]:
         path = path / "config.yaml"  # a run's folder
     if not path.is_file():
         raise FileNotFoundError(unknown_name("recipe or file", name, shipped))
-    recipe = load_yaml(path.read_text(encoding="utf-8"), path)
+    recipe = load_yaml(read_text(path), path)
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: a recipe must be a mapping of sections, found {recipe!r}")
     sections = recipe_sections()
