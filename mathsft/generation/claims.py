@@ -33,7 +33,7 @@ _LONG_NUMBER = re.compile(r"\d(?:[,._]?\d){40}|\d[eE][-+]?\d{3}")
 _LARGE_FACTORIAL = re.compile(r"(?:\d{4}|[)}\]!])\s*!")
 _REPEATS = re.compile(r"\\(?:sum|prod|int|[dt]?binom|choose|bigcup|bigcap)(?![A-Za-z])|[CP]_|!")
 _WHOLE = re.compile(r"\d+")
-_POWER = re.compile(r"\^|\*\*")
+_POWER = re.compile(r"\^")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 
 
@@ -137,6 +137,7 @@ def takes_long(latex: str) -> bool:
             exponents above 10,000, a power of numbers in an exponent, a factorial of more than
             three digits or of a bracket, or a sum, product or binomial of numbers above 10,000.
     """
+    latex = latex.replace("**", "^")
     if len(latex) > _MOST_CHARACTERS or _LONG_NUMBER.search(latex):
         return True
     depth, deepest = 0, 0
