@@ -4,6 +4,8 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -46,6 +48,12 @@ def test_requirements_txt_names_every_package_of_the_design_card() -> None:
     assert {canonicalize_name(one) for one in CARD} <= set(map(name, listed()))
 
 
+@cache
+def homes() -> Mapping[str, list[str]]:
+    """The distributions of each module; finding them reads a file of every installed package."""
+    return packages_distributions()
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "mathsft").rglob("*.py")), ids=lambda p: p.stem)
 def test_a_module_imports_declared_packages_only(path: Path) -> None:
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
@@ -53,10 +61,9 @@ def test_a_module_imports_declared_packages_only(path: Path) -> None:
     modules |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
     found = {module.partition(".")[0] for module in modules} - {*sys.stdlib_module_names}
     found -= {"mathsft", "google"}  # google.colab, which Colab has
-    homes = packages_distributions()
     declared = {*map(name, PROJECT["dependencies"]), *map(name, ON_DEMAND.get(path.name, []))}
     for module in found:
-        assert {canonicalize_name(d) for d in homes.get(module, [module])} & declared, module
+        assert {canonicalize_name(d) for d in homes().get(module, [module])} & declared, module
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "mathsft").rglob("*.py")), ids=lambda p: p.stem)
