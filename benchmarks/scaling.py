@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 from contextlib import redirect_stdout
+from functools import cache
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -96,6 +97,12 @@ def step_rows(settings: dict[str, Any]) -> int:
     return int(given or settings[BATCH] * settings.get(STEPS, 1))
 
 
+@cache
+def recipe_of(name: str) -> dict[str, Any]:
+    """Read once, because each way of saving memory asks for it."""
+    return load_recipe(name)
+
+
 def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, halved: int) -> float:
     """GB a card: the larger of the peaks with packed rows and with multiple choice.
 
@@ -104,7 +111,7 @@ def memory_of(size: str, machine: Machine, way: str, *, checkpointing: bool, hal
     lora = not way.startswith("full")
     peaks = []
     for section in ("sft", "multiple_choice"):
-        settings = load_recipe(machine.recipe)[section]
+        settings = dict(recipe_of(machine.recipe)[section])
         rows = step_rows(settings)
         settings[BATCH] = max(1, rows >> halved)
         settings[STEPS] = rows // settings[BATCH]
@@ -128,7 +135,7 @@ def cheapest(size: str, machine: Machine, *, full: bool) -> dict[str, Any]:
     all of these are tried before another way. On several cards the other way is tried first,
     because dividing the model costs less than passing through it once more.
     """
-    recipe = load_recipe(machine.recipe)
+    recipe = recipe_of(machine.recipe)
     frugal = [(checkpointing, halved) for checkpointing in (False, True) for halved in range(5)]
     ways = [way for way in machine.ways if way.startswith("full") == full]
     tried = [(way, saving) for way in ways for saving in frugal]

@@ -12,7 +12,7 @@ import io
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -157,15 +157,23 @@ def _counted(size: str, layers: int, lora: bool, checkpointing: bool) -> list[fl
     ).tolist()
 
 
+def encoded(problems: Any, tokenizer: Any, objective: Any, max_length: int) -> list[Any]:
+    """The rows of a trainer, as a list; what is printed about them is left out."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return list(training_rows(problems, tokenizer, objective, max_length=max_length))
+
+
 def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) -> Work:
     """One pass over worked problems, packed and batched as in `sft_trainer`."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        rows = training_rows(problems, tokenizer, SFT(), max_length=max_length)
-    lengths = [sum(len(ids) - 1 for ids in row) for row in rows["input_ids"]]
+    return _solutions(encoded(problems, tokenizer, SFT(), max_length), len(problems), batch_size)
+
+
+def _solutions(rows: Sequence[Any], count: int, batch_size: int) -> Work:
+    lengths = [sum(len(ids) - 1 for ids in row["input_ids"]) for row in rows]
     batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
-    labels = [labels[1:] for row in rows["labels"] for labels in row]
+    labels = [labels[1:] for row in rows for labels in row["labels"]]
     return Work(
-        rows=len(problems),
+        rows=count,
         batches=len(batches),
         tokens=sum(lengths),
         positions=sum(len(batch) * max(batch) for batch in batches),
@@ -176,8 +184,11 @@ def solutions(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int
 
 def choices(problems: Any, tokenizer: Any, *, batch_size: int, max_length: int) -> Work:
     """One pass over multiple-choice problems, in the batches of `multiple_choice_trainer`."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        kept = list(training_rows(problems, tokenizer, MultipleChoice(), max_length=max_length))
+    kept = encoded(problems, tokenizer, MultipleChoice(), max_length)
+    return _choices(kept, batch_size, max_length)
+
+
+def _choices(kept: Sequence[Any], batch_size: int, max_length: int) -> Work:
     collate = Collator(MultipleChoice(), pad_token_id=0, max_length=max_length)
     batches = tokens = positions = pairs = predictors = 0
     for first in range(0, len(kept), batch_size):
@@ -224,7 +235,15 @@ def one_pass(source: str, limit: int | None, batch_size: int, max_length: int) -
 
 @cache
 def _of_first(source: str, count: int, batch_size: int, max_length: int) -> Work:
+    rows = _encoded_first(source, count, max_length)
+    if "mathqa" in source:
+        return _choices(rows, batch_size, max_length)
+    return _solutions(rows, count, batch_size)
+
+
+@cache
+def _encoded_first(source: str, count: int, max_length: int) -> list[Any]:
+    """The same for all batch sizes, because tokenizing takes longer than counting."""
     problems, tokenizer = rows_of(source)
-    pay = choices if "mathqa" in source else solutions
-    first = problems.select(range(count))
-    return pay(first, tokenizer, batch_size=batch_size, max_length=max_length)
+    objective = MultipleChoice() if "mathqa" in source else SFT()
+    return encoded(problems.select(range(count)), tokenizer, objective, max_length)
