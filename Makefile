@@ -26,7 +26,7 @@ $(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(EARLY) $(3) & early=$$!; \
 $(1)/python -m pytest $(NBVAL) $(LATE); late=$$?; wait $$early && exit $$late
 endef
 
-.PHONY: help install course test test-slow test-all test-colab test-gpu bench docs format check
+.PHONY: help install install-both course test test-slow test-all test-colab test-gpu bench docs format check
 
 help:
 	@echo "make course      install, then run every lesson (pages and a report in runs/course)"
@@ -52,6 +52,8 @@ $(VENV)/.installed: requirements.txt pyproject.toml constraints/latest.txt
 	touch $@
 
 install: $(VENV)/.installed
+
+install-both: install .venv-colab/.installed
 
 course: install
 	$(BIN)/mathsft course
