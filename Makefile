@@ -13,6 +13,9 @@ export MATHSFT_PROFILE
 TESTING := MATHSFT_PROFILE=tiny MATHSFT_SOURCE= MATHSFT_MATHQA= MATHSFT_OBJECTIVE= CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 MATHSFT_KEEP= MATHSFT_QUESTIONS=
 # Two processes of one thread each: faster than one of two, and PyTorch's threads do not compete.
 IN_TWO := -n 2 --dist worksteal
+# The slow tests of a file share trainings, so one process runs them all, the longest files first
+# (tests/conftest.py).
+BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 # Lessons run in two processes of about the same length; 04 uses what 03 made. They start with an empty folder of runs, so
 # that no run of an earlier test is resumed. Given: an environment, what is shorter, further notebooks.
@@ -64,7 +67,7 @@ test: install
 
 # What test-all runs after test: the slow tests, and the lessons as learners run them.
 test-slow: install
-	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "slow and not colab" tests
+	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(BY_FILE) -m "slow and not colab" tests
 	$(call LESSONS,$(BIN))
 
 test-all: test test-slow

@@ -16,6 +16,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 
+# `make test-slow` gives a file to the next free process. If a long one came last, the other process
+# would wait for it.
+LONGEST = [
+    "benchmarks", "distributed", "multiple_choice_learning", "survival", "minimal", "estimate",
+    "lesson_on_real_rows", "compiling", "gpu_benchmark", "scaling", "cli_recipes", "slurm",
+    "readme", "row_memory", "preference_cli", "policy_cli", "adapted_embeddings", "harness",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 def pytest_collection_finish() -> None:
     """Exclude all imported objects from garbage collection, which every training run calls.
 
