@@ -73,7 +73,7 @@ test-slow: install
 test-all: test test-slow
 
 test-colab: .venv-colab/.installed
-	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) -m "colab or not slow" tests
+	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) -m "colab or not (slow or same_everywhere)" tests
 	$(call LESSONS,.venv-colab/bin,$(QUICK),notebooks/solutions)
 
 test-gpu: install

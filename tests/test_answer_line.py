@@ -112,6 +112,7 @@ def test_an_unreadable_answer_is_a_counted_drop(
     assert read_problems(chats, test_questions=[], train_questions=[])[1] == {reason: 1}
 
 
+@pytest.mark.same_everywhere
 def test_no_real_row_is_dropped(data_dir: Path) -> None:
     problems, dropped = read_problems(data_dir / "gsm8k" / "train.jsonl")
     assert (len(problems), dropped) == (7473, {})

@@ -16,6 +16,8 @@ from mathsft.data.answers import (
     strip_marks,
 )
 
+pytestmark = pytest.mark.same_everywhere
+
 
 @pytest.mark.parametrize(
     ("text", "answer"),

@@ -121,6 +121,7 @@ def test_any_real_question_is_found_when_disguised(
     assert question_template(hidden) == question_template(question)
 
 
+@pytest.mark.same_everywhere
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(REAL), Disguised, st.sampled_from(["{}", "Please solve: {} Thanks a lot"]))
 def test_a_disguised_question_is_found_in_chats_and_prompts(

@@ -12,6 +12,8 @@ from mathsft.models.attention import forest_mask, forest_rule
 from mathsft.models.blockwise import Window
 from mathsft.models.forest import IGNORE, TokenForest
 
+pytestmark = pytest.mark.same_everywhere
+
 
 def scored_from(ids: list[int], start: int) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}

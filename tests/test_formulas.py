@@ -21,6 +21,8 @@ from mathsft.data.formulas import (
     label_number,
 )
 
+pytestmark = pytest.mark.same_everywhere
+
 
 @pytest.mark.parametrize(
     ("formula", "value"),

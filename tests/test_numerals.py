@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from mathsft.data.answers import extract_answer, normal_answer, same_answer
 
+pytestmark = pytest.mark.same_everywhere
+
 WHOLE = [
     (r"\boxed{\frac{3}{4}}", "3/4"), (r"\$9{,}500", "9500"), ("Rs.500", "500"),
     ("$10^{6}$", "1000000"), ("15 cm^2", "15"), ("1,23,456", "123456"), ("1e5", "100000"),

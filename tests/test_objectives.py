@@ -61,6 +61,7 @@ OTHER = {
 }  # fmt: skip
 
 
+@pytest.mark.same_everywhere
 @pytest.mark.parametrize("name", sorted(objective_classes()))
 def test_every_field_of_an_objective_is_part_of_a_runs_identity(
     adapted: Any, tokenizer: Any, tmp_path: Path, name: str

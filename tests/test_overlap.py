@@ -103,6 +103,7 @@ def test_half_of_real_mathqa_holds_a_quarter_of_the_others_templates(data_dir: P
     assert found.counts == {"exact": 1, "template": 589, "n-grams": 246}
 
 
+@pytest.mark.same_everywhere
 def test_nothing_of_real_gsm8k_is_in_real_mathqa(data_dir: Path) -> None:
     gsm8k = read_problems(data_dir / "gsm8k" / "train.jsonl")[0]
     mathqa = read_problems(data_dir / "mathqa" / "dev.json")[0]

@@ -130,6 +130,7 @@ def imported(tree: ast.Module, names: set[str]) -> set[str]:
     return found
 
 
+@pytest.mark.same_everywhere
 def test_no_import_runs_back_up() -> None:
     trees = modules()
     for name, tree in trees.items():
@@ -142,6 +143,7 @@ def test_no_import_runs_back_up() -> None:
                 assert PARTS.index(its) <= PARTS.index(mine), f"{name} imports {other}"
 
 
+@pytest.mark.same_everywhere
 def test_no_modules_import_each_other_in_a_circle() -> None:
     trees = modules()
     graph = {name: imported(tree, set(trees)) - {name} for name, tree in trees.items()}
@@ -206,6 +208,7 @@ def test_every_parameter_of_a_public_name_has_a_type_and_is_described(name: str)
 MODULES = sorted((ROOT / "mathsft").rglob("*.py"))
 
 
+@pytest.mark.same_everywhere
 def test_no_module_but_compat_reads_what_another_library_keeps_to_itself() -> None:
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
     nodes = [(path, node) for path, tree in trees.items() for node in ast.walk(tree)]

@@ -119,6 +119,7 @@ def test_real_questions_are_found_inside_chat_in_seconds(data_dir: Path) -> None
     assert time.perf_counter() - start < 30
 
 
+@pytest.mark.same_everywhere
 def test_the_wording_rule_spares_bare_questions_and_strips_the_known_chat(data_dir: Path) -> None:
     questions = read_problems(data_dir / "gsm8k" / "train.jsonl")[0]["question"]
     assert sum(strip_chat(question) != question for question in questions) <= 3
