@@ -1,44 +1,106 @@
-"""A child process that does something to files while the test looks, or is killed at it."""
+"""Python scripts in processes of their own that need not import torch: a server forks them.
+
+Importing torch, transformers and TRL takes a process as long as a short training run. Scripts whose
+imports or memory are tested need a new interpreter: `subprocess`.
+"""
 
 import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import cache
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
-_FORK = multiprocessing.get_context("fork")  # the child has everything imported already
+import pytest
+
+_HERE = Path(__file__).parent
+PRELOAD = ["preloaded", "survival", "bitsandbytes"]
 
 
-@contextmanager
-def child(work: Callable[[Any], None]) -> Iterator[Any]:
-    """Run ``work(pipe)`` in a child; the block gets the process, with its ``.pipe``."""
-    ours, theirs = _FORK.Pipe()
-    process: Any = _FORK.Process(target=work, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()
-    process.pipe = ours
+@cache
+def server() -> Any:
+    """The server, started once for each process of pytest."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with pytest.MonkeyPatch.context() as patch:
+        path = os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")]))
+        patch.setenv("PYTHONPATH", path)
+        forkserver.ensure_running()
+    return context
+
+
+def run_script(
+    script: Path, *options: str, timeout: float = 600, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script as ``python script options``.
+
+    Python scripts that it runs with `subprocess.check_output` are forked from it. So the memory
+    that a process finds for itself includes what was imported for all.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder) / name for name in ("stdout", "stderr")]
+        arguments = [str(script), *options]
+        process = server().Process(
+            target=_run, args=(arguments, {**os.environ, **environment}, streams)
+        )
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        stdout, stderr = (path.read_text(encoding="utf-8") for path in streams)
+        return subprocess.CompletedProcess(arguments, process.exitcode, stdout, stderr)
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str], streams: Sequence[Path]) -> None:
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
+    os.environ.clear()
+    os.environ.update(environment)
+    with mock.patch.object(subprocess, "check_output", _forked_output):
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    sys.argv = list(arguments)
+    sys.path.insert(0, str(Path(arguments[0]).parent))
     try:
-        yield process
+        runpy.run_path(arguments[0], run_name="__main__")
     finally:
-        process.kill()
-        process.join()
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
-def killed_at_call(function: str, number: int, work: Callable[[], Any], patch: Any) -> None:
-    """Do the work in a child that is killed when it calls ``os.FUNCTION`` for the n-th time."""
-    real, calls = getattr(os, function), []
-
-    def deadly(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **kwargs)
-
-    def run(pipe: Any) -> None:
-        patch.setattr(os, function, deadly)
-        work()
-
-    with child(run) as process:
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL, f"os.{function} was called {len(calls)} times"
+def _forked_output(command: Sequence[str], *, text: bool, stderr: int | None = None) -> str:
+    """`subprocess.check_output` for a command of this interpreter."""
+    executable, *arguments = command
+    assert executable == sys.executable
+    assert text
+    sys.stdout.flush()
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                os.dup2(printed.fileno(), 1)
+                _main(arguments)
+                status = 0
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        printed.seek(0)
+        output = printed.read()
+    if status:
+        raise subprocess.CalledProcessError(status, command, output)
+    return output

@@ -3,27 +3,22 @@
 import importlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trl
 from datasets import Dataset
+from forked import run_script
+
+pytestmark = pytest.mark.same_everywhere
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def result_of(script: str, *options: str) -> dict[str, Any]:
     """Return the last line that a benchmark prints, at the tiny shape."""
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), "--shape", "tiny", "--json", *options],
-        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_script(BENCHMARKS / script, "--shape", "tiny", "--json", *options)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import killed_at_call
+from children import killed_at_call
 from model_files import base, trained
 
 from mathsft.models.adapters import load_adapter, save_adapter

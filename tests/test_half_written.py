@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import child, killed_at_call
+from children import child, killed_at_call
 
 from mathsft.data.local_files import write_rows
 from mathsft.data.table import stored

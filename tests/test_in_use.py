@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import child
+from children import child
 from small_training import trainer
 
 from mathsft.in_use import LOCK, NOTE, claimed

@@ -1,14 +1,12 @@
 """docs/scaling.md shows what the command prints, and its counts are those of a real pass."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import run_script
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,11 +82,8 @@ def test_lora_costs_less_than_six_operations_a_parameter_and_checkpointing_half_
 
 @pytest.mark.slow
 def test_the_tables_of_the_document_are_those_of_the_command(data_dir: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "scaling.py"), "--markdown"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "MATHSFT_DATA_DIR": str(data_dir)},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    script = ROOT / "benchmarks" / "scaling.py"
+    done = run_script(script, "--markdown", MATHSFT_DATA_DIR=str(data_dir))
     assert done.returncode == 0, done.stderr
     document = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\n)+", document, re.MULTILINE)

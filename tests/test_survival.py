@@ -1,33 +1,21 @@
 """A training run that is killed many times ends with the weights of an undisturbed run."""
 
 import json
-import multiprocessing
 import random
 import shutil
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
 import survival
+from forked import server
 
 from mathsft.training.checkpoints import checkpoint_problem
 
 
-@pytest.fixture(scope="module")
-def server() -> Any:
-    """A server that forks processes with everything imported; it must find `survival`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["survival", "bitsandbytes"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        forkserver.ensure_running()
-    return context
-
-
-def started(server: Any, *arguments: Any) -> Any:
-    process = server.Process(target=survival.train, args=arguments)
+def started(*arguments: Any) -> Any:
+    process = server().Process(target=survival.train, args=arguments)
     process.start()
     return process
 
@@ -52,9 +40,9 @@ KILLS = {"sft": 12, "multiple choice": 6, "preferences": 6, "rollouts": 6}
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "kills"), KILLS.items())
 def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
-    objective: str, kills: int, server: Any, tmp_path: Path
+    objective: str, kills: int, tmp_path: Path
 ) -> None:
-    calm = started(server, objective, tmp_path / "calm", None, tmp_path / "calm.log")
+    calm = started(objective, tmp_path / "calm", None, tmp_path / "calm.log")
     calm.join(300)
     assert calm.exitcode == 0, (tmp_path / "calm.log").read_text()
 
@@ -72,7 +60,7 @@ def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
         if attempt in (3, 8):  # the machine is gone, the copies are not
             shutil.rmtree(folder)
         ready = log.read_text().count("READY")
-        process = started(server, objective, folder, mirror, log)
+        process = started(objective, folder, mirror, log)
         wait_for(lambda ready=ready: log.read_text().count("READY") > ready, process)
         if attempt % 2:
             kill_in_writing(process, draw.choice(in_writing), [folder, mirror / "run"])
@@ -90,7 +78,7 @@ def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
     assert torn >= kills // 8, "too few runs were killed in the middle of a write"
     print(f"{killed} kills, {torn} in the middle of a write")
 
-    last = started(server, objective, folder, mirror, log)
+    last = started(objective, folder, mirror, log)
     last.join(300)
     text = log.read_text()
     assert last.exitcode == 0, text
@@ -111,7 +99,7 @@ def test_after_many_kills_and_resumes_the_weights_are_the_same_to_the_bit(
     assert len(history(ends[0])) == survival.STEPS[objective]
 
     # And once more: nothing is left to train, and the result is there.
-    again = started(server, objective, folder, mirror, log)
+    again = started(objective, folder, mirror, log)
     again.join(300)
     assert "training had ended" in log.read_text()
     assert again.exitcode == 0
