@@ -267,8 +267,8 @@ def test_a_row_of_another_form_is_an_error_naming_the_problem(tokenizer, broken)
     rows = [asked("Fine?", ["3", "4"], 0), {"question": "Broken?", **broken}]
     with pytest.raises(
         ValueError,
-        match="problem 1: (expected choices, a list of texts.*Broken|"
-        "column .* is missing.*add_choices)",
+        match=r"problem 1: (expected choices, a list of texts.*Broken|"
+        r"column .* is missing.*add_choices)",
     ):
         multiple_choice_rows(rows, tokenizer)
 

@@ -152,7 +152,7 @@ def test_another_prompt_for_an_id_is_refused(loaded: Any, whole: Any) -> None:
     [
         (lambda data: b"my notes\n" + data, "holds something else than rejection sampling"),
         (lambda data: data.replace(b'"p1"', b'"p0"', 1), "line 3: no id, or one that is there"),
-        (lambda data: data.replace(b'{"id": "p1"', b"{id", 1), "line 3 is not JSON"),
+        (lambda data: data.replace(b'{"id": "p1"', b"{id", 1), "line 3: not valid JSON"),
         (lambda data: data + b"[1]\n", "is not an object"),
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mathsft.files import check_regular, own_file, write_whole
+from mathsft.files import check_regular, own_file, parse_json, write_whole
 
 
 def open_journal(
@@ -72,9 +72,9 @@ def add_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 def _read(line: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error}): remove it") from None
+        found = parse_json(line, where)
+    except ValueError as error:
+        raise ValueError(f"{error}: remove the line") from None
     if not isinstance(found, dict):
         raise ValueError(f"{where} is not an object: remove it")
     return found

@@ -108,7 +108,7 @@ def read_config(folder: Path) -> LoraConfig:
     """Return the adapter's config. Raises ValueError if it cannot be read or is not LoRA."""
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{folder / ADAPTER_CONFIG} cannot be read ({error}): copy the adapter again"
         ) from error

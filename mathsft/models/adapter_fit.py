@@ -1,7 +1,6 @@
 """Check that a saved adapter is complete and fits this base, before the base is changed."""
 
 import copy
-import json
 import warnings
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import PreTrainedModel
 
+from mathsft.files import read_json
 from mathsft.models.adapter_checks import adapter_state, check_finite, embedding_state
 from mathsft.models.adapter_files import IDENTITY_FILE, identity_differences, some, unwrapped_name
 from mathsft.models.model_files import vocabulary
@@ -121,7 +121,7 @@ def check_base(base: PreTrainedModel, folder: Path) -> None:
     if not path.exists():
         return
     try:
-        identity = json.loads(path.read_text(encoding="utf-8"))
+        identity = read_json(path)
         differences, compared = identity_differences(identity, base)
         name = identity["name"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

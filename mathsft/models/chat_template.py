@@ -1,7 +1,6 @@
 """Chat templates: use your own, find how one closes a turn, and render a conversation."""
 
 import inspect
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mathsft.data.chat import trained_turns
 from mathsft.data.schemas import UnusableRowError
-from mathsft.files import read_text
+from mathsft.files import parse_json, read_text
 from mathsft.models.template_bounds import (
     TemplateBoundError,
     bounded,
@@ -153,14 +152,14 @@ class Conversation:
             turn = {key: value for key, value in message.items() if value is not None}
             turn.pop("train", None)
             if "tool_calls" in turn:
-                turn["tool_calls"] = json.loads(turn["tool_calls"])
+                turn["tool_calls"] = parse_json(turn["tool_calls"], "tool_calls")
             messages.append(turn)
-        arguments = json.loads(row.get("chat_template_kwargs") or "{}")
+        arguments = parse_json(row.get("chat_template_kwargs") or "{}", "chat_template_kwargs")
         kind: Any = type(tokenizer)
         if names := sorted(arguments.keys() & _taken(kind)):
             raise UnusableRowError(f"whose chat_template_kwargs set the tokenizer's {names[0]}")
         if row.get("tools"):
-            arguments = {**arguments, "tools": json.loads(row["tools"])}
+            arguments = {**arguments, "tools": parse_json(row["tools"], "tools")}
         return cls(messages, trained_turns(row), arguments)
 
     def rendered(self, tokenizer: Any, turns: int | None = None, *, reply: bool = True) -> str:

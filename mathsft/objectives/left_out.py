@@ -14,6 +14,7 @@ from jinja2 import Environment
 
 from mathsft.data.messages import REASONING
 from mathsft.data.schemas import UnusableRowError
+from mathsft.files import parse_json
 from mathsft.models.chat_template import Conversation
 
 Message = Mapping[str, Any]
@@ -150,8 +151,8 @@ def _with_form(messages: Sequence[Message], form: Callable[[Any], Any]) -> list[
 
 def _as_object(arguments: Any) -> Any:
     try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except (ValueError, RecursionError):
+        return parse_json(arguments, "arguments") if isinstance(arguments, str) else arguments
+    except ValueError:
         return arguments
 
 
