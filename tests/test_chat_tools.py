@@ -162,7 +162,7 @@ def test_what_the_template_leaves_out_drops_the_row_and_names_it(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tool_calls": "[{"}, r"messages\[1\], 'tool_calls': not JSON"),
+        ({"tool_calls": "[{"}, r"messages\[1\], 'tool_calls': not valid JSON"),
         ({"tool_calls": {"name": "add"}}, r"messages\[1\], 'tool_calls': expected a list of obj"),
         ({"tool_calls": ["add"]}, r"messages\[1\], 'tool_calls': expected a list of objects"),
         ({"role": "user"}, r"messages\[1\]: 'tool_calls' belongs to an assistant turn, not to"),
@@ -181,7 +181,7 @@ def test_broken_calls_are_an_error_that_names_the_message(
 
 @pytest.mark.parametrize(
     ("tools", "message"),
-    [("nothing", "'tools': not JSON"), ({"name": "a"}, "'tools': expected a list of objects"),
+    [("nothing", "'tools': not valid JSON"), ({"name": "a"}, "'tools': expected a list of objects"),
      (["add"], "'tools': expected a list of objects"), (3, "'tools': expected a list of objects")],
 )  # fmt: skip
 def test_broken_tools_are_an_error_and_json_text_is_read(

@@ -103,7 +103,7 @@ def json_of(
     if isinstance(value, str):
         if not value.strip():
             return None
-        value = parse_json(value, f"{where}, {key!r}: {value!r:.40}")
+        value = parse_json(value, f"{where}, {key!r}")
     if value is None or value in ([], {}):
         return None
     good = isinstance(value, kind)
