@@ -90,6 +90,7 @@ def _hold(folder: Path, held: ExitStack, *, remove_empty: Sequence[Path]) -> Non
 
 def _release(lock: Any, place: Path, *, last: bool) -> None:
     if last:  # both go while the lock is held, so that nobody else's is removed
+        # Who opened the file before and locks it next tries again (filelock 3.21.2 or newer).
         for name in (NOTE, LOCK):
             with suppress(OSError):  # Windows removes no open file
                 remove(place / name)
