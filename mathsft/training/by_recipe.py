@@ -195,7 +195,7 @@ def _train(
         processes=state.num_processes,
         resolved=_resolved(trainer),
     )
-    with nothing_left(folder, made=trainer.made_folder, begun=trainer.has_begun):
+    with nothing_left(folder, begun=trainer.has_begun):
         callbacks[0].check(trainer.args)
         in_first(record, device=device)
         say(f"{folder}: config.yaml and environment.json record how this run was made")

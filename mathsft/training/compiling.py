@@ -20,7 +20,7 @@ from mathsft.checks import unknown_name
 from mathsft.compat import compile_errors, sizes_apart
 from mathsft.models.sharding import is_sharded
 from mathsft.processes import say
-from mathsft.training.leftovers import TidyTrainer
+from mathsft.training.batches import PaddedTrainer
 
 Compile = Literal["auto"] | bool
 # Passes (batches, counting accumulated ones) from which "auto" compiles. It is an estimate:
@@ -84,7 +84,7 @@ def padded(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**batch, **wider, **places}
 
 
-class CompiledTrainer(TidyTrainer):
+class CompiledTrainer(PaddedTrainer):
     """Compiles the decoder layers for training steps, and for nothing else.
 
     ``compile``: True, False, or "auto", which compiles on a CUDA device if the run has at least

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from mathsft.record import CONFIG, ENVIRONMENT
-from mathsft.training.batches import PaddedTrainer
 
 
 @contextmanager
@@ -36,20 +34,3 @@ def nothing_left(
                 with suppress(OSError):  # something else is in it
                     folder.rmdir()
         raise
-
-
-class TidyTrainer(PaddedTrainer):
-    """Leaves no empty folder behind if it cannot be made, or fails before its first step."""
-
-    def __init__(self, model: Any, *, args: Any, **arguments: Any) -> None:
-        self.made_folder = not Path(args.output_dir).exists()
-        super().__init__(model, args=args, **arguments)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        folder: Any = self.args.output_dir
-        with nothing_left(folder, made=self.made_folder, begun=self.has_begun):
-            return super().train(*args, **kwargs)
-
-    def has_begun(self) -> bool:
-        """Whether an optimiser step was made: there is something to lose."""
-        return self.state.global_step > 0

@@ -23,6 +23,7 @@ from mathsft.training.checkpoints import (
     newest_checkpoint,
     rotate,
 )
+from mathsft.training.leftovers import nothing_left
 from mathsft.training.marks import Mark, mark_of, set_mark, trained_already
 from mathsft.training.persist import Persistence
 from mathsft.training.runs import run_differences, run_identity, start_hash
@@ -35,6 +36,10 @@ class ResumableTrainer(Trainer):
     ``save_total_limit`` removes older ones of the run when the new one is complete. If another
     run's checkpoint already has the new one's name, it is kept in a folder ``run-…`` beside it.
     """
+
+    def __init__(self, model: Any, *, args: Any, **arguments: Any) -> None:
+        self._made_folder = not Path(args.output_dir).exists()  # transformers makes it now
+        super().__init__(model, args=args, **arguments)
 
     def train(
         self,
@@ -53,12 +58,18 @@ class ResumableTrainer(Trainer):
 
         Raises ValueError if the checkpoint of a path is not complete, FloatingPointError if a
         loss or a gradient is not finite, and OSError if a checkpoint cannot be written. Raises
-        ValueError if another training uses ``output_dir`` (`mathsft.in_use`).
+        ValueError if another training uses ``output_dir`` (`mathsft.in_use`). If training fails
+        before its first step, a folder that was made for it is removed.
         """
         device = self.args.device.type
-        with claimed(self._folder, device=device):
+        tidy = nothing_left(self._folder, made=self._made_folder, begun=self.has_begun)
+        with tidy, claimed(self._folder, device=device):
             in_first(lambda: [*map(repair_checkpoints, self._places())], device=device)
             return self._trained(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def has_begun(self) -> bool:
+        """Whether an optimiser step was made: there is something to lose."""
+        return self.state.global_step > 0
 
     def _trained(self, resume: str | Path | bool | None, *arguments: Any) -> TrainOutput:
         self._run = run_identity(self)
