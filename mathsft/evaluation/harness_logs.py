@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mathsft.evaluation.result import Result
-from mathsft.evaluation.samples import prompts_hash, questions_of
+from mathsft.evaluation.samples import figures, prompts_hash, questions_of, short_name
 from mathsft.files import check_regular, parse_json, read_json
 from mathsft.processes import say
 
@@ -129,11 +129,10 @@ def _result(log: _Log) -> Result:
             f"{log.samples}: {len(questions):,} of {wanted:,} questions. The file is damaged: run "
             "lm_eval again"
         )
-    figures = of_task["results"] or {}
     seconds = float(log.figures.get("total_evaluation_time_seconds") or 0)
     when = log.figures.get("date")
     return Result(
-        name=_short(log.model),
+        name=short_name(log.model),
         task=log.task,
         model=log.model,
         adapter="",
@@ -152,17 +151,11 @@ def _result(log: _Log) -> Result:
             for name in ("lm_eval", "transformers")
             if log.figures.get(f"{name}_version")
         },
-        harness={key: float(v) for key, v in figures.items() if isinstance(v, int | float)},
+        harness=figures(of_task["results"] or {}),
         questions=questions,
         limit=None if config.get("limit") is None else len(questions),
         prompts=prompts_hash(samples),
     )
-
-
-def _short(name: str) -> str:
-    """The last part of a model's name, or the one before if that is just "adapter"."""
-    path = Path(name)
-    return path.parent.name if path.name == "adapter" and path.parent.name else path.name
 
 
 def _read_samples(file: Path) -> list[dict[str, Any]]:

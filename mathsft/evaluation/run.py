@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from mathsft.evaluation.guards import cache_name, check_distinct, fingerprints
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.requests import quiet_harness, random_state_kept, shared_out
 from mathsft.evaluation.results import Result, same_questions
-from mathsft.evaluation.samples import figures, prompts_hash, questions_of
+from mathsft.evaluation.samples import figures, prompts_hash, questions_of, short_name
 from mathsft.evaluation.saving import Places
 from mathsft.evaluation.tasks import load_tasks, task_manager
 from mathsft.files import check_writable
 from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
+from mathsft.processes import in_first
 
 # Arguments of the harness for a model that it loads itself; ours is already loaded.
 UNHEEDED = {"model_args", "device", "max_batch_size", "evaluation_tracker", "hf_config"}
@@ -147,8 +149,8 @@ def evaluate(
         if isinstance(lm.model, PeftModel):
             adapter_effect(lm.model)
         adapter = _adapter_name(lm)
-        name = name or " + ".join(filter(None, [_short(lm.pretrained), _short(adapter)]))
-        places.check(name)
+        name = name or " + ".join(filter(None, [short_name(lm.pretrained), short_name(adapter)]))
+        in_first(partial(places.check, name), device=lm.device.type)
         weights, adapter_hash = fingerprints(lm.model)
         precision = str(lm.model.dtype).removeprefix("torch.")
         quantized = bool(getattr(lm.model, "is_quantized", False))
@@ -215,9 +217,3 @@ def _adapter_name(lm: ForestLM) -> str:
     if lm.peft is not None:
         return lm.peft
     return "adapter" if isinstance(lm.model, PeftModel) else ""
-
-
-def _short(name: str) -> str:
-    """The last part of a name, or the one before if that is just "adapter"."""
-    path = Path(name)
-    return path.parent.name if path.name == "adapter" and path.parent.name else path.name

@@ -1,8 +1,9 @@
-"""The harness's samples as a `Result` keeps them: one entry for each question."""
+"""What the harness returns, as a `Result` keeps it: one entry for each question."""
 
 import math
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 
@@ -50,6 +51,12 @@ def questions_of(samples: Sequence[dict[str, Any]], output_type: str) -> list[di
 def figures(found: Mapping[str, Any]) -> dict[str, float]:
     """The harness's own figures for a task: accuracy and standard error by metric."""
     return {key: float(v) for key, v in found.items() if isinstance(v, int | float)}
+
+
+def short_name(name: str) -> str:
+    """The last part of a model's name or path, or the one before if that is just "adapter"."""
+    path = Path(name)
+    return path.parent.name if path.name == "adapter" and path.parent.name else path.name
 
 
 def first_filter(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from typing import Any
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from mathsft.evaluation.result import Result, check_place
-from mathsft.files import check_writable
 from mathsft.processes import in_first
 
 
@@ -73,12 +72,10 @@ class Places:
     def check(self, name: str) -> None:
         """Raise unless the results of a run with this name can be saved.
 
-        Raises ValueError as `check_place` does, or if the folder is a file; OSError if it is
-        read-only.
+        Raises ValueError as `check_place` does.
         """
         if self.folder is None:
             return
-        check_writable(self.folder)
         for task, shots in self.shots.items():
             check_place(self.folder, name, task, shots, self.limit)
 

@@ -5,6 +5,7 @@ scores are then mistaken for those of the tuned model. Here every such case rais
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def save_adapter(
     folder = Path(folder)
     check_not_emptied(model)
     check_saveable(model)
-    check_folder(folder, holds="adapter")
+    in_first(partial(check_folder, folder, holds="adapter"), device=model.device.type)
     state = adapter_state(model)
     kept = places(state.values())
     identity = base_identity(base_of(model), without=brought_tensors(model))

@@ -1,6 +1,7 @@
 """Save a model whose own weights were trained; check before training that saving will work."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -174,7 +175,7 @@ def save_model(
             "4-bit weights are not what the checkpoint had, and none of them was trained, so "
             "there is nothing to save: load the base by its name again"
         )
-    check_folder(folder, holds="model")
+    in_first(partial(check_folder, folder, holds="model"), device=model.device.type)
     check_not_emptied(model)
     state = whole_state(model)
 
