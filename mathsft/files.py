@@ -21,7 +21,8 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
-        with new.open("wb") as file:
+        new.unlink(missing_ok=True)  # of a killed process that had this number; or a link
+        with new.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

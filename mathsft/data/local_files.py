@@ -20,10 +20,8 @@ from mathsft.files import check_writable
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 _BATCH = 1000  # rows of a table that are in memory at a time
-_SMALL, _MOST_TIMES = (
-    2**30,
-    100,
-)  # a compressed table: bytes that are always unpacked, and the ratio
+_SMALL = 2**30  # bytes of a compressed table that are always unpacked
+_MOST_TIMES = 100  # a larger one may have so many times its compressed bytes
 
 Row = tuple[int, dict[str, Any]]
 

@@ -6,14 +6,13 @@ for, and does not stop.
 """
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mathsft.compat import commit_of
-from mathsft.files import check_writable
+from mathsft.files import check_writable, read_json
 from mathsft.models.encoding import stop_tokens
 from mathsft.models.folders import check_replaceable, repair_folder
 from mathsft.processes import say
@@ -148,8 +147,7 @@ def _refuse_lost_folder(name: str | Path, folder: Path) -> None:
 
 def _adapter_base(folder: Path) -> str:
     try:
-        text = (folder / ADAPTER_CONFIG).read_text(encoding="utf-8")
-        base = json.loads(text)["base_model_name_or_path"]
+        base = read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         return "its name is not recorded"
     return f"load_model({base!r})" if base else "its name is not recorded"

@@ -204,7 +204,7 @@ def _open(path: Path) -> None:
         check_safetensors(path)
     elif path.suffix == ".json":
         try:
-            json.loads(path.read_text(encoding="utf-8"))
+            read_json(path)
         except ValueError:
             raise ValueError(f"{path.name} is empty or cut short") from None
     elif path.suffix in (".pt", ".pth", ".bin"):  # torch.save writes zip files with checksums

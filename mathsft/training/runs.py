@@ -21,6 +21,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from mathsft.device import hardware
+from mathsft.files import read_json
 from mathsft.models.adapter_files import base_identity, sample_differences
 from mathsft.models.computation import (
     adapter_values,
@@ -133,7 +134,7 @@ def arguments_that_count(args: TrainingArguments) -> dict[str, Any]:
         if field.name == "fsdp_config":  # transformers adds disabled options to it
             value = {key: inner for key, inner in (value or {}).items() if inner} or None
         if field.name == "deepspeed" and isinstance(value, str | Path):
-            value = json.loads(Path(value).read_text(encoding="utf-8"))  # the file may change
+            value = read_json(value)  # the file may change
         if is_dataclass(value):
             values |= {f"{field.name}.{key}": inner for key, inner in plain(value).items()}
         else:
