@@ -179,3 +179,12 @@ def test_a_file_that_finds_no_room_leaves_the_old_one(tmp_path: Path) -> None:
         process.join()
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["environment.json"]
+
+
+def test_a_checkpoint_with_json_that_is_nested_too_deep_cannot_be_used(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "pytorch_model.bin").touch()
+    (checkpoint / "trainer_state.json").write_text("[" * 100_000)
+    (checkpoint / "config.json").write_text("[" * 100_000)
+    assert "config.json" in str(checkpoint_problem(checkpoint, weights_only=True))

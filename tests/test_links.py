@@ -143,6 +143,15 @@ def test_what_is_added_to_goes_to_no_file_behind_a_link(tmp_path: Path, outside:
         own_file(tmp_path / "pipe")
 
 
+def test_a_file_aside_is_not_written_through_a_link(tmp_path: Path, outside: Path) -> None:
+    aside = tmp_path / f".environment.json.new-{os.getpid()}"
+    aside.symlink_to(outside / "thesis.tex")
+    write_whole(tmp_path / "environment.json", "{}")
+    assert (outside / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "environment.json").read_text() == "{}"
+    assert not aside.is_symlink()
+
+
 def test_a_page_of_the_course_replaces_a_link(tmp_path: Path, outside: Path) -> None:
     (tmp_path / "index.html").symlink_to(outside / "thesis.tex")
     assert "<" in _index({}, {}, tmp_path).read_text()
