@@ -70,7 +70,8 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Accur
         ValueError: there is no value, or one that is not 0 to 1.
     """
     import numpy as np
-    from scipy.special import ndtri
+
+    from mathsft.generation.best_of_n import mean_bounds
 
     check_numbers({"confidence": confidence})
     if not len(values):
@@ -78,11 +79,5 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Accur
     given = np.array(values, dtype=float)
     if len(wrong := np.flatnonzero(~((given >= 0) & (given <= 1)))):
         raise ValueError(f"values[{wrong[0]}]={given[wrong[0]]}: give a share, 0 to 1")
-    z = float(ndtri((1 + confidence) / 2))
-    n = len(given) + z * z
-    middle = float(given.sum() + z * z / 2) / n
-    square = float((given**2).sum() + z * z / 2) / n
-    half = z * math.sqrt((square - middle**2) / n)
-    return Accuracy(
-        float(given.mean()), max(0.0, middle - half), min(1.0, middle + half), len(given)
-    )
+    low, high = mean_bounds(given, confidence=confidence)
+    return Accuracy(float(given.mean()), float(low), float(high), len(given))

@@ -91,13 +91,8 @@ def best_of_n(
             values[1, place, row] = 1 - comb(samples - sum(right), size) / comb(samples, size)
             if answers is not None:
                 values[2, place, row] = _majority(answers[row], right, size)
-    count = len(rewards)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = (values.sum(axis=-1) + z * z / 2) / (count + z * z)
-    square = ((values**2).sum(axis=-1) + z * z / 2) / (count + z * z)
-    half = z * np.sqrt((square - middle**2) / (count + z * z))
-    low, high = np.maximum(0, middle - half), np.minimum(1, middle + half)
-    means = values.mean(axis=-1)
+    low, high = mean_bounds(values, confidence=confidence)
+    means, count = values.mean(axis=-1), len(rewards)
 
     def column(which: int, place: int) -> tuple[Any, Any, Any]:
         if which >= columns:
@@ -108,6 +103,21 @@ def best_of_n(
         BestOfN(int(size), *column(0, place), *column(1, place), *column(2, place), count)
         for place, size in enumerate(sizes)
     ]
+
+
+def mean_bounds(values: Any, *, confidence: float) -> tuple[Any, Any]:
+    """The bounds of the interval of a mean, Agresti and Coull's (see `best_of_n`).
+
+    Args:
+        values: shares, 0 to 1, in an array of shape (…, n).
+        confidence: of the interval, 0 to 1.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    n = values.shape[-1] + z * z
+    middle = (values.sum(axis=-1) + z * z / 2) / n
+    square = ((values**2).sum(axis=-1) + z * z / 2) / n
+    half = z * np.sqrt((square - middle**2) / n)
+    return np.maximum(0, middle - half), np.minimum(1, middle + half)
 
 
 def _judge(rewards: Sequence[float], correct: Sequence[bool], size: int) -> float:
