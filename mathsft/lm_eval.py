@@ -28,6 +28,7 @@ from mathsft.checks import load_yaml
 from mathsft.evaluation import harness  # noqa: F401 (registers the model)
 from mathsft.evaluation.requests import boxed_templates, shared_out
 from mathsft.evaluation.task_files import TASKS, check_task_files, is_file
+from mathsft.files import read_text
 
 _REFUSED = {
     "use_cache": "the harness's cache does not know which model answered, so another model would "
@@ -52,7 +53,7 @@ def main() -> None:
     try:
         read = {}
         if said["config"]:
-            read = load_yaml(Path(said["config"]).read_text(encoding="utf-8"), said["config"])
+            read = load_yaml(read_text(said["config"]), said["config"])
         if not isinstance(read, dict):
             raise ValueError(f"{said['config']}: expected options and their values")
         for found in (said, read):

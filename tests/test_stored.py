@@ -12,9 +12,14 @@ from result_rows import result
 
 from mathsft import cli
 from mathsft.evaluation.report import write_report
-from mathsft.evaluation.results import Result, load_results, read_results, result_file
+from mathsft.evaluation.results import (
+    Result,
+    load_results,
+    read_results,
+    result_file,
+    told_apart,
+)
 from mathsft.evaluation.run import evaluate
-from mathsft.evaluation.stored import told_apart
 from mathsft.models.loading import load_model
 
 RUN = result("base", [1, 0, 1])

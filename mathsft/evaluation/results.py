@@ -1,5 +1,6 @@
 """Results of evaluations: loaded from files, grouped by their questions, and split by labels."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -9,7 +10,7 @@ from mathsft.data.contamination import Problems, overlap
 from mathsft.evaluation.harness_logs import harness_results, is_log
 from mathsft.evaluation.intervals import Accuracy, wilson_interval
 from mathsft.evaluation.result import Result
-from mathsft.evaluation.stored import read_stored, result_file, result_files, told_apart
+from mathsft.evaluation.stored import read_stored, result_file, result_files
 
 __all__ = [
     "Result", "accuracy_by", "apart", "by_questions", "load_results", "read_results",
@@ -87,6 +88,29 @@ def apart(results: Sequence[Result], sources: Sequence[str] | None = None) -> li
         ],
     )
     return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+
+
+def told_apart(names: Sequence[str], more: Sequence[Sequence[str]]) -> list[str]:
+    """The names; equal ones get what tells them apart.
+
+    Args:
+        names: one name for each run.
+        more: for each run what can be added to its name, the shortest first, such as its date.
+    """
+    found = list(names)
+    for place in range(min(map(len, more), default=0)):
+        added: dict[str, set[str]] = {}
+        for name, parts in zip(found, more, strict=True):
+            added.setdefault(name, set()).add(parts[place])
+        found = [
+            f"{name} ({parts[place]})" if len(added[name]) > 1 and parts[place] else name
+            for name, parts in zip(found, more, strict=True)
+        ]
+    seen: Counter[str] = Counter()
+    for row, name in enumerate(found):
+        seen[name] += 1
+        found[row] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+    return found
 
 
 def shared_metric(results: Sequence[Result], metric: str | None = None) -> str:

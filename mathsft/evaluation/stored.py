@@ -7,8 +7,7 @@ never been evaluated.
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -131,26 +130,3 @@ def _check_questions(questions: Any, found: Mapping[str, Any]) -> None:
 def as_json(content: Mapping[str, Any]) -> str:
     """The text of a result's file: the format first, which `result_files` looks for."""
     return json.dumps({"mathsft_result": FORMAT, **content})
-
-
-def told_apart(names: Sequence[str], more: Sequence[Sequence[str]]) -> list[str]:
-    """The names; equal ones get what tells them apart.
-
-    Args:
-        names: one name for each run.
-        more: for each run what can be added to its name, the shortest first, such as its date.
-    """
-    found = list(names)
-    for place in range(min(map(len, more), default=0)):
-        added: dict[str, set[str]] = {}
-        for name, parts in zip(found, more, strict=True):
-            added.setdefault(name, set()).add(parts[place])
-        found = [
-            f"{name} ({parts[place]})" if len(added[name]) > 1 and parts[place] else name
-            for name, parts in zip(found, more, strict=True)
-        ]
-    seen: Counter[str] = Counter()
-    for row, name in enumerate(found):
-        seen[name] += 1
-        found[row] = name if seen[name] == 1 else f"{name} ({seen[name]})"
-    return found
