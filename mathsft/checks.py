@@ -156,7 +156,7 @@ def load_yaml(text: str, where: Any) -> Any:
     import yaml
 
     try:
-        with _usable_yaml(where):
+        with usable_yaml(where):
             check_keys(text, where)
             return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -164,8 +164,8 @@ def load_yaml(text: str, where: Any) -> Any:
 
 
 @contextmanager
-def _usable_yaml(where: Any) -> Iterator[None]:
-    """Name the place in errors of valid YAML that cannot be read."""
+def usable_yaml(where: Any) -> Iterator[None]:
+    """Name the place in errors of valid YAML that cannot be read: each is a ValueError."""
     try:
         yield
     except _GivenTwiceError:
@@ -206,7 +206,7 @@ def check_values(arguments: Sequence[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, _, value = argument.partition("=") if argument[:2] == "--" else (before, "", argument)
         if value.lstrip()[:1] in ("{", "["):
-            with suppress(yaml.YAMLError), _usable_yaml(name):  # invalid YAML may be a text
+            with suppress(yaml.YAMLError), usable_yaml(name):  # invalid YAML may be a text
                 check_keys(value, name)
 
 

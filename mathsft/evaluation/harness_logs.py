@@ -21,6 +21,7 @@ from mathsft.processes import say
 _DATE = r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?"
 _SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:_(?P<date>{_DATE}))?\.jsonl")
 _FIGURES = re.compile(rf"(?P<name>.+)_(?P<date>{_DATE})\.json")
+_VERSIONS = (("lm_eval", "lm_eval_version"), ("transformers", "transformers_version"))
 _NEEDED = ("doc_id", "doc", "target", "arguments", "filtered_resps")
 _NOT_METRICS = {*_NEEDED, "resps", "filter", "metrics", "doc_hash", "prompt_hash", "target_hash"}
 
@@ -146,11 +147,7 @@ def _result(log: _Log) -> Result:
         minutes=seconds / 60,
         peak_memory_gb=math.nan,  # the harness does not measure it
         hardware=str(config.get("device") or ""),
-        versions={
-            name: str(log.figures[f"{name}_version"])
-            for name in ("lm_eval", "transformers")
-            if log.figures.get(f"{name}_version")
-        },
+        versions={name: str(log.figures[key]) for name, key in _VERSIONS if log.figures.get(key)},
         harness=figures(of_task["results"] or {}),
         questions=questions,
         limit=None if config.get("limit") is None else len(questions),

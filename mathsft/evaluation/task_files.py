@@ -17,7 +17,7 @@ from typing import Any
 import lm_eval
 import yaml
 
-from mathsft.checks import check_keys
+from mathsft.checks import check_keys, usable_yaml
 from mathsft.files import check_regular
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
@@ -70,12 +70,11 @@ def read_task_file(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: there is no such task file")
     try:
         text = path.read_bytes().decode()
-        found = yaml.load(text, Loader=_Loader)
-        check_keys(text, path)
+        with usable_yaml(path):
+            check_keys(text, path)
+            found = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a task file: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: not a task file: it is nested too deep") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not a task file: expected keys and values")
     return found

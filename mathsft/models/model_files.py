@@ -96,7 +96,7 @@ def check_folder(folder: str | Path, *, holds: Literal["adapter", "model"]) -> N
             "folder"
         )
     check_replaceable(folder)
-    check_writable(folder)
+    check_writable(folder.resolve())  # a link may point to a folder that is made then
 
 
 def checked_source(name: str | Path, revision: str | None) -> str:
