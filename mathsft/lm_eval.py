@@ -12,7 +12,7 @@ Under torchrun the processes divide the questions.
 ``--use_cache`` is refused: the harness's cache knows requests, not models (``mathsft evaluate
 --use_cache`` hashes the model as well), and so is ``--cache_requests``, which unpickles. Task files
 that would run code, in ``--tasks`` and ``--include_path``, need ``--trust_task_code``
-(`mathsft.evaluation.task_files`).
+(`mathsft.evaluation.task_code`).
 """
 
 import argparse
@@ -27,7 +27,8 @@ from lm_eval.__main__ import cli_evaluate
 from mathsft.checks import load_yaml
 from mathsft.evaluation import harness  # noqa: F401 (registers the model)
 from mathsft.evaluation.requests import boxed_templates, shared_out
-from mathsft.evaluation.task_files import TASKS, check_task_files, is_file
+from mathsft.evaluation.task_code import check_task_files
+from mathsft.evaluation.task_files import TASKS, is_file
 from mathsft.files import read_text
 
 _REFUSED = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from mathsft.checks import load_yaml
 from mathsft.device import hardware, installed_version
-from mathsft.files import read_json, write_whole
+from mathsft.files import check_regular, read_json, write_whole
 from mathsft.processes import say
 
 CONFIG = "config.yaml"
@@ -115,10 +115,10 @@ def check_same(
     path = Path(folder) / CONFIG
     if not path.exists():
         return
-    if problem := _unfinished(path):
-        _set_aside(path, problem)
+    text = _whole(path)
+    if text is None:
         return
-    there, now = load_yaml(path.read_text(encoding="utf-8"), path), _absolute({**recipe})
+    there, now = _sections(load_yaml(text, path)), _sections(_absolute({**recipe}))
     divided = {
         (section, key)
         for section in same_step
@@ -139,16 +139,31 @@ def check_same(
         )
 
 
-def _unfinished(path: Path) -> str | None:
-    """Why a ``config.yaml`` was not written to its end; None if it was."""
+def _whole(path: Path) -> str | None:
+    """The text of a ``config.yaml``; None if it was not written to its end, and is now set aside.
+
+    Raises ValueError if it is a pipe or the like.
+    """
     import yaml
 
+    check_regular(path)
     try:
-        events = yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        whole = any(isinstance(event, yaml.MappingStartEvent) for event in [*events])
+        text = path.read_bytes().decode()
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(node, yaml.MappingNode):
+            return text
+        problem = "it holds no recipe" if node else "it is empty"
+    except RecursionError:
+        return text  # `load_yaml` says so
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return " ".join(f"not valid YAML: {error}".split())
-    return None if whole else "it is empty"
+        problem = " ".join(f"not valid YAML: {error}".split())
+    _set_aside(path, problem)
+    return None
+
+
+def _sections(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with a mapping for each section, also for one that is written in another way."""
+    return {name: of if isinstance(of, Mapping) else {"": of} for name, of in recipe.items()}
 
 
 def _config(recipe: Mapping[str, Any], command: str, processes: int) -> str:

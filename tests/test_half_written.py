@@ -48,7 +48,10 @@ def test_a_damaged_environment_is_kept_aside_and_the_run_resumes(
     assert (tmp_path / CONFIG).read_bytes() == config
 
 
-@pytest.mark.parametrize("half", ["", "# mathsft sft", "sft:\n  seed: 1\n  learn", "sft: {seed: "])
+HALVES = ["", "# mathsft sft", "sft:\n  seed: 1\n  learn", "sft: {seed: ", "[1]", "- {sft: 1}"]
+
+
+@pytest.mark.parametrize("half", HALVES)
 def test_a_config_that_is_not_whole_is_written_again(
     half: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +63,23 @@ def test_a_config_that_is_not_whole_is_written_again(
     check_run(tmp_path, RECIPE, resume=True)
     with pytest.raises(ValueError, match="other settings"):
         check_run(tmp_path, {"sft": {"seed": 2}}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sft: [1]\n", "other settings"), ("sft:\n", "other settings"),
+        ("[" * 20_000, "config.yaml: not usable as YAML"), (None, "config.yaml is a pipe"),
+    ],
+    ids=["list", "null", "deep", "pipe"],
+)  # fmt: skip
+def test_a_config_of_another_form_is_named(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is None:
+        os.mkfifo(tmp_path / CONFIG)
+    else:
+        (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        check_run(tmp_path, RECIPE, resume=True)
 
 
 # The environment and then the config are renamed to their names.

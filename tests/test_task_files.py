@@ -11,7 +11,8 @@ import pytest
 from mathsft.cli import main
 from mathsft.evaluation.requests import boxed_templates, shared_out
 from mathsft.evaluation.run import evaluate
-from mathsft.evaluation.task_files import TASKS, check_task_files, code_in, task_name
+from mathsft.evaluation.task_code import check_task_files, code_in
+from mathsft.evaluation.task_files import TASKS, task_name
 from mathsft.evaluation.tasks import load_tasks, task_manager
 
 ROWS = [{"q": f"what is {n} + 1 ?", "choices": [str(n + 1), str(n)], "right": 0} for n in range(6)]
@@ -22,6 +23,8 @@ LINES = {
     "doc_to_choice": '"{{choices}}"',
     "doc_to_target": "right",
 }
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
 def task_file(folder: Path, name: str = "mine", **changes: str) -> Path:
@@ -39,6 +42,7 @@ def task_file(folder: Path, name: str = "mine", **changes: str) -> Path:
 def touched(tmp_path: Path) -> Path:
     """A file that exists once the Python file ``evil.py`` beside the tasks has run."""
     mark = tmp_path / "it-ran"
+    (tmp_path / "evil.yaml").write_text("repeats: 1\n")
     (tmp_path / "evil.py").write_text(
         f"open({str(mark)!r}, 'w').close()\n\n\ndef choices(doc):\n    return doc['choices']\n"
     )
@@ -96,6 +100,9 @@ def test_a_group_and_an_included_file_are_read_as_the_harness_reads_them(tmp_pat
         ("built_in.yaml", "task: arc_easy\n", "calls its task 'arc_easy'"),
         ("ours.yaml", "task: mathqa_tiny\n", "calls its task 'mathqa_tiny'"),
         ("tag.yaml", "task: !!python/name:os.system\n", "not a task file"),
+        ("loop.yaml", "task: a\nmetadata: &a [1, *a]\n", "anchors make more than"),
+        ("date.yaml", "task: a\nmetadata: 2001-99-99\n", "month must be in"),
+        ("digits.yaml", f"task: a\nnum_fewshot: {'9' * 5000}\n", "4300"),
     ],
     ids=lambda value: value if str(value).endswith(".yaml") else "",
 )
@@ -131,6 +138,8 @@ def test_a_folder_a_pipe_two_files_of_one_name_and_other_values_are_errors(tmp_p
     [
         {"doc_to_text": '"{{nobody}}"'}, {"test_split": "dev"},
         {"unknown_key": "1"}, {"output_type": "poetry"}, {"doc_to_text": '"{{ q"'},
+        {"dataset_path": "[pandas]"}, {"dataset_path": "{a: 1}"},
+        {"doc_to_text": '"{{ 9**9**9**9 }}"'}, {"doc_to_text": f'"{LOOPS}"'},
     ],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
@@ -145,25 +154,31 @@ def test_a_task_that_the_harness_cannot_make_is_an_error_with_its_file(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"doc_to_choice": "!function evil.choices"}, "doc_to_choice: !function evil.choices"),
-        ({"doc_to_text": "!function os.system"}, "doc_to_text: !function os.system"),
-        ({"doc_to_text": "!<!function> evil.choices"}, "doc_to_text: !function"),
-        ({"process_docs": "!function evil.choices"}, "process_docs: !function"),
-        ({"custom_dataset": "!function evil.choices"}, "custom_dataset: !function"),
+        ({"doc_to_choice": "!function evil.choices"}, "!function evil.choices"),
+        ({"doc_to_text": "!function os.system"}, "!function os.system"),
+        ({"doc_to_text": "!<!function> evil.choices"}, "line 6: !function evil.choices"),
+        ({"process_docs": "!function evil.choices"}, "!function evil.choices"),
+        ({"custom_dataset": "!function evil.choices"}, "!function evil.choices"),
         ({"class": "!function evil.Task"}, "class: a Python class"),
         ({"metric_list": "[{metric: !function evil.choices}]"}, "metric_list.0.metric"),
         ({"metric_list": "[{metric: ./evil}]"}, "a metric's script"),
         ({"metric_list": "[{metric: acc, hf_evaluate: true}]"}, "a metric's script"),
         ({"filter_list": "[{name: a, filter: [{function: custom, filter_fn: !function evil.x}]}]"},
-         "filter_fn: !function evil.x"),
-        ({"fewshot_config": "{samples: !function evil.choices}"}, "fewshot_config.samples"),
-        ({"metadata": "[&a {deep: [!function evil.choices]}, *a]"}, "metadata.0.deep.0"),
+         "!function evil.x"),
+        ({"fewshot_config": "{samples: !function evil.choices}"}, "!function evil.choices"),
+        ({"metadata": "[&a {deep: [!function evil.choices]}, *a]"}, "!function evil.choices"),
         ({"generation_kwargs": "{custom_generate: x}"}, "generation_kwargs.custom_generate"),
         ({"dataset_kwargs": "{trust_remote_code: true}"}, "dataset_kwargs.trust_remote_code"),
         ({"dataset_path": "pandas"}, "pandas unpickles"),
         ({"dataset_path": "FOLDER"}, "has a script"),
         ({"unsafe_code": "false"}, "unsafe_code"),
         ({"use_prompt": "promptsource:*"}, "use_prompt"),
+        # What the harness imports, though the values of the file do not show it.
+        ({"metadata": "!!omap [a: !function evil.choices]"}, "!function evil.choices"),
+        ({"metadata": "{x: !!pairs [a: !function evil.choices]}"}, "!function evil.choices"),
+        ({"<<": "{gen_prefix: !function evil.choices}", "gen_prefix": "a"}, "evil.choices"),
+        ({"<<": "[{gen_prefix: a}, {gen_prefix: !function evil.choices}]"}, "evil.choices"),
+        ({"include": "!function evil.yaml"}, "!function evil.yaml"),
     ],
     ids=lambda value: "-".join(f"{k}" for k in value) if isinstance(value, dict) else "",
 )  # fmt: skip
@@ -182,10 +197,31 @@ def test_code_in_an_included_file_and_in_a_group_is_found(tmp_path: Path, touche
     outer = tmp_path / "outer.yaml"
     outer.write_text("include: [deeper/middle.yaml]\ntask: outer\n")
     refused(outer, "inner.yaml", "evil.choices")
-    theirs = tmp_path / "theirs.yaml"  # the harness's functions, with other rows
-    theirs.write_text("group: g\ntask: [{task: mathqa, dataset_path: json}]\n")
-    refused(theirs, "may give other rows to a task of the harness")
     assert not touched.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task: [{task: mathqa, dataset_path: json}]",
+        "task: [mathqa]\ndataset_path: json",
+        "task: [{group: mmlu, dataset_kwargs: {data_files: x}}]",
+        "task: [{group: inner, task: [mathqa], dataset_name: x}]",
+        "task: [{task: niah_single_1, metadata: {tokenizer: ./evil}}]",  # with its code
+        "task: [{task: mathqa, fewshot_config: {samples: [{a: 1}]}}]",
+        "task: [{task: mathqa, filter_list: [{name: a, filter: [{function: map}]}]}]",
+        "task: [mathqa]\ninclude: rows.yaml",
+    ],
+)
+def test_a_group_gives_no_rows_or_settings_to_the_harness_s_functions(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "rows.yaml").write_text("dataset_path: json\n")
+    theirs = tmp_path / "theirs.yaml"
+    theirs.write_text(f"group: g\n{text}\n")
+    refused(theirs, "may give other rows to a task of the harness, or settings to its code")
+    theirs.write_text("group: g\nmetadata: {version: 1}\ntask: [{task: mathqa, num_fewshot: 2}]\n")
+    assert code_in(theirs) == []
 
 
 @pytest.mark.slow  # the harness reads all its tasks

@@ -14,13 +14,14 @@ import lm_eval.evaluator
 import lm_eval.utils
 import numpy as np
 import torch
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.task import Task
 
 from mathsft.compat import keep_requests, replaced
 from mathsft.models.forest import IGNORE, TokenSequence
 from mathsft.models.paths import common_start
+from mathsft.models.template_bounds import bounded, check_template
 
 # (context, continuation) as text, or None in rolling requests; then the token ids of each.
 Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -151,15 +152,32 @@ def shared_out() -> Iterator[None]:
         yield
 
 
+class _Sandbox(SandboxedEnvironment):
+    """Its templates come to an end (`mathsft.models.template_bounds`)."""
+
+    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
+        counted = check_template(source)  # jinja calculates constants while it compiles
+        template = super().from_string(source, *args, **kwargs)
+        if counted:
+            render = template.render
+
+            def counting(*args: Any, **kwargs: Any) -> str:
+                with bounded():
+                    return render(*args, **kwargs)
+
+            template.render = counting  # type: ignore[method-assign]
+        return template
+
+
 @contextmanager
 def boxed_templates() -> Iterator[Environment]:
     """Let the harness render templates in jinja's sandbox, with its own settings and filters.
 
     Its own environment lets a template call anything in Python, also a template in a task file
-    from elsewhere.
+    from elsewhere; and a template that counts without end could not be stopped.
     """
     theirs = lm_eval.utils.env
-    sandbox = SandboxedEnvironment(
+    sandbox = _Sandbox(
         loader=theirs.loader,
         undefined=theirs.undefined,
         keep_trailing_newline=theirs.keep_trailing_newline,

@@ -86,7 +86,7 @@ def evaluate(
             stored as JSON (`mathsft.evaluation.answer_cache`).
         trust_task_code: run the code of task files that are given by path, such as ``!function``.
             Otherwise a file with code is refused, and nothing of it is run
-            (`mathsft.evaluation.task_files`).
+            (`mathsft.evaluation.task_code`).
         arguments: further arguments of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 

@@ -1,15 +1,11 @@
-"""Task files of lm-evaluation-harness: what one would run, found without running it.
+"""Task files of lm-evaluation-harness: read as the harness reads them, but nothing in them is run.
 
-A task file is YAML, but it can hold code. The harness imports the Python file that ``!function``
-names, a metric that it does not know is a script, and some settings of a data set unpickle. So a
-config from somebody else whose ``tasks:`` names a file could run anything. A file that only
-describes rows and prompts runs nothing: its templates are rendered in jinja's sandbox
-(`mathsft.evaluation.requests.quiet_harness`).
+Whether a file would run code says `mathsft.evaluation.task_code`.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,26 +23,26 @@ TASKS = Path(__file__).parent / "tasks"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
 _ROWS = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"}
-# Keys that run code, or let a task run it, whatever their value.
-_CODE = {
-    "class": "a Python class",
-    "unsafe_code": "says whether answers of the model are run as programs",
-    "use_prompt": "reads another file of prompts",
-    "trust_remote_code": "runs code of a repository",
-    "custom_generate": "runs code of a repository",
-}
-_BUILDERS = {"pandas": "unpickles its files", "generator": "calls a function"}
-
-
-class _Function(str):
-    """What follows ``!function``: a module and a function in it."""
 
 
 class _Loader(_LOADER):
-    """Reads plain values; ``!function`` stays a text, and any other tag is an error."""
+    """Reads plain values; ``!function`` stays a text, and any other tag is an error.
+
+    ``functions``: each ``!function`` that the harness would import, with its line. It imports also
+    those that leave no trace in the values, such as one that a later key overrides.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.functions: dict[int, str] = {}  # by node: an anchor may be used often
+
+    def function(self, node: Any) -> str:
+        name = str(self.construct_scalar(node))
+        self.functions[id(node)] = f"line {node.start_mark.line + 1}: !function {name}"
+        return name
 
 
-_Loader.add_constructor("!function", lambda loader, node: _Function(loader.construct_scalar(node)))
+_Loader.add_constructor("!function", _Loader.function)
 
 
 def is_file(task: str) -> bool:
@@ -54,7 +50,13 @@ def is_file(task: str) -> bool:
     return Path(task).suffix in (".yaml", ".yml") or "/" in task or os.sep in task
 
 
-def read_task_file(path: str | Path) -> dict[str, Any]:
+class _Keys(dict[str, Any]):
+    """The keys of a task file; ``functions`` are those that it names."""
+
+    functions: tuple[str, ...] = ()
+
+
+def read_task_file(path: str | Path) -> _Keys:
     """The keys of a task file, without those that it includes; nothing in it is run.
 
     Raises:
@@ -72,12 +74,18 @@ def read_task_file(path: str | Path) -> dict[str, Any]:
         text = path.read_bytes().decode()
         with usable_yaml(path):
             check_keys(text, path)
-            found = yaml.load(text, Loader=_Loader)
+            loader = _Loader(text)
+            try:
+                found = loader.get_single_data()
+            finally:
+                loader.dispose()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a task file: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not a task file: expected keys and values")
-    return found
+    keys = _Keys(found)
+    keys.functions = tuple(loader.functions.values())
+    return keys
 
 
 def described(path: str | Path) -> dict[str, Any]:
@@ -87,7 +95,7 @@ def described(path: str | Path) -> dict[str, Any]:
     or if there is no ``task`` and no ``group``, or its name cannot be part of a file's name.
     """
     merged: dict[str, Any] = {}
-    for _, keys in reversed([*_included(Path(path))]):
+    for _, keys in reversed([*included(Path(path))]):
         merged |= keys
     name = merged.get("group") or merged.get("task")
     if not isinstance(name, str) or not name:
@@ -100,7 +108,7 @@ def described(path: str | Path) -> dict[str, Any]:
     return merged
 
 
-def _included(path: Path, before: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+def included(path: Path, before: tuple[Path, ...] = ()) -> Iterator[tuple[Path, _Keys]]:
     """A task file and those that it includes, each before what it includes."""
     path = path.expanduser().resolve()
     if path in before:
@@ -112,8 +120,8 @@ def _included(path: Path, before: tuple[Path, ...] = ()) -> Iterator[tuple[Path,
     yield path, keys
     for one in reversed(includes if isinstance(includes, list) else [includes]):
         if not isinstance(one, str):
-            raise ValueError(f"{path}: include: a file's name is expected, found {one!r}")
-        yield from _included(path.parent / one, (*before, path))
+            raise ValueError(f"{path}: include: a file's name is expected, found {one!r:.80}")
+        yield from included(path.parent / one, (*before, path))
 
 
 def task_name(task: str) -> str:
@@ -122,79 +130,6 @@ def task_name(task: str) -> str:
         return task
     keys = described(task)
     return str(keys.get("group") or keys["task"])
-
-
-def code_in(path: str | Path) -> list[str]:
-    """What a task file would run: the file, the key and what it is, for each place.
-
-    Files of this package run functions of this package, and count as harmless. Files of the
-    harness do not, if another file includes them: their functions were written for other rows.
-    """
-    found = []
-    for file, keys in _included(Path(path)):
-        if TASKS.resolve() not in file.parents:
-            found += [f"{file}: {place}" for place in _places(keys, [], set())]
-    return found
-
-
-def _places(value: Any, keys: list[str], seen: set[int]) -> Iterator[str]:
-    """The keys that run code, and why."""
-    at = ".".join(keys)
-    if isinstance(value, _Function):
-        yield f"{at}: !function {value}"
-    if not isinstance(value, Mapping | list) or id(value) in seen:  # an anchor may be used often
-        return
-    seen.add(id(value))
-    if isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _places(inner, [*keys, str(number)], seen)
-        return
-    for key, inner in value.items():
-        name = str(key)
-        here = ".".join([*keys, name])
-        if name in _CODE:
-            yield f"{here}: {_CODE[name]}"
-        elif name == "dataset_path" and (why := _data_code(inner)):
-            yield f"{here}: {inner} {why}"
-        elif name == "metric" and not _known_metric(inner):
-            yield f"{here}: {inner}: a metric's script"
-        elif name == "hf_evaluate" and inner:
-            yield f"{here}: a metric's script"
-        elif isinstance(key, _Function):
-            yield f"{here}: !function"
-        yield from _places(inner, [*keys, name], seen)
-    if "task" in value and keys and (rows := sorted(_ROWS & value.keys())):
-        yield f"{at}: {', '.join(rows)}: may give other rows to a task of the harness"
-
-
-def _data_code(path: Any) -> str:
-    """Why these rows are code; "" if they are not."""
-    if path in _BUILDERS:
-        return _BUILDERS[path]
-    scripts = isinstance(path, str) and (path.endswith(".py") or any(Path(path).glob("*.py")))
-    return "has a script" if scripts else ""
-
-
-def _known_metric(name: Any) -> bool:
-    import lm_eval.api.metrics  # noqa: F401 (they register themselves)
-    from lm_eval.api.registry import metric_registry
-
-    return isinstance(name, str) and name in metric_registry
-
-
-def check_task_files(paths: Iterable[str | Path], *, trusted: bool = False) -> None:
-    """Raise ValueError for a task file that would run code, unless files are ``trusted``.
-
-    Also raises what `read_task_file` raises. Nothing in a file is run.
-    """
-    for path in paths:
-        if (found := code_in(path)) and not trusted:
-            more = f", and {len(found) - 3} more" if len(found) > 3 else ""
-            raise ValueError(
-                f"{path} would run code ({'; '.join(found[:3])}{more}). Nothing of it was run. If "
-                "you wrote it, or have read it and the Python files that it names: "
-                "trust_task_code=True, on a command line --trust_task_code true"
-            )
 
 
 def members(keys: Mapping[str, Any]) -> list[str]:

@@ -96,6 +96,11 @@ def check_replaceable(folder: str | Path, *, written: list[str] | None = None) -
         raise ValueError(
             f"{folder} is a whole file system, which cannot be replaced: choose a folder in it"
         )
+    if place == Path.cwd() or place in Path.cwd().parents:
+        raise ValueError(
+            f"{folder} is the folder that this process works in, which would be gone: choose a "
+            "folder in it"
+        )
     known = (*_REPLACED, *_STAYS)
     others = sorted(
         path.name

@@ -8,14 +8,8 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 
 from mathsft.checks import unknown_name
-from mathsft.evaluation.task_files import (
-    TASKS,
-    check_names,
-    check_task_files,
-    described,
-    is_file,
-    members,
-)
+from mathsft.evaluation.task_code import check_task_files
+from mathsft.evaluation.task_files import TASKS, check_names, described, is_file, members
 
 
 def task_manager(
@@ -33,7 +27,7 @@ def task_manager(
         tasks: names, or task files.
         file: as in `evaluate`.
         examples: as in `evaluate`.
-        trust_task_code: allow task files that run code (`mathsft.evaluation.task_files`).
+        trust_task_code: allow task files that run code (`mathsft.evaluation.task_code`).
 
     Raises ValueError for an unknown task, and what `check_task_files` and `check_names` raise.
     """
