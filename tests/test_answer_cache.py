@@ -1,5 +1,6 @@
 """The harness's cache answers only for exactly the same model, tokenizer and settings."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +185,10 @@ def test_a_damaged_or_foreign_cache_is_named(
         path.mkdir()
     else:
         check_cache(path)
-        import sqlite3
-
         connection = sqlite3.connect(path)
-        connection.execute("CREATE TABLE t (a TEXT)")
-        connection.executemany("INSERT INTO t VALUES (?)", [("x" * 5000,)] * 20)
+        connection.execute("CREATE TABLE unnamed (key TEXT PRIMARY KEY, value BLOB)")
+        rows = [(str(number), "x" * 5000) for number in range(20)]
+        connection.executemany("INSERT INTO unnamed VALUES (?, ?)", rows)
         connection.commit()
         connection.close()
         check_cache(path)
@@ -211,3 +211,29 @@ def test_the_harness_s_own_command_line_keeps_no_answers_without_their_model(
     monkeypatch.setattr("sys.argv", ["lm_eval", "--model", "mathsft", *given])
     with pytest.raises(SystemExit, match="mathsft evaluate --use_cache"):
         main()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE TABLE history (url TEXT)",
+        "CREATE VIEW unnamed AS SELECT 1 AS key, 2 AS value",
+        "CREATE TABLE unnamed (a INT)",
+        "CREATE TABLE unnamed (key TEXT PRIMARY KEY, value BLOB); "
+        "CREATE TRIGGER t AFTER INSERT ON unnamed BEGIN DELETE FROM unnamed; END",
+    ],
+)
+def test_another_program_s_database_is_no_cache_and_stays_as_it_is(
+    tmp_path: Path, made: str
+) -> None:
+    path = tmp_path / "places.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(made)
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"places\.sqlite is no cache of answers"):
+        check_cache(path)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(ValueError, match="link is not a file"):
+        check_cache(tmp_path / "link")
+    assert path.read_bytes() == before

@@ -20,6 +20,9 @@ from mathsft.compat import replaced
 
 _NOT_OURS = "Give another use_cache, or delete the file if you do not need it"
 
+_TABLE = "unnamed"  # of sqlitedict
+_OURS = {("table", _TABLE), ("index", f"sqlite_autoindex_{_TABLE}_1")}
+
 
 @contextmanager
 def json_answers() -> Iterator[None]:
@@ -50,7 +53,7 @@ def check_cache(path: Path) -> None:
         return
     except FileExistsError:
         pass
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():  # a link could name another program's database
         raise ValueError(f"use_cache: {path} is not a file. {_NOT_OURS}")
     if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
         raise ValueError(f"use_cache: {path} belongs to another user. {_NOT_OURS}")
@@ -58,12 +61,19 @@ def check_cache(path: Path) -> None:
         connection = sqlite3.connect(path)
         try:
             ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+            tables = connection.execute("SELECT type, name FROM sqlite_master").fetchall()
+            about = connection.execute(f"SELECT name FROM pragma_table_info('{_TABLE}')")
+            columns = [name for (name,) in about]
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
         found = str(error)
     if found != "ok":
         raise ValueError(f"use_cache: {path} cannot be read ({found}). {_NOT_OURS}")
+    others = [f"{kind} {name}" for kind, name in tables if (kind, name) not in _OURS]
+    if others or columns not in ([], ["key", "value"]):
+        what = ", ".join(others[:3]) or f"other columns of {_TABLE}"
+        raise ValueError(f"use_cache: {path} is no cache of answers ({what}). {_NOT_OURS}")
 
 
 def _answer(path: str, stored: Any) -> Any:
