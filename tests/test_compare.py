@@ -298,3 +298,36 @@ def test_chance_is_one_over_the_choices_and_nothing_where_answers_are_written() 
     assert run.chance == pytest.approx((1 / 2 + 1 / 5) / 2)
     run.questions[0]["choices"] = []
     assert math.isnan(run.chance)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_no_number_does_not_stop_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    odd = result("odd", [1, 0, 1], task="mathqa")
+    odd.questions[1]["metrics"]["acc"] = value
+    for one in (
+        odd,
+        result("m", [1, 1, 1], task="mathqa"),
+        result("a", [1, 0]),
+        result("b", [1, 1]),
+    ):
+        one.save(tmp_path)
+    cli.main(["compare", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "odd, mathqa: acc is not a number for each question, acc_norm 66.7%" in told
+    assert f"not compared: odd: acc of question 1 of mathqa is {value}" in told
+    assert "b against a: +50.0 points" in told
+
+
+def test_a_file_that_was_left_out_shows_in_the_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in (result("a", [1, 0]), result("b", [1, 1])):
+        one.save(tmp_path)
+    (tmp_path / "c.mathqa_tiny.json").write_text("")
+    with pytest.raises(SystemExit, match="1 of the files were left out"):
+        cli.main(["compare", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert told.startswith(f"left out: {tmp_path}/c.mathqa_tiny.json: empty, 0 bytes")
+    assert "b against a: +50.0 points" in told

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from result_rows import result
 
 from mathsft.data.problems import load_problems
-from mathsft.evaluation.guards import check_tuned
+from mathsft.evaluation.compare import compare
+from mathsft.evaluation.guards import check_distinct, check_tuned
 from mathsft.models.adapters import add_adapter
 from mathsft.models.likelihood import choice_logprobs
 from mathsft.models.loading import load_model
@@ -41,3 +43,13 @@ def test_scores_of_other_problems_are_refused(tuned: list[list[float]], found: s
 def test_empty_scores_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="no score"):
         check_tuned([], [])
+
+
+def test_results_with_other_questions_or_choices_are_named() -> None:
+    a, b = result("one", [1, 0]), result("two", [1, 0])
+    with pytest.raises(ValueError, match="'one' has 2 questions, 'two' 1"):
+        check_distinct(a, result("two", [1]))
+    for scores in ([-1.0], [], [*a.scores()[1], -1.0]):
+        b.questions[1]["loglikelihoods"] = scores
+        with pytest.raises(ValueError, match=f"question 1 has 5 .* of 'one' and {len(scores)} of"):
+            compare(a, b)

@@ -158,7 +158,8 @@ def test_figures_without_samples_say_what_to_add(
         load_results(folder / "one")
     with pytest.raises(SystemExit, match="--log_samples"):
         cli.main(["compare", str(folder / "one")])
-    cli.main(["compare", str(folder / "one"), str(folder / "two")])
+    with pytest.raises(SystemExit, match="2 of the files were left out"):
+        cli.main(["compare", str(folder / "one"), str(folder / "two")])
     told = capsys.readouterr().out
     assert told.count("left out: ") == 2
     assert "tiny, local: acc" in told

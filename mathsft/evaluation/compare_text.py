@@ -22,7 +22,8 @@ def comparison_lines(
         metric: as in `mathsft.evaluation.compare.compare_all`.
 
     Raises:
-        ValueError: no results; no run of that name; a metric that no group of results has.
+        ValueError: no results; no run of that name; a metric that no group of results has. At the
+            end, if files were left out: whoever reads only the exit status must know it.
     """
     found, damaged = _read(sources)
     if not found:
@@ -55,6 +56,11 @@ def comparison_lines(
     if alone and len(groups) > 1:
         yield f"{len(alone):,} of {len(found):,} results are compared with nothing: " + "; ".join(
             f"{result.name} ({result.task})" for result in alone
+        )
+    if damaged:
+        raise ValueError(
+            f"{len(damaged):,} of the files were left out, as the first lines say; the rest was "
+            "compared"
         )
 
 

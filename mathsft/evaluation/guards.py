@@ -137,8 +137,20 @@ def check_distinct(a: "Result", b: "Result") -> None:
     float32. Results without log-likelihoods (generated answers) are not checked.
 
     Raises:
-        ValueError: all scores are equal; the message says what to do.
+        ValueError: all scores are equal; the message says what to do. Or the two have different
+            numbers of questions, or of choices in a question.
     """
+    if len(a.questions) != len(b.questions):
+        raise ValueError(
+            f"{a.name!r} has {len(a.questions):,} questions, {b.name!r} {len(b.questions):,}: a "
+            "difference is measured on the same questions"
+        )
+    for row, (x, y) in enumerate(zip(a.scores(), b.scores(), strict=True)):
+        if len(x) != len(y):
+            raise ValueError(
+                f"question {row} has {len(x)} log-likelihoods of {a.name!r} and {len(y)} of "
+                f"{b.name!r}: evaluate both on the same task, with the same versions"
+            )
     pairs = [
         (one, other)
         for x, y in zip(a.scores(), b.scores(), strict=True)

@@ -170,8 +170,15 @@ class Result:
         if self.num_fewshot:
             told += f", {self.num_fewshot}-shot"
         shown = [name for name in self.metrics if name in ("acc", "acc_norm")] or self.metrics[:1]
-        figures = [f"{m} {self.mean(m)}" for m in shown if shares(self.values(m))]
-        return f"{told}: {', '.join(figures) or self.harness}"
+        figures = [self._shown(m) for m in shown]
+        return f"{told}: {', '.join(figure for figure in figures if figure) or self.harness}"
+
+    def _shown(self, metric: str) -> str:
+        """A metric for `__str__`, which never raises; "" if it is not 0 to 1."""
+        try:
+            return f"{metric} {self.mean(metric)}" if shares(self.values(metric)) else ""
+        except ValueError:  # nan or infinite for a question
+            return f"{metric} is not a number for each question"
 
 
 def shares(values: Sequence[float]) -> bool:
