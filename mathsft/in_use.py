@@ -53,6 +53,38 @@ def claimed(
         yield
 
 
+@contextmanager
+def claimed_file(path: str | Path, *, device: str) -> Iterator[None]:
+    """Hold a file that long work adds to, for the block: no second process adds to it.
+
+    Args:
+        path: the file; its folder is made if absent.
+        device: as for `claimed`; process 0 holds it for all.
+
+    Raises ValueError if it is held already.
+    """
+    with ExitStack() as held:
+        in_first(partial(_hold_file, Path(path), held), device=device)
+        yield
+
+
+def _hold_file(path: Path, held: ExitStack) -> None:
+    place = path.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{path} is in use: another process adds to it. Wait until it has ended, stop it, or "
+            "give another file"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        say(f"{path} cannot be locked ({error}): a second process there would not be noticed")
+        return
+    held.callback(_release, lock, place.parent, last=True, names=[Path(lock.lock_file).name])
+
+
 def _hold(folder: Path, held: ExitStack, *, remove_empty: Sequence[Path]) -> None:
     absent = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
@@ -88,10 +120,10 @@ def _hold(folder: Path, held: ExitStack, *, remove_empty: Sequence[Path]) -> Non
         write_whole(place / NOTE, json.dumps(about) + "\n")
 
 
-def _release(lock: Any, place: Path, *, last: bool) -> None:
-    if last:  # both go while the lock is held, so that nobody else's is removed
+def _release(lock: Any, place: Path, *, last: bool, names: Sequence[str] = (NOTE, LOCK)) -> None:
+    if last:  # they go while the lock is held, so that nobody else's is removed
         # Who opened the file before and locks it next tries again (filelock 3.21.2 or newer).
-        for name in (NOTE, LOCK):
+        for name in names:
             with suppress(OSError):  # Windows removes no open file
                 remove(place / name)
     lock.release()

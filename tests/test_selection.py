@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import child
 from model_files import base, trained
 from torchrun import torchrun
 from transformers import AutoTokenizer
@@ -16,6 +17,7 @@ from mathsft.generation import selection
 from mathsft.generation.rewards import FinalAnswer
 from mathsft.generation.rollouts import Completion
 from mathsft.generation.selection import rejection_sampling
+from mathsft.in_use import claimed_file
 from mathsft.models.loading import load_model
 from mathsft.objectives.preference import DPO
 from mathsft.training.make import make_trainer
@@ -272,3 +274,22 @@ def test_two_processes_write_the_file_of_one(tmp_path: Path) -> None:
         torchrun(script, tmp_path / f"{count}.jsonl", processes=count)
     assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
     assert len(lines(tmp_path / "1.jsonl")) == 8
+
+
+def test_two_at_once_do_not_write_one_file(loaded: Any, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    (tmp_path / "link.jsonl").symlink_to(path)
+
+    def hold(pipe: Any) -> None:
+        with claimed_file(path, device="cpu"):
+            pipe.send("held")
+            pipe.recv()
+
+    with child(hold) as process:
+        process.pipe.recv()
+        for name in ("pairs.jsonl", "link.jsonl"):
+            with pytest.raises(ValueError, match=f"{name} is in use: another process adds to it"):
+                rejection_sampling(*loaded, ROWS, digits, output=tmp_path / name, **HOW)
+        assert not path.exists()
+    rejection_sampling(*loaded, ROWS[:1], digits, output=path, **HOW)  # the process was killed
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link.jsonl", "pairs.jsonl"]

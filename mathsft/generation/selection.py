@@ -24,6 +24,7 @@ from mathsft.data.prompts import sft_prompt
 from mathsft.generation.journal import add_lines, open_journal
 from mathsft.generation.reward_calls import call_reward, reward_name
 from mathsft.generation.rollouts import Completion, sample_groups
+from mathsft.in_use import claimed_file
 from mathsft.models.computation import (
     adapter_layers,
     base_and_adapter,
@@ -82,8 +83,7 @@ def rejection_sampling(
             text. An ``id`` (text or whole number) identifies a row in the file; default: the
             row's number.
         reward: scores answers, as in TRL (`mathsft.generation.reward_calls`). It gets the rows'
-            other columns too. It is called for a block of rows at a time, so the reward of an
-            answer must not depend on other rows.
+            other columns too, of a block of rows at a time: it must not depend on other rows.
         output: the file of JSON lines, such as ``pairs.jsonl``; missing folders are created.
         num_generations: answers per row, 2 or more.
         min_gap: the best reward must be above the worst by more than this, as in `pairs_from`.
@@ -102,9 +102,9 @@ def rejection_sampling(
     In several processes (torchrun), call it in each.
 
     Raises ValueError for an impossible number; rows without a prompt, or two with the same id; a
-    file that is broken elsewhere, was not written by this function, or has another setting
-    (reward, weights and tokenizer count too) or another prompt for an id. An error of the reward
-    is raised as it is; the rows before its block are in the file.
+    file that is in use, is broken elsewhere, was not written by this function, or has another
+    setting (reward, weights and tokenizer count too) or another prompt for an id. An error of the
+    reward is raised as it is; the rows before its block are in the file.
     """
     check_number("num_generations", num_generations, at_least(2))
     check_number("min_gap", min_gap, AT_LEAST_0)
@@ -121,34 +121,34 @@ def rejection_sampling(
         "tokenizer": json_hash(tokenizer_values(tokenizer))[:16],
     }  # fmt: skip
     device = model.device.type
-    begin = partial(open_journal, path, settings, kind="rejection sampling")
-    done, repaired = in_first(begin, device=device)
-    for key, prompt, _ in given:
-        if (there := done.get(key, {}).get("prompt", prompt)) != prompt:
-            raise ValueError(
-                f"{path}: the row with id {key!r} has another prompt there: {there!r:.60}, now "
-                f"{prompt!r:.60}. Give another output"
+    with claimed_file(path, device=device):
+        begin = partial(open_journal, path, settings, kind="rejection sampling")
+        done, repaired = in_first(begin, device=device)
+        for key, prompt, _ in given:
+            if (there := done.get(key, {}).get("prompt", prompt)) != prompt:
+                raise ValueError(
+                    f"{path}: the row with id {key!r} has another prompt there: {there!r:.60}, now "
+                    f"{prompt!r:.60}. Give another output"
+                )
+        state = processes(device)
+        starts = range(0, len(given), max(1, batch_size * state.num_processes // num_generations))
+        for start in tqdm(starts, desc="blocks", leave=False, disable=not state.is_main_process):
+            block = given[start : start + starts.step]
+            if all(key in done for key, _, _ in block):
+                continue
+            # The whole block, even if some of its rows are there: other batches round differently.
+            groups = sample_groups(
+                model,
+                tokenizer,
+                [prompt for _, prompt, _ in block],
+                batch_size=batch_size,
+                numbers=range(start, start + len(block)),
+                **sampling,
             )
-    state = processes(device)
-    size = max(1, batch_size * state.num_processes // num_generations)
-    starts, quiet = range(0, len(given), size), not state.is_main_process
-    for start in tqdm(starts, desc="blocks", leave=False, disable=quiet):
-        block = given[start : start + size]
-        if all(key in done for key, _, _ in block):
-            continue
-        # The whole block, even if the file has some of its rows: other batches round differently.
-        groups = sample_groups(
-            model,
-            tokenizer,
-            [prompt for _, prompt, _ in block],
-            batch_size=batch_size,
-            numbers=range(start, start + len(block)),
-            **sampling,
-        )
-        lines = in_first(partial(_judged, block, groups, reward, min_gap), device=device)
-        new = {line["id"]: line for line in lines if line["id"] not in done}
-        in_first(partial(add_lines, path, [*new.values()]), device=device)
-        done |= new
+            lines = in_first(partial(_judged, block, groups, reward, min_gap), device=device)
+            new = {line["id"]: line for line in lines if line["id"] not in done}
+            in_first(partial(add_lines, path, [*new.values()]), device=device)
+            done |= new
     found = _selection(given, done, repaired)
     say(f"rejection sampling: {', '.join(f'{n:,} {name}' for name, n in found.counts.items())}")
     return found
