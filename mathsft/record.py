@@ -14,6 +14,7 @@ from mathsft.checks import load_yaml
 from mathsft.device import hardware, installed_version
 from mathsft.files import check_regular, read_json, write_whole
 from mathsft.processes import say
+from mathsft.told import advice
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -97,8 +98,11 @@ def check_run(
         check_same(folder, recipe, same_step=same_step)
     elif (folder / CONFIG).exists():
         raise ValueError(
-            f"{folder} already holds a run: --resume true resumes it; another --output_dir "
-            "starts a new one"
+            f"{folder} already holds a run: "
+            + advice(
+                python="resume=True resumes it; another output_dir starts a new one",
+                line="--resume true resumes it; another --output_dir starts a new one",
+            )
         )
 
 
@@ -135,7 +139,10 @@ def check_same(
     if differ:
         raise ValueError(
             f"{folder} holds a run with other settings ({', '.join(differ)}): resume it with its "
-            f"own settings (--config {path}), or give another --output_dir"
+            + advice(
+                python=f"own settings (read_recipe({str(path)!r})), or give another output_dir",
+                line=f"own settings (--config {path}), or give another --output_dir",
+            )
         )
 
 

@@ -1,6 +1,7 @@
 """A run resumes only from whole checkpoints of its own; a copy is whole or does not exist."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ import pytest
 from small_training import cut, emptied
 from transformers.trainer_utils import get_last_checkpoint
 
+from mathsft.training import checkpoints
 from mathsft.training.checkpoints import (
     MANIFEST,
     checkpoint_problem,
     newest_checkpoint,
     rotate,
+    run_of,
     write_manifest,
 )
 from mathsft.training.persist import copy_checkpoint
+from mathsft.training.runs import run_differences
+from mathsft.training.writing import repair_checkpoints, written
 
 
 def same_run(run: dict[str, Any]) -> list[str]:
@@ -139,3 +144,79 @@ def test_a_copy_replaces_one_of_the_same_name_and_is_compared(
     with pytest.raises(ValueError, match=r"copy differs from the original: optimizer\.pt differs"):
         copy_checkpoint(training / "checkpoint-6", mirror)
     assert [p.name for p in mirror.iterdir()] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "1" * 5000, "", "\xff"])
+def test_a_json_file_that_cannot_be_read_is_damage_without_a_manifest_too(
+    training: Path, text: str
+) -> None:
+    (training / "checkpoint-6" / "manifest.json").unlink()
+    (training / "checkpoint-6" / "trainer_state.json").write_text(text)
+    problem = checkpoint_problem(training / "checkpoint-6")
+    assert problem == "trainer_state.json is empty or cut short"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"settings": []}, {"base": None}, {"base": {}}, {"base": ["name", "samples"]}]
+)
+def test_a_record_of_a_run_in_another_form_is_damaged(
+    training: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    path = training / "checkpoint-6" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_manifest(path.parent)
+    assert run_of(path.parent) is None
+    found = newest_checkpoint([training], of_this_run=lambda run: run_differences(run, run))
+    assert found == training / "checkpoint-4"
+    assert "its run.json is missing or damaged" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def fsync(number: int) -> None:
+        order.append(os.readlink(f"/proc/self/fd/{number}"))
+
+    def replace(old: Path, new: Path) -> None:
+        order.append(str(new))
+        os.rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    checkpoint = tmp_path / "checkpoint-1"
+    with written(checkpoint, {}):
+        (checkpoint / "weights").write_bytes(b"1" * 1000)
+        (checkpoint / "link").symlink_to("/dev/zero")
+    assert order.index(f"{checkpoint}/weights") < order.index(f"{checkpoint}/manifest.json")
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_named_and_training_goes_on(
+    training: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoints.remove
+
+    def remove(path: Path, **arguments: Any) -> None:
+        if path.name == "checkpoint-2":
+            raise PermissionError(1, "Operation not permitted")
+        real(path, **arguments)
+
+    monkeypatch.setattr(checkpoints, "remove", remove)
+    removed = rotate(training, keep=1, newest=training / "checkpoint-6")
+    assert [path.name for path in removed] == ["checkpoint-4"]
+    assert "checkpoint-2, an older checkpoint, could not be removed" in capsys.readouterr().out
+
+
+def test_what_somebody_else_named_like_a_left_over_stays(tmp_path: Path) -> None:
+    names = {
+        ".checkpoint-1.old-thesis",
+        ".checkpoint-x.old",
+        ".checkpoint-2.oldies",
+        ".checkpoint-n",
+    }
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".checkpoint-3.new-99999999").mkdir()
+    repair_checkpoints(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == names

@@ -218,3 +218,13 @@ def test_a_file_and_a_whole_file_system_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="/proc is a whole file system"):
         check_replaceable("/proc")
     check_folder(tmp_path / "absent", holds="model")
+
+
+def test_the_folder_that_the_process_works_in_is_not_replaced(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (adapter / ".hidden").mkdir()
+    for here, name in ((adapter, "."), (adapter, str(adapter)), (adapter / ".hidden", "..")):
+        monkeypatch.chdir(here)
+        with pytest.raises(ValueError, match="is the folder that this process works in"):
+            check_replaceable(name)

@@ -10,6 +10,7 @@ from mathsft.models.adapter_files import IDENTITY_FILE, read_config
 from mathsft.models.adapter_fit import check_base
 from mathsft.models.chat_template import Conversation
 from mathsft.objectives.left_out import _as_object
+from mathsft.training.attempts import kept_attempts
 
 DIGITS = "1" * 5000
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -38,3 +39,13 @@ def test_the_arguments_of_a_call_stay_a_text_and_other_cells_are_named(odd: str)
     row = {"messages": [{"role": "assistant", "content": "4"}], "chat_template_kwargs": ODD[odd]}
     with pytest.raises(ValueError, match="chat_template_kwargs: not usable as JSON"):
         Conversation.of(row, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"rows": 1, "watch": {}}', '{"rows": [], "watch": {"x": 1}}']
+)
+def test_the_attempts_of_a_checkpoint_in_another_form_are_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "attempts-0.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"attempts-0\.json: not the attempts of a step"):
+        kept_attempts(path)

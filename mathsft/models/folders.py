@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from mathsft.files import remove
+from mathsft.files import on_disk, remove
 from mathsft.processes import say
 
 # The files of tokenizers, chat templates and generation configs, as patterns for a download.
@@ -67,7 +67,7 @@ def replaced_folder(folder: Path, *, keep_others: bool = True) -> Iterator[Path]
             if _like(path.name, _STAYS):
                 _copy(path, new / path.name)
         yield new
-        _on_disk(new)
+        on_disk(new)
         if os.path.lexists(place):
             if keep_others:  # it may have changed since
                 check_replaceable(folder, written=[path.name for path in new.iterdir()])
@@ -96,11 +96,13 @@ def check_replaceable(folder: str | Path, *, written: list[str] | None = None) -
         raise ValueError(
             f"{folder} is a whole file system, which cannot be replaced: choose a folder in it"
         )
-    if place == Path.cwd() or place in Path.cwd().parents:
-        raise ValueError(
-            f"{folder} is the folder that this process works in, which would be gone: choose a "
-            "folder in it"
-        )
+    with suppress(FileNotFoundError):  # it has been removed
+        here = Path.cwd()
+        if place == here or place in here.parents:
+            raise ValueError(
+                f"{folder} is the folder that this process works in, which would be gone: choose a "
+                "folder in it"
+            )
     known = (*_REPLACED, *_STAYS)
     others = sorted(
         path.name
@@ -188,13 +190,3 @@ def _copy(path: Path, to: Path) -> None:
         shutil.copytree(path, to, symlinks=True)
     else:
         shutil.copy2(path, to, follow_symlinks=False)
-
-
-def _on_disk(folder: Path) -> None:
-    """Wait until the files are on the disk: a machine that goes down leaves no empty ones."""
-    if os.name == "nt":  # it can wait only for files that are open for writing
-        return
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

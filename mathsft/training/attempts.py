@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from mathsft.files import read_json
 from mathsft.generation.rollouts import Completion
 from mathsft.models.forest import IGNORE
 from mathsft.objectives.advantages import has_signal
@@ -107,3 +109,12 @@ class CollapseWatch:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return asdict(self)
+
+
+def kept_attempts(path: Path) -> tuple[list[dict[str, Any]], CollapseWatch]:
+    """The rows and the watch that a checkpoint keeps. Raises ValueError, with the file."""
+    kept = read_json(path)
+    try:
+        return [dict(row) for row in kept["rows"]], CollapseWatch(**kept["watch"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not the attempts of a step ({error!r})") from None

@@ -16,6 +16,8 @@ from typing import Any
 
 from mathsft.files import read_json, remove, write_whole
 from mathsft.models.model_files import ADAPTER_WEIGHTS, check_safetensors, model_files
+from mathsft.processes import say
+from mathsft.told import advice
 
 MANIFEST = "manifest.json"  # written last: bytes and SHA-256 of every other file
 RUN = "run.json"  # written first: which run this is (mathsft.training.runs)
@@ -111,15 +113,16 @@ def newest_checkpoint(
     """
     others = []
     for checkpoint in sorted(checkpoints_in(folders), key=step_of, reverse=True):
-        run = _read_run(checkpoint)
+        run = run_of(checkpoint)
         if run is not None and (differences := of_this_run(run)):
             others.append((checkpoint, differences))
         elif problem := checkpoint_problem(checkpoint):
             print(f"{checkpoint} is skipped: {problem}")
         elif run is None:
+            anyway = f"train(resume_from_checkpoint={str(checkpoint)!r}) uses it anyway"
             print(
                 f"{checkpoint} is skipped: its {RUN} is missing or damaged, so its run is unknown; "
-                f"train(resume_from_checkpoint={str(checkpoint)!r}) uses it anyway"
+                + advice(python=anyway, line=f"in Python, {anyway}")
             )
         else:
             return checkpoint
@@ -133,7 +136,8 @@ def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None)
     """Remove all but the ``keep`` newest checkpoints of ``newest``'s run; return the removed.
 
     Call it after ``newest`` has been verified. Checkpoints of other runs stay, and so does
-    ``protect``, the best one by its evaluation.
+    ``protect``, the best one by its evaluation. One that cannot be removed, such as a file of
+    another user, is named in a line: training goes on.
     """
     run = _run_key(newest)
     ours = [
@@ -144,24 +148,30 @@ def rotate(folder: Path, *, keep: int, newest: Path, protect: str | None = None)
         and _run_key(path) == run
         and (protect is None or path.name != Path(protect).name)
     ]
-    removed = sorted(ours, key=step_of)[: -max(1, keep)]
-    for old in removed:
-        remove(old, first=(MANIFEST, STATE), empty=True)
+    removed = []
+    for old in sorted(ours, key=step_of)[: -max(1, keep)]:
+        try:
+            remove(old, first=(MANIFEST, STATE), empty=True)
+            removed.append(old)
+        except OSError as error:
+            say(f"{old}, an older checkpoint, could not be removed: {error}")
     return removed
 
 
-def _read_run(checkpoint: Path) -> dict[str, Any] | None:
+def run_of(checkpoint: Path) -> dict[str, Any] | None:
     """What `mathsft.training.runs` recorded; None if that is missing or damaged."""
     try:
         run = read_json(checkpoint / RUN)
-        return run if {"settings", "data", "start", "base"} <= run.keys() else None
+        whole = {"settings", "data", "start", "base"} <= run.keys()
+        whole = whole and isinstance(run["settings"], dict)
+        return run if whole and {"name", "samples"} <= run["base"].keys() else None
     except (OSError, ValueError, AttributeError):
         return None
 
 
 def _run_key(checkpoint: Path) -> list[Any] | None:
     """What identifies the checkpoint's run; None if it is not recorded."""
-    run = _read_run(checkpoint)
+    run = run_of(checkpoint)
     return None if run is None else _key(run)
 
 

@@ -91,12 +91,7 @@ class Persistence(TrainerCallback):
         self._rotate(copied, state)
 
     def _rotate(self, newest: Path, state: Any) -> None:
-        try:
-            rotate(
-                newest.parent, keep=self.keep, newest=newest, protect=state.best_model_checkpoint
-            )
-        except OSError as error:
-            say(f"an older checkpoint in {newest.parent} could not be removed: {error}")
+        rotate(newest.parent, keep=self.keep, newest=newest, protect=state.best_model_checkpoint)
 
 
 def _mirror(folder: Path, root: Path) -> Path:

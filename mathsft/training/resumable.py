@@ -10,18 +10,19 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from mathsft.compat import optimizer_overrides_released, use_plain_cpu
-from mathsft.files import read_json, write_whole
+from mathsft.files import write_whole
 from mathsft.in_use import claimed
 from mathsft.models.adapter_checks import check_restored
 from mathsft.models.model_files import ADAPTER_WEIGHTS
 from mathsft.processes import in_first, say
+from mathsft.told import advice
 from mathsft.training.checkpoints import (
-    RUN,
     STATE,
     checkpoint_problem,
     checkpoints_in,
     newest_checkpoint,
     rotate,
+    run_of,
 )
 from mathsft.training.leftovers import nothing_left
 from mathsft.training.marks import Mark, mark_of, set_mark, trained_already
@@ -126,8 +127,8 @@ class ResumableTrainer(Trainer):
             return found
         if problem := checkpoint_problem(Path(given)):
             raise ValueError(f"{given} is not a complete checkpoint: {problem}")
-        if (Path(given) / RUN).is_file():
-            self._run["start"] = read_json(Path(given) / RUN)["start"]
+        if run := run_of(Path(given)):
+            self._run["start"] = run["start"]
         return Path(given)
 
     def _newest(self) -> Path | None:
@@ -161,10 +162,13 @@ class ResumableTrainer(Trainer):
 
         transformers would start one more epoch then, and with ``max_steps`` take one more step.
         """
-        state = TrainerState.load_from_json(str(checkpoint / STATE))
+        try:
+            state = TrainerState.load_from_json(str(checkpoint / STATE))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{checkpoint / STATE}: not a trainer's state ({error})") from None
         steps = f"step {state.global_step:,} of {state.max_steps:,}, from {checkpoint}"
-        path = checkpoint / RUN
-        same = path.is_file() and not run_differences(read_json(path), self._run)
+        run = run_of(checkpoint)
+        same = run is not None and not run_differences(run, self._run)
         # It may have stopped before its last step (EarlyStoppingCallback).
         control: Any = (state.stateful_callbacks or {}).get("TrainerControl", {})
         stopped = control.get("args", {}).get("should_training_stop", False)
@@ -174,7 +178,10 @@ class ResumableTrainer(Trainer):
             return False
         say(
             f"training had ended: its weights and its log are loaded, {steps}. "
-            "To train it again, call train() without resume_from_checkpoint"
+            + advice(
+                python="To train it again, call train() without resume_from_checkpoint",
+                line="To train it again, give another --output_dir",
+            )
         )
         self._load_from_checkpoint(str(checkpoint))
         state.is_world_process_zero = self.is_world_process_zero()

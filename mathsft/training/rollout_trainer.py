@@ -15,14 +15,14 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mathsft.files import read_json, write_whole
+from mathsft.files import write_whole
 from mathsft.generation.mismatch import check_mismatch
 from mathsft.generation.selection import reward_about
 from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
 from mathsft.models.modes import evaluating
 from mathsft.objectives.groupwise import Policy
 from mathsft.processes import say
-from mathsft.training.attempts import Attempts, CollapseWatch, described
+from mathsft.training.attempts import Attempts, CollapseWatch, described, kept_attempts
 from mathsft.training.batches import FilledRows
 from mathsft.training.correction import corrected
 from mathsft.training.judging import Reward, Sampler, Sampling, attempted
@@ -246,5 +246,5 @@ class RolloutTrainer(ForestTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            kept = read_json(Path(checkpoint) / _ATTEMPTS.format(process=self.args.process_index))
-            self._rows, self._watch = kept["rows"], CollapseWatch(**kept["watch"])
+            path = Path(checkpoint) / _ATTEMPTS.format(process=self.args.process_index)
+            self._rows, self._watch = kept_attempts(path)

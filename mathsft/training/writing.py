@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mathsft.files import remove, write_whole
+from mathsft.files import on_disk, remove, write_whole
 from mathsft.processes import say
+from mathsft.told import advice
 from mathsft.training.checkpoints import RUN, checkpoint_problem, set_aside, write_manifest
+
+# What `written` and `replaced_folder` leave when they are killed.
+_LEFT = re.compile(r"\.(?P<name>checkpoint-\d+)\.(?P<kind>old|(?:old|new)-\d+)")
 
 
 @contextmanager
@@ -35,6 +40,7 @@ def written(checkpoint: Path, run: dict[str, Any]) -> Iterator[None]:
         checkpoint.mkdir(parents=True)
         write_whole(checkpoint / RUN, json.dumps(run, indent=1))
         yield
+        on_disk(checkpoint)  # older ones are removed next
         write_manifest(checkpoint)
         remove(former)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -48,7 +54,8 @@ def written(checkpoint: Path, run: dict[str, Any]) -> Iterator[None]:
         raise OSError(
             f"{checkpoint} could not be written: {error} ({free:,.0f} MB are free). The "
             "checkpoints before it are untouched: make room, then "
-            "train(resume_from_checkpoint=True) resumes from the newest"
+            + advice(python="train(resume_from_checkpoint=True)", line="--resume true")
+            + " resumes from the newest"
         ) from error
 
 
@@ -62,14 +69,15 @@ def repair_checkpoints(folder: Path) -> None:
         folder: a run's, or that of its copies. No other process may write there now.
     """
     for left in sorted(folder.glob(".checkpoint-*")):
-        name, _, kind = left.name.removeprefix(".").partition(".")
-        whole = folder / name
+        if not (form := _LEFT.fullmatch(left.name)):
+            continue  # somebody else's
+        whole, kind = folder / form["name"], form["kind"]
         try:
             if kind.startswith("old") and checkpoint_problem(whole, weights_only=True):
                 remove(whole)
                 os.rename(left, whole)
                 say(f"{whole}: a process was killed while it replaced it; the former one is back")
-            elif kind.startswith(("old", "new-")):
+            else:
                 remove(left)
         except OSError as error:
             say(f"{left} is left by a killed process, and cannot be moved or removed: {error}")
