@@ -1,9 +1,13 @@
 """Expressions, YAML and chat templates that would take hours are refused, and named."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import trl
 from problem_rows import GSM, MATHQA, jsonl
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from mathsft.checks import check_values, load_yaml
 from mathsft.data.choices import add_choices, make_choices
@@ -12,6 +16,7 @@ from mathsft.data.problems import read_problems
 from mathsft.data.schemas import UnusableRowError
 from mathsft.generation.claims import same_expression, takes_long
 from mathsft.models import template_bounds
+from mathsft.models.chat_template import _render as render
 from mathsft.models.template_bounds import TemplateBoundError, bounded, check_template
 
 # --- text that takes hours -----------------------------------------------------------------
@@ -122,7 +127,77 @@ def test_a_template_without_end_is_stopped(template: str, monkeypatch: pytest.Mo
         compiled.render(m=list(range(40)))
 
 
-def test_a_plain_template_is_not_counted() -> None:
-    assert not check_template(
-        "{% for m in messages %}{% for c in m.tool_calls %}{{ c }}{% endfor %}{% endfor %}"
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{% set ns.s = ns.s ~ ns.s %}", "{% set ns.s = ns.s + ns.s %}", "{% set ns.s = ns.s * 2 %}",
+        "{% set ns.s = 'a'.join([ns.s, ns.s]) %}", "{% set ns.s = '%s%s' | format(ns.s, ns.s) %}",
+        "{% set ns.s = '%s%s' % (ns.s, ns.s) %}", "{% set ns.s = [ns.s, ns.s] | join %}",
+        "{% set ns.s = ns.s | replace('a', 'aa') %}", "{% set ns.s = ns.s.replace('a', 'aa') %}",
+        "{% set ns.s = '{0}{0}'.format(ns.s) %}", "{% set ns.s = ns.t ~ ns.s %}{% set ns.t = ns.s ~"
+        " ns.t %}", "{% for s in [ns.s ~ ns.s] %}{% set ns.s = s %}{% endfor %}",
+        "{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}", "{% set ns.l = ns.l + ns.l %}",
+        "{% set ns.n = ns.n * 9 %}{{ 'a' * ns.n }}", "{% set ns.n = ns.n + ns.n %}"
+        "{{ 'a' | center(ns.n) }}", "{% set ns.n = ns.n * 99999 %}{{ '{:{}}'.format(1, ns.n) }}",
+        "{% set ns.n = ns.n * 9 %}{{ '%*d' % (ns.n, 1) }}", "{% set ns.n = ns.n * ns.n %}",
+        "{% set ns.n = ns.n * 99 %}{{ 'a'.ljust(ns.n) }}", "{{ ns.s }}{% set ns.s = ns.s ~ ns.s %}",
+    ],
+)  # fmt: skip
+def test_a_template_that_would_fill_the_memory_is_stopped(
+    body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_bounds, "_MOST_CHARACTERS", 100_000)
+    monkeypatch.setattr(template_bounds.sys, "gettrace", lambda: None)  # also under coverage
+    template = (
+        "{% set ns = namespace(s='aaaa', t='a', l=['a'], n=2) %}{% for m in messages %}"
+        + body
+        + "{% endfor %}"
     )
+    tokenizer: Any = SimpleNamespace(chat_template=template, special_tokens_map={})
+    tokenizer.apply_chat_template = lambda messages, tokenize: render_jinja_template(
+        conversations=[messages], chat_template=template
+    )
+    with pytest.raises(TemplateBoundError, match=r"fills the memory"):
+        render(tokenizer, [{"role": "user", "content": "a"}] * 24)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{ c }}", "{% set t = m.content %}{{ t | replace('a', 'b') }}",
+        "{% set ns.t = ns.t ~ m.content %}", "{% set ns.t = ns.t + m.content.split('a')[-1] %}",
+    ],
+)  # fmt: skip
+def test_a_plain_template_is_not_counted(body: str) -> None:
+    assert not check_template(
+        "{% for m in messages %}{% for c in m.tool_calls %}" + body + "{% endfor %}{% endfor %}"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(Path(trl.__file__).parent.glob("chat_templates/*.jinja")))
+def test_published_templates_write_the_same_with_and_without_bounds(path: Path) -> None:
+    template = path.read_text(encoding="utf-8")
+    counted = check_template(template)
+    call = {"name": "add", "arguments": {"a": 12345678, "b": [1, {"c": 2**40}]}}
+    conversations = [
+        [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}],
+        [
+            {"role": "user", "content": "2 + 2?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"function": call}]},
+            {"role": "tool", "content": "4", "name": "add"},
+            {"role": "assistant", "content": "4"},
+        ],
+    ]
+
+    def written(messages: Any) -> Any:
+        try:
+            return render_jinja_template(
+                conversations=[messages], chat_template=template, bos_token="<s>", eos_token="</s>"
+            )
+        except Exception as error:
+            return str(error)
+
+    for messages in conversations if counted else ():
+        free = written(messages)
+        with bounded():
+            assert written(messages) == free
