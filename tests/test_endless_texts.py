@@ -1,5 +1,6 @@
 """Expressions, YAML and chat templates that would take hours are refused, and named."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,12 @@ from mathsft.data.choices import add_choices, make_choices
 from mathsft.data.mathqa import official_choices
 from mathsft.data.problems import read_problems
 from mathsft.data.schemas import UnusableRowError
+from mathsft.evaluation.requests import boxed_templates
 from mathsft.generation.claims import same_expression, takes_long
-from mathsft.models import template_bounds
+from mathsft.models import template_bounds, template_sizes
 from mathsft.models.chat_template import _render as render
-from mathsft.models.template_bounds import TemplateBoundError, bounded, check_template
+from mathsft.models.template_bounds import bounded, check_template
+from mathsft.models.template_sizes import TemplateBoundError
 
 # --- text that takes hours -----------------------------------------------------------------
 
@@ -146,7 +149,7 @@ def test_a_template_without_end_is_stopped(template: str, monkeypatch: pytest.Mo
 def test_a_template_that_would_fill_the_memory_is_stopped(
     body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(template_bounds, "_MOST_CHARACTERS", 100_000)
+    monkeypatch.setattr(template_sizes, "MOST_CHARACTERS", 100_000)
     monkeypatch.setattr(template_bounds.sys, "gettrace", lambda: None)  # also under coverage
     template = (
         "{% set ns = namespace(s='aaaa', t='a', l=['a'], n=2) %}{% for m in messages %}"
@@ -159,6 +162,19 @@ def test_a_template_that_would_fill_the_memory_is_stopped(
     )
     with pytest.raises(TemplateBoundError, match=r"fills the memory"):
         render(tokenizer, [{"role": "user", "content": "a"}] * 24)
+
+
+def test_templates_of_tasks_are_bounded_too() -> None:
+    with boxed_templates() as sandbox:
+        for text in ("{{ 9**9**9 }}", "{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}"):
+            with pytest.raises(ValueError, match=r"the task's template .* cannot be used"):
+                sandbox.from_string(text)
+        grows = "{% set ns = namespace(s='a') %}{% for c in q %}{% set ns.s = ns.s ~ ns.s %}"
+        made = sandbox.from_string(grows + "{% endfor %}{{ ns.s }}")
+        assert made.render(q="123") == "a" * 8
+        if sys.gettrace() is None:
+            with pytest.raises(TemplateBoundError, match="fills the memory"):
+                made.render(q="1" * 64)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from mathsft.evaluation.requests import in_full_precision
 from mathsft.models.continued import encode_continued
 from mathsft.models.encoding import special_ends
 from mathsft.models.greedy import FiniteLogits, own_generation, say_ignored
@@ -123,7 +124,7 @@ class TextLM(HFLM):
             prompt = self.tok_decode(context[broken[0]].tolist())
             raise ValueError(
                 f"the logits after {prompt[-80:]!r} are not finite, so no answer counts. Either "
-                "the model's weights are not finite, or half precision overflows: load the model "
-                "with dtype='float32', or with attn_implementation='eager'"
+                "the model's weights are not finite, or half precision overflows: "
+                + in_full_precision()
             )
         return written

@@ -5,7 +5,7 @@ import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cache
 from io import StringIO
 from typing import Any, TextIO, TypeAlias
@@ -22,6 +22,8 @@ from mathsft.compat import keep_requests, replaced
 from mathsft.models.forest import IGNORE, TokenSequence
 from mathsft.models.paths import common_start
 from mathsft.models.template_bounds import bounded, check_template
+from mathsft.models.template_sizes import TemplateBoundError
+from mathsft.told import advice
 
 # (context, continuation) as text, or None in rolling requests; then the token ids of each.
 Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -114,9 +116,16 @@ def check_finite(requests: Sequence[Request], scores: Sequence[tuple[float, bool
             asked = "" if text is None else f" of {text[1]!r} after {text[0][-80:]!r}"
             raise ValueError(
                 f"the log-likelihood{asked} is {score}. Either the model's weights are not "
-                "finite, or half precision overflows: load the model with dtype='float32', or "
-                "with attn_implementation='eager'"
+                "finite, or half precision overflows: " + in_full_precision()
             )
+
+
+def in_full_precision() -> str:
+    """What to do about logits that are not finite."""
+    return advice(
+        python="load the model with dtype='float32', or with attn_implementation='eager'",
+        line="CUDA_VISIBLE_DEVICES= before the command computes on the CPU, in float32",
+    )
 
 
 @contextmanager
@@ -152,21 +161,29 @@ def shared_out() -> Iterator[None]:
         yield
 
 
+class _BoundedTemplate(Template):
+    """A template whose steps and memory are bounded (`mathsft.models.template_bounds`)."""
+
+    counted = True
+
+    def render(self, *args: Any, **values: Any) -> str:
+        with bounded() if self.counted else nullcontext():
+            return super().render(*args, **values)
+
+
 class _Sandbox(SandboxedEnvironment):
-    """Its templates come to an end (`mathsft.models.template_bounds`)."""
+    template_class = _BoundedTemplate
 
-    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
-        counted = check_template(source)  # jinja calculates constants while it compiles
-        template = super().from_string(source, *args, **kwargs)
-        if counted:
-            render = template.render
-
-            def counting(*args: Any, **kwargs: Any) -> str:
-                with bounded():
-                    return render(*args, **kwargs)
-
-            template.render = counting  # type: ignore[method-assign]
-        return template
+    def from_string(self, source: Any, *args: Any, **how: Any) -> Template:
+        try:
+            counted = check_template(source)
+            with bounded():  # what it names, Jinja may calculate at once
+                made = super().from_string(source, *args, **how)
+        except TemplateBoundError as error:
+            about = f"the task's template {source!r:.80}"
+            raise ValueError(f"{about} cannot be used: {error}") from None
+        vars(made)["counted"] = counted
+        return made
 
 
 @contextmanager
@@ -174,7 +191,8 @@ def boxed_templates() -> Iterator[Environment]:
     """Let the harness render templates in jinja's sandbox, with its own settings and filters.
 
     Its own environment lets a template call anything in Python, also a template in a task file
-    from elsewhere; and a template that counts without end could not be stopped.
+    from elsewhere. One that does not end, or fills the memory, raises TemplateBoundError, or
+    ValueError when it is read.
     """
     theirs = lm_eval.utils.env
     sandbox = _Sandbox(

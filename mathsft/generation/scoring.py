@@ -20,6 +20,7 @@ from mathsft.models.logprobs import last_hidden
 from mathsft.models.modes import evaluating
 from mathsft.objectives.documents import documents
 from mathsft.objectives.reward import head_values, read_at_end
+from mathsft.told import advice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +136,7 @@ def score(
                     raise ValueError(
                         f"score, row {owners[place]}: the reward is {value}. Either the model's "
                         "weights are not finite, or half precision overflows: load the model with "
-                        "dtype='float32'"
+                        + advice(python="dtype='float32'", line="--model.dtype float32")
                     )
                 found[place] = value
     taken = iter(found)

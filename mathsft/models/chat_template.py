@@ -15,12 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from mathsft.data.chat import trained_turns
 from mathsft.data.schemas import UnusableRowError
 from mathsft.files import parse_json, read_text
-from mathsft.models.template_bounds import (
-    TemplateBoundError,
-    bounded,
-    check_template,
-    templates_of,
-)
+from mathsft.models.template_bounds import bounded, check_template, templates_of
+from mathsft.models.template_sizes import TemplateBoundError
 from mathsft.told import advice
 
 _PROBE = "mathsft closes here"

@@ -19,6 +19,7 @@ from mathsft.models.decoding import padded, write
 from mathsft.models.encoding import pad_token, stop_tokens
 from mathsft.models.modes import evaluating
 from mathsft.processes import say
+from mathsft.told import advice
 
 # Settings of a generation config that greedy decoding never reads, or that name tokens.
 _IDLE = {
@@ -178,7 +179,11 @@ def written_tokens(
         raise ValueError(
             f"{owners[broken[0]]}: the model's logits are not finite, so its answers mean "
             "nothing. Either its weights are not finite, or half precision overflows: load the "
-            "model with dtype='float32', or with attn_implementation='eager'"
+            "model with "
+            + advice(
+                python="dtype='float32', or with attn_implementation='eager'",
+                line="--model.dtype float32",
+            )
         )
     answers = []
     for row in written:

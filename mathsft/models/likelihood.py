@@ -25,6 +25,7 @@ from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
 from mathsft.models.isolation import check_isolation
 from mathsft.models.logprobs import sequence_logprobs
 from mathsft.models.modes import evaluating
+from mathsft.told import advice
 
 
 @torch.no_grad()
@@ -173,6 +174,9 @@ def _check_finite(scores: Sequence[float], *, where: str) -> None:
     if not all(map(math.isfinite, scores)):
         raise ValueError(
             f"{where}: a score is not finite ({scores}). Either the model's weights are not "
-            "finite, or half precision overflows: load the model with dtype='float32', or with "
-            "attn_implementation='eager'"
+            "finite, or half precision overflows: load the model with "
+            + advice(
+                python="dtype='float32', or with attn_implementation='eager'",
+                line="--model.dtype float32",
+            )
         )

@@ -11,6 +11,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.optimization import get_scheduler
 from transformers.utils.import_utils import is_liger_kernel_available
 
+from mathsft.told import advice
+
 # Settings that name a JSON file, and the package that reads it, if it is an extra one.
 _FILES = {"deepspeed": "deepspeed", "fsdp_config": "", "accelerator_config": ""}
 
@@ -30,8 +32,12 @@ def check_evaluation(given: Mapping[str, Any], *, rows: Any) -> None:
     for name, asked in asks.items():
         if asked and rows is None:
             raise ValueError(
-                f"{name} needs rows to evaluate: give eval_rows (of sft_trainer and "
-                f"multiple_choice_trainer eval_problems), or leave {name} out"
+                f"{name} needs rows to evaluate: give "
+                + advice(
+                    python="eval_rows (of sft_trainer and multiple_choice_trainer eval_problems)",
+                    line="a test set (--test.source FILE)",
+                )
+                + f", or leave {name} out"
             )
     if not asks["eval_strategy"]:
         best = {

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from mathsft.models.sharding import whole
 from mathsft.objectives.base import Loss
+from mathsft.told import advice
 
 
 class Means:
@@ -72,18 +73,22 @@ class FiniteCheck(TrainerCallback):
         raise FloatingPointError(_advice(what, state.global_step, args))
 
 
+def _full() -> str:
+    return advice(
+        python="dtype='float32', or 'bfloat16' if the card has it",
+        line="--model.dtype float32, or bfloat16 if the card has it",
+    )
+
+
 def _advice(what: str, step: int, args: Any) -> str:
     if step == 0:
         causes = (
             "Nothing is trained yet, so the learning rate is not the cause. Either weights of the "
             "model are not finite, or its activations overflow in half precision: load it with "
-            "dtype='float32', or 'bfloat16' if the card has it"
+            + _full()
         )
     else:
-        half = (
-            "; in float16 activations may overflow: use dtype='float32', or 'bfloat16' if the card "
-            "has it"
-        )
+        half = "; in float16 activations may overflow: use " + _full()
         causes = (
             f"Usual causes: learning_rate={args.learning_rate:g} is too high (try a tenth, or more "
             f"warmup_steps){half if args.fp16 else ''}. The weights are still those of "
