@@ -137,6 +137,7 @@ def check_numbers(given: Mapping[str, Any], *, where: str = "") -> None:
             check_number(f"{where}{name}", value, _RULES[name])
 
 
+_MOST_DIGITS = 1000
 _MOST_VALUES = 100_000  # of a YAML text, with its anchors written out
 
 
@@ -212,6 +213,8 @@ def check_values(arguments: Sequence[str]) -> None:
 
 def _values_in(node: Any, known: dict[int, int]) -> int:
     """How many values a node stands for if each anchor is written out."""
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+        raise ValueError(f"a number of more than {_MOST_DIGITS:,} characters")  # also 1:59:59, 0xff
     if id(node) not in known:
         known[id(node)] = _MOST_VALUES + 1  # what holds itself has no end
         inner = node.value if isinstance(node.value, list) else ()

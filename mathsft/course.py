@@ -15,12 +15,16 @@ _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
 def course(
-    lessons: Sequence[str] = (), *, output_dir: str | Path = "runs/course", timeout: int = 3600
+    lessons: str | Sequence[str] = (),
+    *,
+    output_dir: str | Path = "runs/course",
+    timeout: int = 3600,
 ) -> list[Path]:
     """Execute the lessons' notebooks; pages, ``report.html`` and ``index.html`` show the results.
 
     Args:
-        lessons: names such as ``01_sft``; default: all, in order. Each can run on its own.
+        lessons: a name such as ``01_sft``, or several; default: all, in order. Each can run on its
+            own.
         output_dir: where the pages go; made if absent.
         timeout: seconds that one cell may take.
 
@@ -40,6 +44,7 @@ def course(
         raise FileNotFoundError(
             f"{_NOTEBOOKS}: the notebooks are not installed with the package; clone the repository"
         )
+    lessons = [lessons] if isinstance(lessons, str) else list(lessons)
     for name in lessons:
         if name not in there:
             raise ValueError(unknown_name("lesson", name, there))

@@ -143,6 +143,10 @@ def read_text(path: str | Path) -> str:
         raise ValueError(
             f"{path}: not UTF-8 ({error.reason} at byte {error.start}): save the file as UTF-8"
         ) from None
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 _DEEPEST = 100

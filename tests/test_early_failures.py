@@ -36,6 +36,8 @@ EARLY: dict[str, dict[str, Any]] = {
     r"lr_scheduler_kwargs=\{'odd': 1\}": {"lr_scheduler_kwargs": {"odd": 1}},
     "dataloader_persistent_workers needs": {"dataloader_persistent_workers": True},
     "report_to: unknown tracker 'wandbb'.*did you mean 'wandb'": {"report_to": "wandbb"},
+    "debug=underflow_overflow watches": {"debug": "underflow_overflow"},
+    "unknown train_sampling_strategy 'nonsense'": {"train_sampling_strategy": "nonsense"},
     "resume_from_checkpoint would change nothing": {"resume_from_checkpoint": "absent"},
 }
 # Settings that need a package: the package, and the setting.

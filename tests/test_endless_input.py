@@ -114,6 +114,14 @@ def test_a_pipe_or_a_device_is_no_data_file(name: str, tmp_path: Path) -> None:
             read_text(path)
 
 
+def test_a_file_whose_disk_fails_is_named(tmp_path: Path) -> None:
+    link = tmp_path / "a.jsonl"
+    link.symlink_to("/proc/self/mem")  # its first byte cannot be read
+    for read in (load_problems, read_text):
+        with pytest.raises(OSError, match=r"a\.jsonl: cannot be read \(Input/output error\)"):
+            read(link)
+
+
 def test_a_small_file_with_an_endless_line_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +138,22 @@ def test_a_small_file_with_an_endless_line_is_refused(
     (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(b"0" * 1_000_000))
     with pytest.raises(ValueError, match="more than 100 times larger when it is unpacked"):
         list(iterate_rows(tmp_path / "a.parquet.gz"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.csv.gz"])
+def test_blank_lines_without_end_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "_MOST_BLANK", 100)
+    monkeypatch.setattr(text_files, "_PIECE", 50)
+    (tmp_path / name).write_bytes(gzip.compress(b"\n" * 10_000))
+    with pytest.raises(ValueError, match=rf"{name}, line \d+: more than 100 blank lines in a row"):
+        list(iterate_rows(tmp_path / name))
+    rows = {"a.jsonl.gz": '{"a": 1}', "a.json.gz": '[{"a": 1}]', "a.csv.gz": "1\n"}
+    begin = "a\n" if name == "a.csv.gz" else ""
+    blank = "\n" * 30
+    (tmp_path / name).write_bytes(gzip.compress(f"{begin}{blank}{rows[name]}{blank}".encode()))
+    assert len(list(iterate_rows(tmp_path / name))) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from mathsft.data.mathqa import official_choices
 from mathsft.data.problems import read_problems
 from mathsft.data.schemas import UnusableRowError
 from mathsft.evaluation.requests import boxed_templates
+from mathsft.evaluation.task_files import read_task_file
 from mathsft.generation.claims import same_expression, takes_long
 from mathsft.models import template_bounds, template_sizes
 from mathsft.models.chat_template import _render as render
@@ -75,13 +76,22 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(
     "text",
     [
         BOMB, MERGED, "a: &a [*a]", "[" * 500 + "]" * 500, "{a: " * 500 + "1" + "}" * 500,
-        "a: " + "9" * 5000, "a: 2026-13-45", "a: !!python/object:os.system x", "a: [", "a: \x00",
+        "a: " + "9" * 5000,
+        "a: 1" + ":59" * 2000, "a: 0x" + "f" * 5000, "a: 0b" + "1" * 20_000,
+        "a: 2026-13-45", "a: !!python/object:os.system x", "a: [", "a: \x00",
         "? [1]\n: 1",
     ],
 )  # fmt: skip
 def test_yaml_that_cannot_be_read_names_its_file(text: str) -> None:
     with pytest.raises(ValueError, match=r"^a\.yaml: not (valid|usable as) YAML"):
         load_yaml(text, "a.yaml")
+
+
+@pytest.mark.parametrize("text", [BOMB, MERGED, "a: &a [*a]", "[" * 500, "a: " + "9" * 5000])
+def test_a_task_file_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.yaml: not (a task file|usable as YAML)"):
+        read_task_file(tmp_path / "a.yaml")
 
 
 def test_values_on_the_command_line_are_bounded_too() -> None:

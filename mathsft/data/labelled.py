@@ -21,6 +21,7 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 SINGLE: ProblemType = "single_label_classification"
 MULTI: ProblemType = "multi_label_classification"
 REGRESSION: ProblemType = "regression"
+_MOST_CLASSES = 100_000  # more outputs than that are a mistake in the labels
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ def read_label(row: Mapping[str, Any], *, where: str) -> Label:
     """Read ``label``. Raises ValueError, naming the row, if it is none of those in the table."""
     check_row(row, where=where)
     value = row.get("label")
+    if isinstance(value, bool | int) and value > _MOST_CLASSES:
+        raise ValueError(
+            f"{where}, column 'label': a class is above {_MOST_CLASSES:,}, and the model "
+            "gets an output for each class. Number the classes from 0 on; a number to be predicted "
+            "has a point (1000000.0)"
+        )
     if isinstance(value, bool | int) and value >= 0:
         return Label(SINGLE, [float(value)])
     if isinstance(value, float) and math.isfinite(value):

@@ -4,12 +4,14 @@ import heapq
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from typing import Any, TypeVar
 
 from mathsft.checks import AT_LEAST_0, at_least, check_number
 from mathsft.data.messages import REASONING, content_text
 from mathsft.data.text import reader_text
+from mathsft.files import parse_json
 
 Answer = TypeVar("Answer")
 
@@ -27,9 +29,19 @@ def answer_key(answer: Any) -> str:
     for turn in answer:
         said = content_text(turn["content"]) if turn.get("content") is not None else ""
         texts = [said, *(turn.get(key) or "" for key in REASONING)]
-        calls = turn.get("tool_calls") or ""
+        calls = [_call(call) for call in turn.get("tool_calls") or ()]
         parts.append([turn.get("role"), *map(reader_text, texts), calls])
-    return json.dumps(parts, ensure_ascii=False, default=str)
+    return json.dumps(parts, ensure_ascii=False, default=str, sort_keys=True)
+
+
+def _call(call: Any) -> Any:
+    """A tool call whose arguments are an object, however they are written."""
+    if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
+        return {**call, "function": _call(call["function"])}
+    if isinstance(call, Mapping) and isinstance(call.get("arguments"), str):
+        with suppress(ValueError):
+            return {**call, "arguments": parse_json(call["arguments"], "arguments")}
+    return call
 
 
 def pairs_from(

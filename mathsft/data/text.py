@@ -53,6 +53,7 @@ _BEGINNING = " '\"\u00a1\u00bf"
 
 LONGEST_LINE = 64 * 2**20  # bytes
 _PIECE = 2**20  # bytes
+_MOST_BLANK = 1_000_000  # lines in a row without a word: a small compressed file can hold billions
 _MARK = b"\xef\xbb\xbf"  # some editors put a byte order mark first
 
 
@@ -70,6 +71,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -77,9 +82,10 @@ def text_lines(path: Path) -> Iterator[str]:
 
     Only ``\\n`` ends a line: JSON allows U+2028 inside a string, where it does not end a line.
     Raises ValueError for bytes that are not UTF-8, and for a line of more than 64 MiB, with the
-    line: a small compressed file can hold one that does not fit into memory.
+    line: a small compressed file can hold one that does not fit into memory. Also raised for more
+    than a million blank lines in a row.
     """
-    begin = 0
+    begin = blank = 0
     with opened(path) as file:
         for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
             if len(line) == LONGEST_LINE:
@@ -87,16 +93,26 @@ def text_lines(path: Path) -> Iterator[str]:
                     f"{path}, line {number}: more than {LONGEST_LINE:,} bytes, which cannot be a "
                     "row. Is the file damaged, or in another format?"
                 )
+            blank = blank + 1 if line.isspace() else 0
+            _check_blank(blank, path, number)
             plain = line.removeprefix(_MARK) if number == 1 else line
             yield _decoded(plain.removesuffix(b"\n"), path, line=number, begin=begin)
             begin += len(line)
 
 
 def text_pieces(path: Path) -> Iterator[str]:
-    """Yield the text of a file in pieces. Raises ValueError for bytes that are not UTF-8."""
+    """Yield the text of a file in pieces.
+
+    Raises ValueError for bytes that are not UTF-8, and for more than a million blank lines in a row
+    (or as many MiB of spaces as `LONGEST_LINE` has).
+    """
     line, begin, rest = 1, 0, b""
+    blank = spaces = 0
     with opened(path) as file:
         while piece := file.read(_PIECE):
+            spaces = spaces + len(piece) if piece.isspace() else 0
+            blank = blank + piece.count(b"\n") if spaces else 0
+            _check_blank(blank if spaces < LONGEST_LINE else spaces, path, line)
             data = rest + piece
             if begin == 0:
                 data = data.removeprefix(_MARK)
@@ -108,6 +124,14 @@ def text_pieces(path: Path) -> Iterator[str]:
             line, begin = line + data.count(b"\n"), begin + len(data)
         if rest:
             yield _decoded(rest, path, line=line, begin=begin)
+
+
+def _check_blank(blank: int, path: Path, line: int) -> None:
+    if blank > _MOST_BLANK:
+        raise ValueError(
+            f"{path}, line {line}: more than {_MOST_BLANK:,} blank lines in a row. Is the file "
+            "damaged?"
+        )
 
 
 def _decoded(data: bytes, path: Path, *, line: int, begin: int) -> str:

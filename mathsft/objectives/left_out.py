@@ -18,6 +18,7 @@ from mathsft.files import parse_json
 from mathsft.models.chat_template import Conversation
 
 Message = Mapping[str, Any]
+_MOST_PARTS = 32
 
 
 def refuse_unused_arguments(conversation: Conversation, tokenizer: Any) -> None:
@@ -39,8 +40,8 @@ def refuse_unused_arguments(conversation: Conversation, tokenizer: Any) -> None:
             )
     first = [message["role"] for message in conversation.messages].index("assistant")
     text = conversation.rendered(tokenizer, first) if tools else ""
-    for place in range(len(tools)):
-        others = [*tools[:place], *tools[place + 1 :]] or None
+    for part in _parts(tools):
+        others = [*tools[: part.start], *tools[part.stop :]] or None
         other = replace(conversation, arguments={**arguments, "tools": others})
         if _try(lambda other=other: other.rendered(tokenizer, first)) == text:  # type: ignore[misc]
             raise UnusableRowError("whose tools the chat template leaves out")
@@ -64,17 +65,15 @@ def refuse_partial_turn(
         if message.get(key, "").strip() not in turn:
             raise UnusableRowError(f"whose {key} the chat template leaves out")
     calls = message.get("tool_calls", ())
-    for place, call in enumerate(calls):
-        others = [*calls[:place], *calls[place + 1 :]]
+    for part in _parts(calls):
+        others = [*calls[: part.start], *calls[part.stop :]]
         less = {**message, "tool_calls": others}
         if not others:
             del less["tool_calls"]
-        function = function_of(call)
-        bare = {**call, "function": {**function, "arguments": _nothing(function)}}
-        if function is call:
-            bare = {**call, "arguments": _nothing(function)}
-        blank = {**message, "tool_calls": [*calls[:place], bare, *calls[place + 1 :]]}
-        changed = [less, blank] if function.get("arguments") not in (None, "", "{}", {}) else [less]
+        bare = [_without_arguments(calls[place]) for place in part]
+        blank = {**message, "tool_calls": [*calls[: part.start], *bare, *calls[part.stop :]]}
+        told = [function_of(calls[place]).get("arguments") for place in part]
+        changed = [less, blank] if any(one not in (None, "", "{}", {}) for one in told) else [less]
         if whole in [_rewritten(conversation, index, other, tokenizer) for other in changed]:
             raise UnusableRowError("whose tool_calls the chat template leaves out")
     if calls and (message.get("content") or "").strip() not in turn:
@@ -171,6 +170,23 @@ def _mangled(messages: Iterable[Message]) -> Iterator[str]:
                 yield json.dumps(arguments)
             elif isinstance(arguments, Mapping) and arguments:
                 yield str(arguments)
+
+
+def _parts(given: Sequence[Any]) -> Iterator[range]:
+    """The places of the tools or calls that are left out together to see whether they are used.
+
+    Each alone, or hundreds of them in 32 parts: the time would grow with the square of their
+    number.
+    """
+    size = -(-len(given) // _MOST_PARTS)
+    for place in range(0, len(given), max(1, size)):
+        yield range(place, min(place + size, len(given)))
+
+
+def _without_arguments(call: Message) -> Message:
+    function = function_of(call)
+    bare = {**function, "arguments": _nothing(function)}
+    return bare if function is call else {**call, "function": bare}
 
 
 def _nothing(function: Message) -> Any:

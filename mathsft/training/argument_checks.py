@@ -11,8 +11,10 @@ from transformers import Trainer, TrainingArguments
 from transformers.optimization import get_scheduler
 from transformers.utils.import_utils import is_liger_kernel_available
 
+from mathsft.checks import unknown_name
 from mathsft.told import advice
 
+_ORDERS = ("random", "sequential", "group_by_length", "batch_rebalance")
 # Settings that name a JSON file, and the package that reads it, if it is an extra one.
 _FILES = {"deepspeed": "deepspeed", "fsdp_config": "", "accelerator_config": ""}
 
@@ -79,6 +81,14 @@ def trainer_arguments(model: Any, given: Mapping[str, Any]) -> TrainingArguments
 
         if get_token() is None:
             raise ValueError("push_to_hub needs a token: set HF_TOKEN, or run hf auth login")
+    if "underflow_overflow" in str(given.get("debug")):
+        raise ValueError(
+            "debug=underflow_overflow watches a whole pass of the model, which these trainers do "
+            "not make: leave it out. A loss or gradient that is not finite stops them anyway"
+        )
+    order = given.get("train_sampling_strategy")
+    if order is not None and order not in _ORDERS:
+        raise ValueError(unknown_name("train_sampling_strategy", str(order), _ORDERS))
     arguments = TrainingArguments(**given)
     optim = str(getattr(arguments.optim, "value", arguments.optim))
     with _named(
