@@ -163,11 +163,6 @@ def streamed(
     """Return a stream that reads the rows again at each pass, then prints what was dropped."""
     arguments = {"source": source, "limit": limit, "whole": False, "streaming": True, **how}
     conversion = Conversion.of(**arguments)
-    if str(conversion.origin.name).lower().removesuffix(".gz").endswith(".json"):
-        raise ValueError(
-            f"{conversion.origin.where}: one array of JSON can only be read as a whole, not as a "
-            "stream: give JSON lines (.jsonl), .csv or .parquet"
-        )
     row, kind, _ = next(conversion.rows())
     features = _widest([kind, *kinds_in(next(conversion.origin.rows())[1])], row)
     given = {"arguments": arguments, "features": features}

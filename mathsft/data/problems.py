@@ -99,7 +99,7 @@ def load_problems(
         train_questions: likewise, the GSM8K train questions to look for inside the chat.
             Default: from the hub; if it does not answer, the chat is recognised by its wording.
         streaming: return an `IterableDataset`, which reads the rows again at each pass and never
-            holds a whole file (JSON arrays are refused). All rows have the form of the first
+            holds a whole file. All rows have the form of the first
             one, and the line about dropped rows is printed after each pass. ``seed`` shuffles
             within 10,000 rows at a time, before ``limit``.
 
