@@ -200,10 +200,17 @@ def test_a_plain_template_is_not_counted(body: str) -> None:
     )
 
 
-@pytest.mark.parametrize("path", sorted(Path(trl.__file__).parent.glob("chat_templates/*.jinja")))
+PUBLISHED = sorted(Path(trl.__file__).parent.glob("chat_templates/*.jinja"))
+COUNTED = [
+    path
+    for path in PUBLISHED
+    if not path.stem.endswith("_training") and check_template(path.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("path", COUNTED, ids=lambda path: path.stem)
 def test_published_templates_write_the_same_with_and_without_bounds(path: Path) -> None:
     template = path.read_text(encoding="utf-8")
-    counted = check_template(template)
     call = {"name": "add", "arguments": {"a": 12345678, "b": [1, {"c": 2**40}]}}
     conversations = [
         [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}],
@@ -223,7 +230,7 @@ def test_published_templates_write_the_same_with_and_without_bounds(path: Path) 
         except Exception as error:
             return str(error)
 
-    for messages in conversations if counted else ():
+    for messages in conversations:
         free = written(messages)
         with bounded():
             assert written(messages) == free
