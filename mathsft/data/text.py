@@ -101,11 +101,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def text_pieces(path: Path) -> Iterator[str]:
-    """Yield the text of a file in pieces.
-
-    Raises ValueError for bytes that are not UTF-8, and for more than a million blank lines in a row
-    (or as many MiB of spaces as `LONGEST_LINE` has).
-    """
+    """Yield the text of a file in pieces; ValueError as in `text_lines`, but for long lines."""
     line, begin, rest = 1, 0, b""
     blank = spaces = 0
     with opened(path) as file:
@@ -128,10 +124,8 @@ def text_pieces(path: Path) -> Iterator[str]:
 
 def _check_blank(blank: int, path: Path, line: int) -> None:
     if blank > _MOST_BLANK:
-        raise ValueError(
-            f"{path}, line {line}: more than {_MOST_BLANK:,} blank lines in a row. Is the file "
-            "damaged?"
-        )
+        many = f"more than {_MOST_BLANK:,} blank lines in a row"
+        raise ValueError(f"{path}, line {line}: {many}. Is the file damaged?")
 
 
 def _decoded(data: bytes, path: Path, *, line: int, begin: int) -> str:
