@@ -121,7 +121,7 @@ def test_arguments_that_change_nothing_or_too_much_drop_the_row(
 def test_arguments_of_another_form_are_an_error(tmp_path: Path, kwargs: Any) -> None:
     row = {**ONE, "chat_template_kwargs": kwargs}
     with pytest.raises(
-        ValueError, match=r"row 1, 'chat_template_kwargs': (not JSON|expected an obj)"
+        ValueError, match=r"row 1, 'chat_template_kwargs': (not valid JSON|expected an obj)"
     ):
         read_problems(jsonl(tmp_path / "a.jsonl", row))
 

@@ -282,8 +282,8 @@ class _Undecorated(SFT):
         (_Undecorated(), PAIRS, r"extra of the objective _Undecorated is not a setting: put @data"),
         (DPO(), DatasetDict({"train": Dataset.from_list(PAIRS)}), r"such as rows\['train'\]"),
         (DPO(), "pairs.jsonl", r"found a text. Load them: load_problems\('pairs.jsonl'\)"),
-        (DPO(), Dataset.from_list(PAIRS).select([]), "no row is left"),
-        (DPO(), [], "no row is left"),
+        (DPO(), Dataset.from_list(PAIRS).select([]), "there are no rows"),
+        (DPO(), [], "there are no rows"),
     ],
 )
 def test_a_trainer_refuses_a_wrong_objective_or_wrong_rows(

@@ -194,14 +194,14 @@ def test_a_file_is_converted_again_only_if_its_rows_would_change(
     every, dropped = read_problems(path)
     assert read_problems(path, limit=1)[0].to_list() == every.to_list()[:1]
     assert read_problems(path, seed=1)[1] == dropped
-    assert len(list(kept.iterdir())) == 1
+    assert len(list(kept.iterdir())) == 2  # all rows, and those up to the limit
     jsonl(path, GSM, {**GSM, "question": ""}, {**GSM, "question": "New?"})
     found, dropped = read_problems(path)
     assert found["question"][:] == [GSM["question"], "New?"]
     assert read_problems(path)[1] == dropped == {"empty question": 1}
     named, _ = read_problems(path, columns={"question": "question"})
     assert named.to_list() == found.to_list()
-    assert len(list(kept.iterdir())) == 3
+    assert len(list(kept.iterdir())) == 4
 
 
 def test_nothing_is_kept_of_a_file_that_is_broken_in_the_middle(kept: Path, tmp_path: Path) -> None:

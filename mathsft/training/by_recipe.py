@@ -145,7 +145,8 @@ def _train(
     asks = "eval_strategy" if evaluates else "eval_on_start" * bool(settings.get("eval_on_start"))
     evaluated = test if asks else None
     if asks and test is None:
-        raise ValueError(f"{objective}.{asks} needs rows to evaluate ({kind.sections[1]}.source)")
+        where = f"give {kind.sections[1]}.source"
+        raise ValueError(f"{objective}.{asks} needs rows to evaluate: {where}")
     if "show_samples" in given and not kind.writes:
         raise ValueError(f"show_samples: {objective} does not train the model to write text")
     if "show_samples" in given and evaluated is None:
