@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mathsft.settings import runs_folder
+
 _MARK = "_mathsft_trained"
 
 
@@ -57,6 +59,13 @@ def trained_already(mark: Mark) -> str:
     steps = mark.before + mark.steps
     return (
         f"these weights have already been trained for {steps:,} step{'s' * (steps != 1)}, the last "
-        f"of them into {mark.folder}; training starts from step 0 and adds to them. To train from "
-        "the beginning, load the model again"
+        f"of them into {_short(mark.folder)}; training starts from step 0 and adds to them. To "
+        "train from the beginning, load the model again"
     )
+
+
+def _short(folder: Path) -> Path:
+    """The folder from the runs folder on; elsewhere its whole path."""
+    top = runs_folder().resolve().parent
+    place = folder.resolve()
+    return place.relative_to(top) if place.is_relative_to(top) else folder
