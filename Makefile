@@ -42,16 +42,19 @@ help:
 	@echo "make format      let ruff format code and notebooks"
 	@echo "make check       fail where format, lint or types are off"
 
+# In two steps, so that two installations at once do not build this package at the same moment.
 $(VENV)/.installed: requirements.txt pyproject.toml constraints/latest.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints/latest.txt -r requirements.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints/latest.txt -r requirements.txt
+	$(BIN)/python -m pip install -q -c constraints/latest.txt -e ".[dev]"
 	touch $@
 
 .venv-colab/.installed: requirements.txt pyproject.toml constraints/colab.txt
 	$(PYTHON) -m venv .venv-colab
 	.venv-colab/bin/python -m pip install -q --upgrade pip
-	.venv-colab/bin/python -m pip install -q -c constraints/colab.txt -r requirements.txt -e ".[dev]"
+	.venv-colab/bin/python -m pip install -q -c constraints/colab.txt -r requirements.txt
+	.venv-colab/bin/python -m pip install -q -c constraints/colab.txt -e ".[dev]"
 	touch $@
 
 install: $(VENV)/.installed
