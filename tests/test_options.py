@@ -153,7 +153,7 @@ def test_flags_lists_and_shorthands_are_written_as_one_would_type_them() -> None
     assert line("--early_stopping_patience", "2")[0]["sft"]["early_stopping_patience"] == 2
     tasks = line("--model", "tiny", "--tasks", "a,b", command="evaluate")[1]["tasks"]
     assert tasks == ["a", "b"]
-    assert line("--lessons", "01_sft", command="course")[1]["lessons"] == ["01_sft"]
+    assert line("--lessons", "01_sft", command="course")[1]["lessons"] == "01_sft"
 
 
 def test_lora_takes_every_field_of_pefts_config_with_dots() -> None:
