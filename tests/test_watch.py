@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_tasks import task_file
 from result_rows import result
 
 from mathsft.data.problems import read_problems
@@ -237,7 +238,18 @@ def test_several_processes_are_refused(training: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_a_task_that_goes_by_another_name_is_refused_and_not_evaluated_for_ever(
-    training: Path,
+    training: Path, tmp_path: Path
 ) -> None:
+    group = tmp_path / "alone.yaml"
+    group.write_text("group: alone\ntask:\n  - mathqa_tiny\n")
     with pytest.raises(ValueError, match="give the task's own name, 'mathqa_tiny'"):
-        watch(training, **{**ARGUMENTS, "tasks": str(TASKS / "mathqa_tiny.yaml")})
+        watch(training, **{**ARGUMENTS, "tasks": str(group)})
+
+
+@pytest.mark.slow
+def test_a_task_given_by_its_file_is_evaluated_once(training: Path, tmp_path: Path) -> None:
+    arguments = {**ARGUMENTS, "tasks": str(task_file(tmp_path)), "results": tmp_path / "results"}
+    first = watch(training, **arguments)
+    assert first
+    assert {result.task for result in first} == {"mine"}
+    assert [result.date for result in watch(training, **arguments)] == [r.date for r in first]
