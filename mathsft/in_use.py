@@ -26,7 +26,7 @@ from mathsft.files import read_json, remove, write_whole
 from mathsft.processes import in_first, say
 
 LOCK = ".in-use.lock"
-NOTE = ".in-use"  # who holds the lock: the lock's own file is emptied by whoever asks for it
+NOTE = ".in-use"  # who holds the lock: the lock's own file is emptied by each process that asks
 _WAIT = 10.0  # seconds for the helpers of a killed process to end, such as data loaders
 
 
@@ -89,8 +89,10 @@ def _hold(folder: Path, held: ExitStack, *, remove_empty: Sequence[Path]) -> Non
     absent = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise ValueError(f"{folder} is a file: give a folder as output_dir") from None
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"{folder} is a file, or lies below one: give a folder as output_dir"
+        ) from None
     held.callback(_remove_empty, [*absent, *remove_empty])
     place = folder.resolve()
     lock = FileLock(place / LOCK, timeout=0, is_singleton=True)

@@ -126,6 +126,18 @@ def test_a_trainer_that_cannot_be_made_leaves_no_folder(loaded: Any, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_file_as_the_output_folder_is_named_and_stays(
+    loaded: Any, tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file, or lies below one: give a folder as"):
+        sft_trainer(
+            *loaded, ROWS, output_dir=tmp_path / "file" / below, max_steps=1, disable_tqdm=True
+        ).train()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def recipe(small_model_dir: Path, rows: Path, **settings: Any) -> dict[str, Any]:
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     return {

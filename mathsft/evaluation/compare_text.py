@@ -23,7 +23,7 @@ def comparison_lines(
 
     Raises:
         ValueError: no results; no run of that name; a metric that no group of results has. At the
-            end, if files were left out: whoever reads only the exit status must know it.
+            end, if files were left out: a script that reads only the exit status must know it.
     """
     found, damaged = _read(sources)
     if not found:

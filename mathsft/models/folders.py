@@ -164,7 +164,7 @@ def _writes(number: int, left: Path) -> bool:
         if number == os.getpid() or time.time() - found.st_ctime > limit:
             return False
         process = psutil.Process(number)
-        # A number is given again; whoever wrote the folder is older than what it wrote.
+        # A process's number is used again later: the writer is older than what it wrote.
         older = process.create_time() <= found.st_mtime + 2
         return older and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, FileNotFoundError):

@@ -58,8 +58,12 @@ def trainer_arguments(model: Any, given: Mapping[str, Any]) -> TrainingArguments
         given: from `mathsft.training.arguments.training_arguments`.
 
     Raises ImportError for a package that is missing, ValueError for a wrong setting of the
-    optimiser or the scheduler, and FileNotFoundError for a configuration that is not there.
+    optimiser or the scheduler, or an ``output_dir`` that is a file, and FileNotFoundError for a
+    configuration that is not there.
     """
+    folder = Path(given["output_dir"])
+    if any(place.is_file() for place in (folder, *folder.parents)):
+        raise ValueError(f"{folder} is a file, or lies below one: give a folder as output_dir")
     if given.get("use_liger_kernel") and not is_liger_kernel_available():
         raise ImportError(
             "use_liger_kernel: the package liger-kernel is not installed: pip install "

@@ -29,7 +29,8 @@ def nothing_left(
     except BaseException:  # an interrupt too
         if not begun():
             for path in new:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the folder is a file, or read-only: that is the error
+                    path.unlink(missing_ok=True)
             if made:
                 with suppress(OSError):  # something else is in it
                     folder.rmdir()
