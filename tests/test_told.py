@@ -109,7 +109,7 @@ def test_an_interrupt_is_one_line_and_status_130(
 def test_an_interrupted_process_shows_no_traceback(tmp_path: Path) -> None:
     watched = tmp_path / "watched"
     watched.mkdir()
-    process = started("watch", "--run_dir", str(watched), "--model", "tiny", "--poll", "60")
+    process = started("watch", "--folder", str(watched), "--model", "tiny", "--poll", "60")
     time.sleep(12)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
