@@ -107,6 +107,7 @@ def test_the_tested_versions_of_colabs_stack_are_the_ones_it_would_get(
     ours = {"torch", "trl", "bitsandbytes", "lm_eval", "nbval", "pytest-xdist", "hypothesis"}
     ours |= {"ruff", "mypy", "nbclient", "nbconvert", "pytest", "jsonargparse", "typeshed_client"}
     ours |= {"math-verify", "latex2sympy2_extended", "shtab", "langdetect", "sqlitedict"}
+    ours |= {"datatrove", "faiss-cpu"}
     for name, version in tested.items():
         if name not in ours:
             assert runtime.get(canonicalize_name(name)) == version, name
