@@ -7,7 +7,7 @@
 | prompt | prompt, completion, source | prompt |
 | preference | prompt, chosen, rejected, source; margin (`.preferences`) | prompt |
 | unpaired | prompt, completion, label, source (`.scored`) | prompt |
-| group | prompt, completions, rewards, source | prompt |
+| group | prompt, completions, rewards, source; ended | prompt |
 
 A data set may hold rows of several kinds; a column that a row's kind does not have is null.
 """
@@ -31,7 +31,13 @@ from mathsft.data.messages import content_text
 from mathsft.data.preferences import MARGIN, PREFERENCE_FEATURES, read_preference
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import from_own
-from mathsft.data.scored import GROUP_FEATURES, UNPAIRED_FEATURES, read_group, read_unpaired
+from mathsft.data.scored import (
+    ENDED,
+    GROUP_FEATURES,
+    UNPAIRED_FEATURES,
+    read_group,
+    read_unpaired,
+)
 
 Row = Mapping[str, Any]
 
@@ -195,7 +201,7 @@ GROUP = RowKind(
     example=lambda row: answered(
         row, row["completions"][row["rewards"].index(max(row["rewards"]))]
     ),
-    more=CHAT_COLUMNS,
+    more=Features({**CHAT_COLUMNS, **ENDED}),
     talk=frozenset({"prompt", "completions"}),
 )
 # In the order in which `kind_of` checks them: the first three have a prompt column too.

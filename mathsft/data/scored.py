@@ -7,6 +7,7 @@
 | label | bool | whether that answer is good |
 | completions | list of the prompt's type | the answers of a group |
 | rewards | list of float64 | one number for each answer |
+| ended | list of bool | optional, for each answer: false if it was cut, and has no stop token |
 | source | string | the row's own ``source`` if it has one, else that of the data set |
 
 All columns of a row are text, or all are messages, as in `mathsft.data.preferences`. The names are
@@ -40,6 +41,8 @@ GROUP_FEATURES = Features(
         "source": Value("string"),
     }
 )
+ENDED = Features({"ended": List(Value("bool"))})
+_MOST = 1e30  # a loss is in float32, which holds numbers to 3e38
 
 
 def read_unpaired(
@@ -96,9 +99,11 @@ def read_group(
 ) -> dict[str, Any]:
     """Read ``prompt``, ``completions`` and as many ``rewards``; texts, messages, or both.
 
-    Raises ValueError for another type, for rewards that are not finite numbers, and if there are
-    more or fewer of them than completions; UnusableRowError for an empty prompt, no completion, or
-    an answer that is not the assistant's.
+    ``ended``, if the row has it, says of each answer whether it stopped by itself.
+
+    Raises ValueError for another type, for rewards that are not finite numbers or beyond 1e30, and
+    if there are more or fewer of them (or of ``ended``) than completions; UnusableRowError for an
+    empty prompt, no completion, or an answer that is not the assistant's.
     """
     completions, rewards = (_list(row, name, where=where) for name in ("completions", "rewards"))
     if len(completions) != len(rewards):
@@ -109,9 +114,22 @@ def read_group(
     if not completions:
         raise UnusableRowError("without completions")
     for place, reward in enumerate(rewards):
-        if not isinstance(reward, int | float) or not math.isfinite(reward):
+        if not isinstance(reward, int | float) or not abs(reward) <= _MOST:
+            limit = " of at most 1e30" if _is_huge(reward) else ""
             raise ValueError(
-                f"{where}, rewards[{place}]: expected a finite number, found {reward!r:.40}"
+                f"{where}, rewards[{place}]: expected a finite number{limit}, found {reward!r:.40}"
+            )
+    ended = None if row.get("ended") is None else _list(row, "ended", where=where)
+    if ended is not None:
+        if len(ended) != len(completions):
+            raise ValueError(
+                f"{where}: {len(completions)} completions and {len(ended)} values in 'ended'; "
+                "expected one for each completion"
+            )
+        if wrong := [value for value in ended if not isinstance(value, bool)]:
+            raise ValueError(
+                f"{where}, column 'ended': expected true (the answer stopped by itself) or false "
+                f"(it was cut), found {wrong[0]!r:.40}"
             )
     cells = {f"completions[{place}]": cell for place, cell in enumerate(completions)}
     turns = {name: turns_of(cell) for name, cell in cells.items()}
@@ -132,7 +150,14 @@ def read_group(
         check_turns(prompt, **answers)
         made = {"prompt": prompt, "completions": list(answers.values())}
         made |= template_columns(row, where=where)
-    return {**made, "rewards": list(map(float, rewards)), "source": source_of(row, source)}
+    made["rewards"] = list(map(float, rewards))
+    if ended is not None:
+        made["ended"] = ended
+    return {**made, "source": source_of(row, source)}
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _list(row: Mapping[str, Any], name: str, *, where: str) -> list[Any]:

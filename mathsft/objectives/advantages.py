@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean, pstdev, stdev
 from typing import Literal
 
 Baseline = Literal["none", "group", "leave_one_out", "batch"]
-Scale = Literal["none", "group", "batch"]
+Scale = Literal["none", "group", "group_population", "batch"]
+_WITHIN = {"group": stdev, "group_population": pstdev}
 
 
 def fewest_answers(baseline: Baseline, scale_rewards: Scale) -> int:
     """How many answers a group must have: one cannot be compared with itself."""
-    return 2 if baseline in ("group", "leave_one_out") or scale_rewards == "group" else 1
+    return 2 if baseline in ("group", "leave_one_out") or scale_rewards in _WITHIN else 1
 
 
 def advantages(
@@ -24,7 +25,8 @@ def advantages(
         baseline: "none": 0; "group": the mean of the answer's group; "leave_one_out": the mean of
             the *other* answers in its group; "batch": the mean of all rewards here.
         scale_rewards: "none": 1; "group": the standard deviation of the group, with n - 1 in the
-            denominator; "batch": that of all rewards here. As in TRL, 1e-4 is added to it.
+            denominator; "group_population": the same with n; "batch": that of all rewards here,
+            with n - 1. As in TRL, 1e-4 is added to it.
 
     Raises ValueError if a group is too small for its baseline or its scale.
     """
@@ -43,7 +45,8 @@ def advantages(
         mean = {"none": 0.0, "batch": overall}.get(baseline, fmean(group))
         scale = 1.0
         if scale_rewards != "none":
-            scale = (stdev(group) if scale_rewards == "group" else spread) + 1e-4
+            within = _WITHIN.get(scale_rewards)
+            scale = (spread if within is None else within(group)) + 1e-4
         if baseline == "leave_one_out":  # r - mean of the others
             scale *= (len(group) - 1) / len(group)
         same = baseline in ("group", "leave_one_out") and min(group) == max(group)

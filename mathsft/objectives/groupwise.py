@@ -15,7 +15,7 @@ joschu.net/blog/kl-approx.html). It is off by default. With d = lp_ref_t - lp_t:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from datasets import List, Value
@@ -42,7 +42,7 @@ class Policy(Objective):
     reference, but it counts in the number that the loss is divided by.
 
     Class attributes:
-        per: what the loss is a mean over: "answer" or "token".
+        per: what the loss is a mean over: "answer", "token" or "group".
         ratios: whether the loss divides by the probability under the model that wrote the answers.
             For stored answers that is taken to be the model before training.
 
@@ -60,7 +60,7 @@ class Policy(Objective):
     kinds = ("group",)
     nouns = ("groups", "answers")
     dropout = False  # it would make ratios noisy
-    columns: ClassVar = {"rewards": List(Value("float64"))}
+    columns: ClassVar = {"rewards": List(Value("float64")), "ended": List(Value("bool"))}
     # The rate is TRL's advice for adapters.
     defaults: ClassVar = {"per_device_train_batch_size": 8, "learning_rate": 1e-5}
     ratios: ClassVar[bool] = True
@@ -76,12 +76,12 @@ class Policy(Objective):
         check_number("beta", self.beta, AT_LEAST_0)
         check_number("temperature", self.temperature, ABOVE_0)
         one_of("kl_estimator", self.kl_estimator, ("k1", "k2", "k3"))
-        one_of("baseline", self.baseline, ("none", "group", "leave_one_out", "batch"))
-        one_of("scale_rewards", self.scale_rewards, ("none", "group", "batch"))
+        one_of("baseline", self.baseline, get_args(Baseline))
+        one_of("scale_rewards", self.scale_rewards, get_args(Scale))
         object.__setattr__(self, "needs_reference", self.beta > 0)
 
     @property
-    def per(self) -> Literal["answer", "token"]:
+    def per(self) -> Literal["answer", "token", "group"]:
         return "token"
 
     def groups(
@@ -89,11 +89,12 @@ class Policy(Objective):
     ) -> list[Group]:
         """``prompt`` with ``completions`` and ``rewards``; an answer's stop token is scored too.
 
-        A group is dropped if SFT would drop one of its answers.
+        An answer that was cut (``ended`` is false) gets no stop token. A group is dropped if SFT
+        would drop one of its answers.
         """
         groups = [Group() for _ in rows]
         answers: list[Row] = []
-        owners: list[int] = []
+        owners: list[tuple[int, bool]] = []  # each answer's group, and whether it ended
         for index, row in enumerate(rows):
             unread, where = groups[index].unread, f"row {first + index}"
             try:
@@ -104,12 +105,16 @@ class Policy(Objective):
             if len(read["completions"]) < fewest_answers(self.baseline, self.scale_rewards):
                 groups[index] = Group(dropped="with a single answer, which has nothing to compare")
                 continue
-            groups[index].columns = {"rewards": read["rewards"]}
+            ended = read.get("ended") or [True] * len(read["completions"])
+            groups[index].columns = {"rewards": read["rewards"], "ended": ended}
             answers += [answered(read, answer) for answer in read["completions"]]
-            owners += [index] * len(read["completions"])
-        for owner, document in zip(owners, documents(answers, tokenizer), strict=True):
-            groups[owner].dropped = groups[owner].dropped or document.dropped
-            groups[owner].sequences = [*groups[owner].sequences, *document.sequences]
+            owners += [(index, whole) for whole in ended]
+        for (owner, whole), found in zip(owners, documents(answers, tokenizer), strict=True):
+            sequences = found.sequences if whole else [*map(_unstopped, found.sequences)]
+            groups[owner].dropped = groups[owner].dropped or found.dropped
+            groups[owner].sequences = [*groups[owner].sequences, *sequences]
+            if any(set(one["labels"]) == {IGNORE} for one in sequences):
+                groups[owner].dropped = "with an answer that was cut before its first token"
         return groups
 
     def drop_long(self, groups: Sequence[Group], *, max_length: int, positions: int | None) -> None:
@@ -138,7 +143,8 @@ class Policy(Objective):
             for key, values in row.items()
             if isinstance(values, list)
         }
-        return {**kept, "items": len(answers) if self.per == "answer" else tokens}
+        items = {"answer": len(answers), "token": tokens, "group": 1}
+        return {**kept, "items": items[self.per]}
 
     def forest(self, rows: Sequence[Row], *, max_length: int) -> TokenForest:
         """A group that is longer than a row is divided; each part has the prompt again."""
@@ -188,7 +194,7 @@ class Policy(Objective):
         raise NotImplementedError
 
     def loss(self, logprobs: SequenceLogprobs, batch: Any) -> Loss:
-        """Summed over the items: answers or tokens (``per``)."""
+        """Summed over the items: answers, tokens or groups (``per``)."""
         values, reference = logprobs.values, logprobs.reference
         old = values.detach() if logprobs.old is None else logprobs.old.values
         advantage = batch["advantages"]
@@ -206,9 +212,9 @@ class Policy(Objective):
         if reference is not None and self.kl_estimator != "k1":
             loss = loss + self.beta * kl
         metrics["clip_ratio/region_mean"] = clipped.float()
-        return Loss(self.total(loss, logprobs), metrics)
+        return Loss(self.total(loss, logprobs, batch), metrics)
 
-    def total(self, loss: Tensor, logprobs: SequenceLogprobs) -> Tensor:
+    def total(self, loss: Tensor, logprobs: SequenceLogprobs, batch: Any) -> Tensor:
         """The sum over the items of a batch, from the loss of each token (T,)."""
         return loss.sum()
 
@@ -219,6 +225,13 @@ class Policy(Objective):
         mean = torch.zeros_like(size).index_add(0, group, penalty) / size.clamp(min=1)
         centred, size = penalty - mean[group], size[group]
         return centred * size / (size - 1).clamp(min=1) if self.baseline != "group" else centred
+
+
+def _unstopped(sequence: TokenSequence) -> TokenSequence:
+    """The sequence without its last scored token, the stop token, and what follows it."""
+    labels = sequence["labels"]
+    end = max(place for place, label in enumerate(labels) if label != IGNORE)
+    return {"input_ids": sequence["input_ids"][:end], "labels": labels[:end]}
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:

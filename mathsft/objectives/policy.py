@@ -109,9 +109,9 @@ class GRPO(Policy):
             most = ratio.detach().clamp(max=self.epsilon_high)
             return -most * here * logprobs.values, (ratio > self.epsilon_high) & (here > 0)
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-        return _clipped(ratio, here, low=self.epsilon, high=high)
+        return clipped(ratio, here, low=self.epsilon, high=high)
 
-    def total(self, loss: Tensor, logprobs: SequenceLogprobs) -> Tensor:
+    def total(self, loss: Tensor, logprobs: SequenceLogprobs, batch: Any) -> Tensor:
         if self.loss_type == "grpo":
             return (logprobs.over_sequences(loss) / logprobs.tokens.clamp(min=1)).sum()
         if self.loss_type == "dr_grpo":
@@ -223,13 +223,13 @@ class RLOO(Policy):
         self, logprobs: SequenceLogprobs, old: Tensor, advantage: Tensor
     ) -> tuple[Tensor, Tensor]:
         ratio = logprobs.over_sequences(logprobs.values - old).exp()
-        loss, clipped = _clipped(ratio, advantage, low=self.epsilon, high=self.epsilon)
+        loss, out = clipped(ratio, advantage, low=self.epsilon, high=self.epsilon)
         # Spread over the answer's tokens, whose sum is taken.
         shared = loss / logprobs.tokens.clamp(min=1)
-        return shared[logprobs.sequence], clipped[logprobs.sequence]
+        return shared[logprobs.sequence], out[logprobs.sequence]
 
 
-def _clipped(ratio: Tensor, advantage: Tensor, *, low: float, high: float) -> tuple[Tensor, Tensor]:
+def clipped(ratio: Tensor, advantage: Tensor, *, low: float, high: float) -> tuple[Tensor, Tensor]:
     """PPO's clipped loss, and whether it is clipped and so has no gradient."""
     loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
     out = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
