@@ -22,6 +22,8 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("cispo", {"epsilon_high": 4.0}),
     ("ppo", {"beta": 0.1, "kl_estimator": "k2"}),
     ("reinforce_pp", {"beta": 0.1}),
+    ("gpo", {"beta": 0.04}),
+    ("gpo", {"ratio": True, "epsilon": 0.1}),
 ]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, pstdev, stdev
 from typing import Any
 
 import pytest
@@ -54,6 +54,7 @@ BASELINES: dict[str, Any] = {
 SCALES: dict[str, Any] = {
     "none": lambda group: 1.0,
     "group": lambda group: stdev(group) + 1e-4,
+    "group_population": lambda group: pstdev(group) + 1e-4,
     "batch": lambda group: stdev(EVERY) + 1e-4,
 }
 
