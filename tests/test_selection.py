@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from mathsft.data.local_files import write_rows
 from mathsft.data.problems import read_problems
 from mathsft.data.prompts import sft_prompt
-from mathsft.generation import selection
+from mathsft.generation import judged, selection
 from mathsft.generation.rewards import FinalAnswer
 from mathsft.generation.rollouts import Completion
 from mathsft.generation.selection import rejection_sampling
@@ -110,7 +110,7 @@ def test_a_finished_file_is_read_without_sampling(
     loaded: Any, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, found = whole
-    monkeypatch.delattr(selection, "sample_groups")
+    monkeypatch.delattr(judged, "sample_groups")
     assert rejection_sampling(*loaded, ROWS, digits, output=path, **HOW) == found
     part = rejection_sampling(*loaded, ROWS[:2], digits, output=path, **HOW)
     assert part.counts["rows"] == 2

@@ -31,8 +31,10 @@ _ADVICE = {
 _WORKED = (PROBLEM.name, CHAT.name, PROMPT.name)
 # What makes rows of a kind out of problems.
 _MAKERS = {
-    "preference": "rejection_sampling makes pairs from the model's own answers",
-    "group": "rollout_trainer lets the model answer problems and prompts in training",
+    "preference": "rejection_sampling makes pairs from the model's own answers, and "
+    "pairs_from_groups from groups",
+    "group": "rollout_trainer lets the model answer problems and prompts in training, and "
+    "store_attempts before it",
 }
 
 

@@ -44,7 +44,8 @@ def iterate_rows(path: Path) -> Iterator[Row]:
 
     Yields:
         ``(place, row)`` pairs; ``place`` is the line number in JSON lines and the row's number in
-        other files, both counted from 1. Blank lines of JSON lines are not rows. In CSV an empty
+        other files, both counted from 1. Blank lines of JSON lines are not rows, nor is
+        the first line of a file of `store_attempts`, which holds its settings. In CSV an empty
         cell is None. All other cells are text, except that ``label``, ``weight`` and similar
         columns hold numbers or true and false.
 
@@ -57,16 +58,24 @@ def iterate_rows(path: Path) -> Iterator[Row]:
     """
     check_file(path)
     readers = {".json": json_array, ".jsonl": json_lines, ".parquet": _parquet, ".csv": _csv}
-    place = 0
+    found = 0
     for place, row in readers[suffix_of(path)](path):
+        if place == 1 and _is_head(row):
+            continue
+        found += 1
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, row {place}: expected an object with named columns, "
                 f"found {type(row).__name__}"
             )
         yield place, row
-    if not place:
+    if not found:
         raise ValueError(f"{path}: the file holds no rows")
+
+
+def _is_head(row: Any) -> bool:
+    """Whether this is the first line of a file that sampling writes: how it was made, no row."""
+    return isinstance(row, dict) and row.keys() == {"kind", "settings"}
 
 
 def check_file(path: Path) -> None:

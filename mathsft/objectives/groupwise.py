@@ -227,7 +227,7 @@ class Policy(Objective):
         return centred * size / (size - 1).clamp(min=1) if self.baseline != "group" else centred
 
 
-def _unstopped(sequence: TokenSequence) -> TokenSequence:
+def _unstopped(sequence: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """The sequence without its last scored token, the stop token, and what follows it."""
     labels = sequence["labels"]
     end = max(place for place, label in enumerate(labels) if label != IGNORE)
