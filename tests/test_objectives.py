@@ -24,7 +24,7 @@ from transformers import (
     Qwen2ForSequenceClassification,
 )
 
-from mathsft.models import logprobs as logprobs_module
+from mathsft.models import distributions
 from mathsft.models.adapters import add_adapter
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.logprobs import Scores, SequenceLogprobs, last_hidden, sequence_logprobs
@@ -206,7 +206,7 @@ def test_whole_distributions_are_compared_in_blocks_as_by_plain_passes(
     small_model_dir: Path, monkeypatch: Any, at_once: int
 ) -> None:
     """Forward KL from another model, with its gradients."""
-    monkeypatch.setattr(logprobs_module, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(distributions, "LOGITS_AT_ONCE", at_once)
     student, teacher = (
         base(small_model_dir).eval(),
         moved(add_adapter(base(small_model_dir), r=4)).eval(),
@@ -214,14 +214,14 @@ def test_whole_distributions_are_compared_in_blocks_as_by_plain_passes(
     ids = [[5, 6, 7, 8, 9], [5, 6, 7, 3], [5, 6, 11, 12, 13, 14]]
     batch = scored(ids, 2)
 
-    def kl(ours: Tensor, theirs: Tensor) -> Tensor:
+    def kl(token: Tensor, ours: Tensor, theirs: Tensor) -> tuple[Tensor]:
         p = theirs.log_softmax(-1)
-        return (p.exp() * (p - ours.log_softmax(-1))).sum(-1)
+        return ((p.exp() * (p - ours.log_softmax(-1))).sum(-1),)
 
     with torch.no_grad():
         expected_from = sequence_logprobs(teacher, batch)
     found = sequence_logprobs(student, batch)
-    values = found.over_logits(kl, expected_from)
+    (values,) = found.over_logits(kl, expected_from)
     sums = found.over_sequences(values)
     ours = gradients(sums.sum(), student)
     plain = []
@@ -229,7 +229,8 @@ def test_whole_distributions_are_compared_in_blocks_as_by_plain_passes(
         tokens = torch.tensor([one[:-1]])
         with torch.no_grad():
             theirs = teacher(input_ids=tokens).logits[0, 1:]
-        plain.append(kl(student(input_ids=tokens).logits[0, 1:], theirs).sum())
+        ours_alone = student(input_ids=tokens).logits[0, 1:]
+        plain.append(kl(tokens[0, 1:], ours_alone, theirs)[0].sum())
     torch.testing.assert_close(sums, torch.stack(plain), rtol=1e-5, atol=1e-6)
     assert_same_gradients(ours, gradients(torch.stack(plain).sum(), student))
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.utils.checkpoint import checkpoint
 
 from mathsft.models.attention import attention_inputs
-from mathsft.models.projection import LOGITS_AT_ONCE, TokenLogprobs, has_plain_head
+from mathsft.models.distributions import ScoredLogits, ScoredTop, over_logits
+from mathsft.models.projection import TokenLogprobs, has_plain_head
 from mathsft.models.sharding import whole
 
 
@@ -50,7 +50,7 @@ class SequenceLogprobs:
     hidden: Tensor | None = None
     value: Tensor | None = None
     likeliest: Tensor | None = field(default=None, repr=False)
-    _logits: "ScoredLogits | None" = field(default=None, repr=False)
+    _logits: ScoredLogits | ScoredTop | None = field(default=None, repr=False)
 
     @cached_property
     def sum(self) -> Tensor:
@@ -82,49 +82,33 @@ class SequenceLogprobs:
         order = torch.argsort(self.sequence, stable=True)
         return self.values[order].split(self.tokens.tolist())
 
-    def over_logits(self, function: Callable[..., Tensor], *others: "SequenceLogprobs") -> Tensor:
-        """Apply ``function`` to the logits at each scored token's predictor: (T,).
+    def over_logits(
+        self, function: Callable[..., tuple[Tensor, ...]], *others: "SequenceLogprobs"
+    ) -> tuple[Tensor, ...]:
+        """Apply ``function`` to whole distributions: for each of its results (T,), over tokens.
 
-        For losses that compare whole distributions. ``function(logits, *other_logits)`` takes
-        float32 tensors (n, V), of this pass and of ``others`` over the same batch, and returns
-        (n,). It is called for blocks of positions, and again in the backward pass, so that no two
-        full matrices of logits are in memory at once. A position that several sequences share is
-        computed only once.
+        ``function(token, logits, *others)`` is called for blocks of n positions, so that no matrix
+        (tokens, vocabulary) is ever made: ``token`` (n,), the scored tokens; ``logits`` (n, V) in
+        float32, of this pass; ``others``: those of other models (or a
+        `mathsft.models.distributions.Top`), which get no gradient. It returns tensors (n,), of
+        which the first has a gradient. It must not depend on anything else that needs a gradient.
+
+        The other passes may be of another batch, with other prompts: only the scored tokens of each
+        sequence have to be the same, one by one.
         """
-        passes = [one._logits for one in (self, *others)]
+        passes = [one._logits for one in others]
+        matches = tuple(None if one.sequence is self.sequence else self._match(one) for one in others)
+        assert isinstance(self._logits, ScoredLogits)
         assert all(one is not None for one in passes)
-        first: ScoredLogits = passes[0]  # type: ignore[assignment]
+        return over_logits(function, self._logits, tuple(passes), matches)  # type: ignore[arg-type]
 
-        def part(start: int, stop: int) -> Tensor:
-            return function(*(one.block(start, stop) for one in passes))  # type: ignore[union-attr]
-
-        count, size = len(first.hidden), first.at_once
-        found = [
-            checkpoint(part, start, min(start + size, count), use_reentrant=False)
-            for start in range(0, count, size)
-        ]
-        values = torch.cat(found) if found else self.values.new_zeros(0)
-        return values[first.predictor]
-
-
-@dataclass(frozen=True)
-class ScoredLogits:
-    """What the logits are computed from, at the P positions that predict a scored token."""
-
-    hidden: Tensor  # (P, H), or (P, V): the logits themselves if the head is not a plain product
-    weight: Tensor | None  # (V, H)
-    predictor: Tensor  # (T,): the position that predicts each scored token
-
-    @property
-    def at_once(self) -> int:
-        words = self.hidden.shape[1] if self.weight is None else self.weight.shape[0]
-        return max(1, LOGITS_AT_ONCE // words)
-
-    def block(self, start: int, stop: int) -> Tensor:
-        part = self.hidden[start:stop]
-        if self.weight is not None:
-            part = part.to(self.weight.dtype) @ self.weight.T
-        return part.float()
+    def _match(self, other: "SequenceLogprobs") -> Tensor:
+        """(T,): the index of each scored token in another pass, by sequence and order in it."""
+        ours = torch.argsort(self.sequence, stable=True)
+        theirs = torch.argsort(other.sequence, stable=True)
+        match = torch.empty_like(ours)
+        match[ours] = theirs
+        return match
 
 
 def sequence_logprobs(
@@ -134,6 +118,7 @@ def sequence_logprobs(
     wrapped: Any = None,
     inputs_embeds: Tensor | None = None,
     temperature: float = 1.0,
+    values: bool = True,
 ) -> SequenceLogprobs:
     """Return the log-probability of every scored token of a forest, in one pass.
 
@@ -145,6 +130,8 @@ def sequence_logprobs(
         inputs_embeds: (B, L, H), used in place of the embeddings of ``batch["input_ids"]``:
             for prompts that are not tokens.
         temperature: the logits are divided by it, as in sampling.
+        values: False leaves ``values`` empty, for losses that only read `over_logits`: the
+            projection onto the vocabulary, which is most of the work here, is then done only once.
 
     Differentiable. Raises ValueError if the model's attention implementation cannot use the mask
     (`attention_inputs`).
@@ -171,24 +158,37 @@ def sequence_logprobs(
     finally:
         hook.remove()
     branch, token, scored = batch["branch"], batch["token"], batch["scored"]
+    places, hidden = (branch[scored], token[scored]), caught[0]
+    logprobs, likeliest, weight = hidden.new_zeros(0, dtype=torch.float32), None, None
     if plain:
         # Without gradients, do not prepare for them: that costs six times the rest.
         weight = whole(head.weight if torch.is_grad_enabled() else head.weight.detach())
-        logprobs, likeliest = TokenLogprobs.apply(caught[0], weight, branch, token)
         if isinstance(head, FSDPModule):  # gathers weights again when backward reaches its output
-            logprobs = logprobs + logits.sum()  # there are no logits: 0
-        made = ScoredLogits(caught[0], weight, branch[scored])
+            hidden = hidden + logits.sum()  # there are no logits: 0
+        if values:
+            logprobs, likeliest = TokenLogprobs.apply(hidden, weight, branch, token)
     else:
-        given = logits[0] if temperature == 1 else logits[0] / temperature
-        logprobs = given.float().log_softmax(-1)[branch, token]
-        likeliest = given.argmax(-1)[branch] == token
-        made = ScoredLogits(given, None, branch[scored])
+        hidden = logits[0] if temperature == 1 else logits[0] / temperature
+        if values:
+            logprobs = hidden.float().log_softmax(-1)[branch, token]
+            likeliest = hidden.argmax(-1)[branch] == token
     return SequenceLogprobs(
-        values=logprobs[scored],
+        values=logprobs[scored] if values else logprobs,
         sequence=batch["sequence"],
         tokens=batch["scored_tokens"],
-        likeliest=likeliest[scored],
-        _logits=made,
+        likeliest=None if likeliest is None else likeliest[scored],
+        _logits=ScoredLogits(hidden, weight, *places),
+    )
+
+
+def hidden_states(
+    model: Any, batch: Mapping[str, Tensor], *, wrapped: Any = None
+) -> SequenceLogprobs:
+    """`last_hidden` in the form that a loss reads, without log-probabilities."""
+    hidden, value = last_hidden(model, batch, wrapped=wrapped)
+    none = hidden.new_zeros(0, dtype=torch.float32)
+    return SequenceLogprobs(
+        none, batch["sequence"], batch["scored_tokens"], hidden=hidden, value=value
     )
 
 

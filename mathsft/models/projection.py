@@ -64,7 +64,7 @@ class TokenLogprobs(torch.autograd.Function):
             softmax = scores.div_(mass)
             share[edges] = softmax[at]
             softmax[at] = 0
-            expected[here] = _product(softmax, weight)
+            expected[here] = product(softmax, weight)
             del scores, softmax  # before the next block is made
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(hidden, weight, branch, token, share, expected)
@@ -91,7 +91,7 @@ class TokenLogprobs(torch.autograd.Function):
         return grad_hidden.to(hidden.dtype), grad_weight, None, None
 
 
-def _product(probabilities: Tensor, weight: Tensor) -> Tensor:
+def product(probabilities: Tensor, weight: Tensor) -> Tensor:
     """``probabilities @ weight`` in float32; many are below float16's smallest number, 6e-8.
 
     They are always scaled up: under autocast, the weight's dtype does not show the product's.

@@ -84,6 +84,7 @@ class Objective:
         hints: for each reason to drop rows, what to do if no row is left.
         defaults: for `transformers.TrainingArguments`, from its authors or our measurements.
         needs_reference: whether it compares with the model as it was before training.
+        needs_teacher: whether it compares whole distributions with those of a second model.
         needs_hidden: whether it reads the hidden state after each sequence, not log-probabilities.
         ratios: whether it compares with the model that wrote the answers (`SequenceLogprobs.old`).
         dropout: whether the model's dropout is on during training.
@@ -103,6 +104,7 @@ class Objective:
     hints: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     needs_reference: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
     needs_hidden: ClassVar[bool] = False
     ratios: ClassVar[bool] = False
     dropout: ClassVar[bool] = True
@@ -177,6 +179,10 @@ class Objective:
             [list(sequences_of(row)) for row in rows], max_length=max_length
         )
 
+    def teacher_rows(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows as a teacher reads them, if it reads something else than the model; else []."""
+        return []
+
     def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the loss needs besides the forest's ``tensors``; ``labels`` (N,): one per item.
 
@@ -190,6 +196,22 @@ def sequences_of(row: Row) -> Iterator[TokenSequence]:
     """The token sequences of a data set's row."""
     for ids, labels in zip(row["input_ids"], row["labels"], strict=True):
         yield {"input_ids": ids, "labels": labels}
+
+
+def answers_forest(rows: Sequence[Row], *, max_length: int) -> TokenForest:
+    """Lay out the answers of each row with their prompt once; what is longer than a row is divided.
+
+    Each part has the prompt again. An answer that is too long alone makes the rows longer.
+    """
+    groups: list[list[TokenSequence]] = []
+    for row in rows:
+        groups.append([])
+        for sequence in sequences_of(row):
+            if groups[-1] and TokenForest([*groups[-1], sequence]).tokens > max_length:
+                groups.append([])
+            groups[-1].append(sequence)
+    kept = [group for group in groups if group]
+    return TokenForest.from_groups(kept, max_length=max_length, stretch=True)
 
 
 def numbered(rows: Sequence[Row]) -> Tensor:

@@ -25,10 +25,10 @@ from mathsft.checks import ABOVE_0, AT_LEAST_0, check_number
 from mathsft.data.given import given_row
 from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError
-from mathsft.models.forest import IGNORE, TokenForest, TokenSequence
+from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.logprobs import SequenceLogprobs
 from mathsft.objectives.advantages import Baseline, Scale, advantages, fewest_answers
-from mathsft.objectives.base import Group, Loss, Objective, Row, sequences_of
+from mathsft.objectives.base import Group, Loss, Objective, Row, answers_forest
 from mathsft.objectives.documents import documents
 
 
@@ -148,14 +148,7 @@ class Policy(Objective):
 
     def forest(self, rows: Sequence[Row], *, max_length: int) -> TokenForest:
         """A group that is longer than a row is divided; each part has the prompt again."""
-        groups: list[list[TokenSequence]] = []
-        for row in rows:
-            groups.append([])
-            for sequence in sequences_of(row):
-                if groups[-1] and TokenForest([*groups[-1], sequence]).tokens > max_length:
-                    groups.append([])
-                groups[-1].append(sequence)
-        return TokenForest.from_groups([group for group in groups if group], max_length=max_length)
+        return answers_forest(rows, max_length=max_length)
 
     def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``advantages`` (S,), and ``group`` (S,): the number of each answer's row.

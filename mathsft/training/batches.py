@@ -21,6 +21,7 @@ from mathsft.training.resumable import ResumableTrainer
 
 # Columns with one value for each scored token of a row's sequences.
 PER_TOKEN = ("reference", "old", "importance_weight")
+OF_TEACHER = "teacher."  # begins the names of the tensors that only a teacher reads
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Collator:
         real = [self.objective.passing(row) for row in rows if row]
         tensors = self.tensors(real, fillers=len(rows) - len(real))
         batch = {**self.objective.batch(real, tensors), **tensors}
+        if other := self.objective.teacher_rows(real):
+            read = self.tensors(other, fillers=len(rows) - len(real))
+            batch |= {f"{OF_TEACHER}{name}": value for name, value in read.items()}
         for name in PER_TOKEN:
             if real and name in real[0]:
                 batch[name] = _in_order(real, name, tensors["sequence"])

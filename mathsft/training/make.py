@@ -21,6 +21,8 @@ from mathsft.training.leftovers import nothing_left
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
 from mathsft.training.sized import divided_for
+from mathsft.training.teacher_store import StoredTeacher
+from mathsft.training.teachers import teacher_of
 from mathsft.training.trainer import ForestTrainer
 
 Rows = Iterable[Mapping[str, Any]]
@@ -48,6 +50,7 @@ def make_trainer(
     max_length: int = 512,
     step_rows: int | None = None,
     reference: Reference | None = None,
+    teacher: Any = None,
     compile: Compile = "auto",
     callbacks: list[Any] | None = None,
     **arguments: Any,
@@ -75,6 +78,8 @@ def make_trainer(
             log-probabilities that are computed once, now, and kept with the rows. Default:
             "adapter_off" if the adapter is fresh (it changes nothing yet), otherwise
             "before_training"; a line says which.
+        teacher: for `Distillation`: a loaded model, or the pair that `load_model` returns, in place
+            of the objective's ``teacher``. It gets no gradient, and is no part of checkpoints.
         compile: fuse the decoder layers' small operations with `torch.compile` in training steps.
             "auto": on a CUDA device, if the run has at least 500 passes; a line says what it costs.
             Losses then differ by rounding.
@@ -106,8 +111,13 @@ def make_trainer(
     )
     args = training_arguments(model, output_dir=str(output_dir), **settings)
     checked = trainer_arguments(model, args)
+    if getattr(objective, "on_policy", False):
+        raise ValueError(
+            f"{objective.name}: on_policy lets the model write the texts itself: use rollout_trainer"
+        )
+    asked = teacher_of(objective, model, tokenizer, teacher, max_length=max_length)
 
-    def made(rows: Rows, name: str) -> Any:
+    def read(rows: Rows, name: str) -> Any:
         encode = partial(
             training_rows,
             rows,
@@ -118,15 +128,17 @@ def make_trainer(
             name=name,
         )
         if not getattr(rows, "cache_files", None):
-            return encode()  # not on disk, so other processes could not find it
-        return first_before_others(encode, device=next(model.parameters()).device.type)
+            made = encode()  # not on disk, so other processes could not find it
+        else:
+            made = first_before_others(encode, device=next(model.parameters()).device.type)
+        return asked.with_places(made) if isinstance(asked, StoredTeacher) else made
 
-    train_dataset = made(rows, "train")
+    train_dataset = read(rows, "train")
     eval_dataset: Any = None
     if isinstance(eval_rows, Mapping):  # several tests, each with a name in the log
-        eval_dataset = {name: made(part, f"eval {name}") for name, part in eval_rows.items()}
+        eval_dataset = {name: read(part, f"eval {name}") for name, part in eval_rows.items()}
     elif eval_rows is not None:
-        eval_dataset = made(eval_rows, "eval")
+        eval_dataset = read(eval_rows, "eval")
     collate = Collator(objective, pad_token_id=pad_token(tokenizer), max_length=max_length)
     with nothing_left(output_dir), renaming_notices_off():
         return ForestTrainer(
@@ -134,6 +146,7 @@ def make_trainer(
             objective,
             collate=collate,
             reference=reference,
+            teacher=asked,
             compile=compile,
             args=checked,
             train_dataset=train_dataset,

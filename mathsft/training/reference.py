@@ -49,14 +49,14 @@ def choose_reference(
         raise ValueError(f"reference={asked_for!r}: give {' or '.join(get_args(Reference))}")
     if asked_for == "adapter_off" and not isinstance(model, PeftModel):
         raise ValueError("reference='adapter_off': the model has no adapter to switch off")
-    if asked_for == "adapter_off" and _trains_its_base(model):
+    if asked_for == "adapter_off" and trains_its_base(model):
         raise ValueError(
             "reference='adapter_off': weights of the base are trained as well, so the reference "
             "would change during training: give 'before_training'"
         )
     if asked_for:
         return asked_for
-    if not isinstance(model, PeftModel) or _trains_its_base(model):
+    if not isinstance(model, PeftModel) or trains_its_base(model):
         return "before_training"
     try:
         adapter_effect(model)
@@ -67,7 +67,7 @@ def choose_reference(
     return "before_training"
 
 
-def _trains_its_base(model: PeftModel) -> bool:
+def trains_its_base(model: PeftModel) -> bool:
     """Whether training changes weights that stay on when the adapter is switched off."""
     with adapter_off(model):
         marks = (model.prefix, "modules_to_save", "trainable_tokens", "lora_")

@@ -99,6 +99,8 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     settings["reference_start"] = trainer.reference_start
     settings["pad_token_id"] = trainer.collate.pad_token_id
     settings |= trainer.run_settings
+    if trainer.teacher is not None:
+        settings["teacher"] = trainer.teacher.identity
     for config in getattr(trainer.model, "peft_config", {}).values():
         settings |= adapter_values(config)
     settings["quantize"] = bool(getattr(base, "is_quantized", False))

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from mathsft.models.lean_adapters import lean_adapters
-from mathsft.models.logprobs import SequenceLogprobs, last_hidden, sequence_logprobs
+from mathsft.models.logprobs import SequenceLogprobs, hidden_states, sequence_logprobs
 from mathsft.models.modes import (
     checkpointing_restored,
     checkpoints_activations,
@@ -59,9 +59,11 @@ class ForestTrainer(CompiledTrainer):
         *,
         collate: Collator,
         reference: Reference | None = None,
+        teacher: Any = None,
         **arguments: Any,
     ) -> None:
         self.objective: Objective = objective
+        self.teacher: Any = teacher  # of `mathsft.training.teachers`; None: there is none
         self.collate: Collator = collate
         self._checkpointed = checkpoints_activations(model)  # as the caller set it
         with restored(model):
@@ -107,10 +109,11 @@ class ForestTrainer(CompiledTrainer):
     def _logprobs(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> SequenceLogprobs:
         """What the objective's loss reads: log-probabilities, or hidden states."""
         if self.objective.needs_hidden:
-            hidden, value = last_hidden(self.model, batch, wrapped=wrapped)
-            none = hidden.new_zeros(0, dtype=torch.float32)
-            found = SequenceLogprobs(none, batch["sequence"], batch["scored_tokens"])
-            return replace(found, hidden=hidden, value=value)
+            return hidden_states(self.model, batch, wrapped=wrapped)
+        if self.teacher is not None:
+            asked = self.teacher.logprobs(batch, trainer=self, wrapped=wrapped)
+            found = sequence_logprobs(self.model, batch, wrapped=wrapped, values=False)
+            return replace(found, reference=asked)
         temperature = self.objective.logits_temperature
         reference = self._reference_logprobs(batch, wrapped=wrapped)
         logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped, temperature=temperature)
