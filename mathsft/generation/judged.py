@@ -72,7 +72,8 @@ def judged_lines(
         line: from a row's answers and their rewards, what the file keeps besides ``id``,
             ``prompt`` and ``rewards``.
         kind: which work the file belongs to (`mathsft.generation.journal`).
-        settings: what the lines depend on besides the model, the reward and the sampling.
+        settings: what the lines depend on besides the model and the sampling: the reward, at least
+            (`reward_about`).
         sampling: the other arguments of `sample_groups`.
 
     In several processes (torchrun), call it in each. Raises ValueError for rows without a prompt,
@@ -86,7 +87,7 @@ def judged_lines(
     if not given:
         raise ValueError(f"{name}: there are no rows")
     settings = {
-        **sampling, **settings, "reward": reward_about(reward), "model": model_hash(model),
+        **sampling, **settings, "model": model_hash(model),
         "tokenizer": json_hash(tokenizer_values(tokenizer))[:16],
     }  # fmt: skip
     device = model.device.type

@@ -13,7 +13,7 @@ from typing import Any
 
 from mathsft.checks import AT_LEAST_0, at_least, check_number
 from mathsft.data.pairs import pairs_from
-from mathsft.generation.judged import Judged, judged_lines
+from mathsft.generation.judged import Judged, judged_lines, reward_about
 from mathsft.generation.rollouts import Completion
 from mathsft.processes import say
 
@@ -88,7 +88,8 @@ def rejection_sampling(
     check_number("min_gap", min_gap, AT_LEAST_0)
     judged = judged_lines(
         model, tokenizer, rows, reward, partial(_pair, min_gap=min_gap),
-        kind="rejection sampling", output=output, settings={"min_gap": min_gap},
+        kind="rejection sampling", output=output,
+        settings={"min_gap": min_gap, "reward": reward_about(reward)},
         num_generations=num_generations, temperature=temperature, top_p=top_p,
         max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed,
     )  # fmt: skip

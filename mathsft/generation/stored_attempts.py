@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mathsft.checks import at_least, check_number
-from mathsft.generation.judged import judged_lines
+from mathsft.generation.judged import judged_lines, reward_about
 from mathsft.generation.rollouts import Completion
 from mathsft.processes import say
 
@@ -55,8 +55,9 @@ def store_attempts(
     check_number("num_generations", num_generations, at_least(1))
     judged = judged_lines(
         model, tokenizer, rows, reward, _answers, kind="stored attempts", output=output,
-        settings={}, num_generations=num_generations, temperature=temperature, top_p=top_p,
-        max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed,
+        settings={"reward": reward_about(reward)}, num_generations=num_generations,
+        temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
+        batch_size=batch_size, seed=seed,
     )  # fmt: skip
     answers = sum(len(line["completions"]) for line in judged.lines)
     cut = sum(line["ended"].count(False) for line in judged.lines)

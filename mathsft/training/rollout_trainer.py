@@ -16,8 +16,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mathsft.files import write_whole
-from mathsft.generation.judged import reward_about
 from mathsft.generation.mismatch import check_mismatch
+from mathsft.generation.selection import reward_about
 from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
 from mathsft.models.modes import evaluating
 from mathsft.objectives.groupwise import Policy
