@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 
 from mathsft import load_model, load_problems
 
-STEPS, BATCH, LEARNING_RATE = 60, 8, 5e-4
+STEPS, BATCH, LEARNING_RATE = 60, 8, 2e-3
 
 
 def group_of(problem):

@@ -105,4 +105,5 @@ def test_a_script_runs_and_what_it_trains_improves(name: str, tmp_path: Path) ->
         if line.startswith("held out")
     )
     better = float(after) - float(before)
-    assert better > 0.1 if name in ("multiple_choice", "grpo") else better < -0.05, done.stdout
+    least = 0.02 if name == "gpo" else 0.05  # a loss in probabilities, between about 0 and -1
+    assert better > 0.1 if name in ("multiple_choice", "grpo") else better < -least, done.stdout

@@ -21,10 +21,11 @@ def test_every_shipped_recipe_fits_the_functions_it_feeds(profile: str) -> None:
     recipe = load_recipe(profile)
     data = {"train", "test", "choices_train", "choices"}
     lessons = set() if profile in SEVERAL else {
-        "mixing", "worked", "dpo", "sample", "dr_grpo", "rollout"
+        "mixing", "worked", "dpo", "sample", "dr_grpo", "rollout", "gpo", "distillation"
     }  # fmt: skip
     assert set(recipe) == {"model", "sft", "multiple_choice", *lessons, *data}
-    for trainer in {"sft", "multiple_choice", "mixing", "dpo", "dr_grpo"} & set(recipe):
+    trainers = {"sft", "multiple_choice", "mixing", "dpo", "dr_grpo", "gpo", "distillation"}
+    for trainer in trainers & set(recipe):
         assert isinstance(recipe[trainer]["learning_rate"], float)
 
 
