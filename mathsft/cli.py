@@ -68,7 +68,8 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
             *_SECTIONS,
             *here,
         ]
-        if any(issubclass(objective_class(each), Policy) for each in here):
+        kinds = [objective_class(each) for each in here]
+        if any(issubclass(kind, Policy) or kind.needs_teacher for kind in kinds):
             used += ["rollout", "reward_function", "server"]
         sections, given = yield Options(
             f"{objective or 'train'}".replace("_", "-"),

@@ -132,7 +132,9 @@ def over_logits(
     token = ours.token[first]
 
     def part(logits: Tensor, here: slice) -> tuple[Tensor, ...]:
-        found = (one.block(place[here], words) for one, place in zip(others, others_at, strict=True))
+        found = (
+            one.block(place[here], words) for one, place in zip(others, others_at, strict=True)
+        )
         return function(token[here], logits, *found)
 
     size = max(1, LOGITS_AT_ONCE // ARRAYS // words)

@@ -97,7 +97,9 @@ class SequenceLogprobs:
         sequence have to be the same, one by one.
         """
         passes = [one._logits for one in others]
-        matches = tuple(None if one.sequence is self.sequence else self._match(one) for one in others)
+        matches = tuple(
+            None if one.sequence is self.sequence else self._match(one) for one in others
+        )
         assert isinstance(self._logits, ScoredLogits)
         assert all(one is not None for one in passes)
         return over_logits(function, self._logits, tuple(passes), matches)  # type: ignore[arg-type]

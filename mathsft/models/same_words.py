@@ -1,4 +1,4 @@
-"""Whether two models have the same words: token ids mean the same, distributions can be compared."""
+"""Whether a token id means the same to two models, so that their distributions can be compared."""
 
 from typing import Any
 

@@ -84,7 +84,9 @@ class Objective:
         hints: for each reason to drop rows, what to do if no row is left.
         defaults: for `transformers.TrainingArguments`, from its authors or our measurements.
         needs_reference: whether it compares with the model as it was before training.
-        needs_teacher: whether it compares whole distributions with those of a second model.
+        attempts: answers that the model writes in training are "judged" by a reward, or "compared"
+            with a teacher; "": it does not learn from them.
+        needs_teacher: whether it compares distributions with a second model's.
         needs_hidden: whether it reads the hidden state after each sequence, not log-probabilities.
         ratios: whether it compares with the model that wrote the answers (`SequenceLogprobs.old`).
         dropout: whether the model's dropout is on during training.
@@ -104,6 +106,7 @@ class Objective:
     hints: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     needs_reference: ClassVar[bool] = False
+    attempts: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = False
     needs_hidden: ClassVar[bool] = False
     ratios: ClassVar[bool] = False
@@ -180,7 +183,7 @@ class Objective:
         )
 
     def teacher_rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows as a teacher reads them, if it reads something else than the model; else []."""
+        """The rows as a teacher reads them; [] if it reads the same."""
         return []
 
     def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -201,7 +204,7 @@ def sequences_of(row: Row) -> Iterator[TokenSequence]:
 def answers_forest(rows: Sequence[Row], *, max_length: int) -> TokenForest:
     """Lay out the answers of each row with their prompt once; what is longer than a row is divided.
 
-    Each part has the prompt again. An answer that is too long alone makes the rows longer.
+    Each part has the prompt again.
     """
     groups: list[list[TokenSequence]] = []
     for row in rows:

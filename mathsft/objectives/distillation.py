@@ -110,8 +110,8 @@ class Distillation(SFT):
             check_number("top_k", self.top_k, at_least(1))
         if not isinstance(self.teacher, str) or not self.teacher:
             raise ValueError(
-                f"teacher={self.teacher!r:.60}: give 'base', a folder or a hub name. A loaded model "
-                "is an argument of make_trainer and rollout_trainer: teacher=model"
+                f"teacher={self.teacher!r:.60}: give 'base', a folder or a hub name; a loaded "
+                "model is an argument of make_trainer and rollout_trainer: teacher=model"
             )
         if self.ab_alpha == self.ab_beta == 0:
             raise ValueError("ab_alpha and ab_beta are both 0: give at least one above 0")
@@ -119,6 +119,7 @@ class Distillation(SFT):
             raise ValueError(
                 f"loss_type={self.loss_type!r} compares all logits: leave out top_k and temperature"
             )
+        object.__setattr__(self, "attempts", "compared" if self.on_policy else "")
         if self.on_policy and (self.ce_weight or self.train_on_prompt):
             raise ValueError(
                 "on_policy: the text is the student's own, so ce_weight and train_on_prompt would "
@@ -211,7 +212,9 @@ class Distillation(SFT):
         if self.loss_type in _ON_LOGITS:
             assert isinstance(teacher, Tensor)  # a stored one is refused earlier
             theirs = _at(teacher, token) - teacher.logsumexp(-1)
-            function = divergences.logit_mse if self.loss_type == "mse" else divergences.logit_cosine
+            function = (
+                divergences.logit_mse if self.loss_type == "mse" else divergences.logit_cosine
+            )
             value = function(logits, teacher)
         else:
             value, theirs = self._divergence(token, student, teacher)
@@ -241,9 +244,7 @@ class Distillation(SFT):
         if self.loss_type == "jsd":
             value = divergences.jensen_shannon(student, teacher, beta=self.beta)
         elif self.loss_type == "alpha_beta":
-            value = divergences.alpha_beta(
-                student, teacher, alpha=self.ab_alpha, beta=self.ab_beta
-            )
+            value = divergences.alpha_beta(student, teacher, alpha=self.ab_alpha, beta=self.ab_beta)
         else:
             name = "soft_cross_entropy" if self.loss_type == "slim" else self.loss_type
             value = getattr(divergences, name)(student, teacher)

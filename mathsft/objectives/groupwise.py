@@ -64,6 +64,7 @@ class Policy(Objective):
     # The rate is TRL's advice for adapters.
     defaults: ClassVar = {"per_device_train_batch_size": 8, "learning_rate": 1e-5}
     ratios: ClassVar[bool] = True
+    attempts: ClassVar = "judged"
 
     beta: float = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"

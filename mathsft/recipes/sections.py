@@ -12,7 +12,8 @@ from mathsft.options import Option, options_of
 
 NOT_KEYS = {
     "model", "tokenizer", "problems", "rows", "eval_rows", "objective", "test", "output_dir",
-    "run_dir", "callbacks", "teacher", "prompt", "prompts", "hub_token", "parallelism_config", "server",
+    "run_dir", "callbacks", "teacher", "prompt", "prompts", "hub_token", "parallelism_config",
+    "server",
 }  # fmt: skip
 # What peft itself writes into a LoraConfig.
 _PEFTS_OWN = {

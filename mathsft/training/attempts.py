@@ -25,7 +25,7 @@ class Attempts:
     def has_signal(self) -> bool:
         return has_signal(self.rewards)
 
-    def as_row(self, advantages: Sequence[float]) -> dict[str, Any]:
+    def as_row(self) -> dict[str, Any]:
         """The row that an objective learns from. The tokens are those that were sampled."""
         prompt = self.prompt_ids
         return {
@@ -33,25 +33,28 @@ class Attempts:
             "labels": [[*[IGNORE] * len(prompt), *one.input_ids] for one in self.completions],
             "old": [one.logprobs for one in self.completions],
             "ended": [one.ended for one in self.completions],
-            "advantages": list(advantages),
         }
 
 
-def described(groups: Sequence[Attempts]) -> dict[str, float]:
+def described(groups: Sequence[Attempts], *, judged: bool = True) -> dict[str, float]:
     """What is logged about a step's attempts, by TRL's names where it has them.
 
     ``reward`` and ``reward_std``: the mean, and the mean of the groups' standard deviations;
     ``frac_reward_zero_std``: the share of groups without signal; ``entropy``: the mean of
     -log p of the sampled tokens, in nats, an unbiased estimate of the entropy per token;
     ``completions/mean_length`` in tokens; ``completions/ended``: the share that stopped by itself.
+    Without a reward (``judged``) the first three are left out.
     """
     answers = [one for group in groups for one in group.completions]
     tokens = [value for one in answers for value in one.logprobs]
     spreads = [stdev(group.rewards) for group in groups if len(group.rewards) > 1]
-    return {
+    of_rewards = {
         "reward": fmean(reward for group in groups for reward in group.rewards),
         "reward_std": fmean(spreads) if spreads else 0.0,
         "frac_reward_zero_std": fmean(not group.has_signal for group in groups),
+    }
+    return {
+        **(of_rewards if judged else {}),
         "entropy": -fmean(tokens) if tokens else 0.0,
         "completions/mean_length": fmean(len(one.input_ids) for one in answers),
         "completions/ended": fmean(one.ended for one in answers),

@@ -131,16 +131,18 @@ def _train(
     saved: Literal["adapter", "model"] = "adapter" if model_keys.get("lora", True) else "model"
     in_first(partial(check_folder, folder / saved, holds=saved), device=device)
     evaluates = settings.get("eval_strategy", "no") != "no"
-    if issubclass(kind, Policy):
+    reward = None
+    if issubclass(kind, Policy) or "reward_function" in given:
         reward = reward_by_name(**given.get("reward_function", {"name": "final_answer"}))
     callbacks: list[Any] = [persist(folder, **given.get("persist", {}))]
     # Process 0 downloads and converts; the others find the result on disk.
     train, test = first_before_others(partial(read_rows, given, objective), device=device)
-    online = issubclass(kind, Policy) and kind_of(train[0]).name not in kind.kinds
-    if online:
+    compared = target.attempts == "compared"
+    online = compared or (issubclass(kind, Policy) and kind_of(train[0]).name not in kind.kinds)
+    if online and not compared:
         say(f"{objective}: the rows have no answers with rewards, so the model answers them itself")
     callbacks += early_stopping(
-        settings, objective, evaluates=evaluates, best="reward" if online else "loss"
+        settings, objective, evaluates=evaluates, best="reward" if online and reward else "loss"
     )
     asks = "eval_strategy" if evaluates else "eval_on_start" * bool(settings.get("eval_on_start"))
     evaluated = test if asks else None

@@ -35,7 +35,7 @@ def attempted(
     tokenizer: Any,
     asked: Sequence[Mapping[str, Any]],
     prompts: Prompts,
-    reward: Reward,
+    reward: Reward | None,
     *,
     sampling: Sampling,
     temperature: float,
@@ -47,7 +47,8 @@ def attempted(
 
     In several processes each gives the same ``asked`` (rows of ``prompts.table``) and gets all
     answers and rewards. Each judges its share; an error in one is raised in all, because the
-    others would wait for it. ``state`` is the trainer's, for rewards that read it, as in TRL.
+    others would wait for it. Without a reward, all are 0. ``state`` is the trainer's, for rewards
+    that read it, as in TRL.
     """
     ids = [list(row["input_ids"]) for row in asked]
     numbers = [row["row"] for row in asked]
@@ -71,7 +72,7 @@ def attempted(
     failure: Exception | None = None
     try:
         own = [numbers[place] for place in share], [written[place] for place in share]
-        values = _rewards(reward, *own, prompts, state=state, notes=notes)
+        values = _rewards(reward or _zeros, *own, prompts, state=state, notes=notes)
         given = dict(zip(share, values, strict=True))
     except Exception as error:
         failure = error
@@ -89,6 +90,10 @@ def attempted(
         for place, (number, tokens, answers) in enumerate(zip(numbers, ids, written, strict=True))
     ]
     return groups, told
+
+
+def _zeros(completions: Sequence[Any], **_: Any) -> list[float]:
+    return [0.0] * len(completions)
 
 
 def _rewards(

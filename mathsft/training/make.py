@@ -113,7 +113,7 @@ def make_trainer(
     checked = trainer_arguments(model, args)
     if getattr(objective, "on_policy", False):
         raise ValueError(
-            f"{objective.name}: on_policy lets the model write the texts itself: use rollout_trainer"
+            f"{objective.name}: on_policy lets the model write the texts: use rollout_trainer"
         )
     asked = teacher_of(objective, model, tokenizer, teacher, max_length=max_length)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
 from mathsft.models.sharding import check_not_sharded
 from mathsft.objectives import check_objective
+from mathsft.objectives.base import Objective
 from mathsft.objectives.groupwise import Policy
 from mathsft.objectives.policy import GRPO
 from mathsft.training.argument_checks import check_evaluation, trainer_arguments
@@ -23,6 +25,7 @@ from mathsft.training.prompts import Prompts
 from mathsft.training.reference import Reference
 from mathsft.training.rollout_trainer import RolloutTrainer
 from mathsft.training.sized import divided_for
+from mathsft.training.teachers import teacher_of
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -31,8 +34,8 @@ def rollout_trainer(
     model: Any,
     tokenizer: Any,
     rows: Rows,
-    objective: Policy,
-    reward: Reward,
+    objective: Objective,
+    reward: Reward | None = None,
     *,
     output_dir: str | Path,
     eval_rows: Rows | None = None,
@@ -47,6 +50,7 @@ def rollout_trainer(
     importance_sampling_cap: float = 2.0,
     sampler: Sampler | None = None,
     reference: Reference | None = None,
+    teacher: Any = None,
     compile: Compile = "auto",
     callbacks: list[Any] | None = None,
     **arguments: Any,
@@ -61,11 +65,13 @@ def rollout_trainer(
         tokenizer: the model's own.
         rows: problems, prompts or conversations of `load_problems`. A problem is asked by its
             training prompt, a conversation up to its last assistant turn.
-        objective: a policy objective, such as ``DrGRPO()`` or ``GRPO(beta=0.04)``. Its
-            ``temperature`` is that of the sampling.
+        objective: a policy objective, such as ``DrGRPO()`` or ``GRPO(beta=0.04)``; its
+            ``temperature`` is that of the sampling. Or ``Distillation(on_policy=True)``, with its
+            ``sampling_temperature``: a teacher says what each token should have been.
         reward: such as ``reward_by_name("final_answer")``, or any function for TRL's GRPOTrainer:
             it is called with ``prompts``, ``completions``, ``completion_ids``, ``ended`` and the
-            columns of the rows, and returns one number for each completion.
+            columns of the rows, and returns one number for each completion. With `Distillation` it
+            is only logged, and may be left out.
         output_dir: the folder for checkpoints and logs.
         eval_rows: the rows that ``.evaluate()`` asks, each ``num_generations`` times.
         num_generations: answers per prompt.
@@ -86,6 +92,7 @@ def rollout_trainer(
         sampler: writes the answers in place of `sample_groups`, with its arguments.
         reference: as for `make_trainer`, for objectives with ``beta`` above 0. "before_training"
             keeps a copy of the trained weights.
+        teacher: as for `make_trainer`.
         compile: as for `make_trainer`; the answers are written without it.
         callbacks: such as `persist` and `show_samples`.
         arguments: fields of `transformers.TrainingArguments`. ``per_device_train_batch_size``
@@ -98,12 +105,13 @@ def rollout_trainer(
     with a message if for three steps no answer was rewarded, or none ended.
     """
     check_objective(objective)
-    if not isinstance(objective, Policy):
+    if not objective.attempts:
         raise ValueError(
             f"objective: {objective.name} does not learn from a model's own attempts; give a "
-            "policy objective, such as DrGRPO() or RLOO()"
+            "policy objective, such as DrGRPO() or RLOO(), or Distillation(on_policy=True)"
         )
-    if not callable(reward):
+    compared = objective.attempts == "compared"
+    if not (callable(reward) or (compared and reward is None)):
         raise ValueError(
             f"reward: expected a function, or one such as FinalAnswer(), found {reward!r:.60}; "
             "reward_by_name makes one from its name"
@@ -117,7 +125,12 @@ def rollout_trainer(
     check_number("num_iterations", num_iterations, at_least(1))
     check_number("resample", resample, AT_LEAST_0)
     check_number("importance_sampling_cap", importance_sampling_cap, ABOVE_0)
-    objective.advantages([[0.0] * num_generations])  # too few to compare?
+    if isinstance(objective, Policy):
+        objective.advantages([[0.0] * num_generations])  # too few to compare?
+    elif resample:
+        raise ValueError(
+            f"resample={resample}: {objective.name} learns from every answer, so none is replaced"
+        )
     check_not_sharded(model)
     if isinstance(objective, GRPO) and objective.max_completion_length is None:
         objective = replace(objective, max_completion_length=max_new_tokens)
@@ -136,10 +149,10 @@ def rollout_trainer(
             f"max_new_tokens={max_new_tokens} leaves no room for a prompt: max_length is "
             f"{max_length}, and the model has {limit or 'no limit of'} positions"
         )
-    train = Prompts.of(rows, tokenizer, name="train", max_tokens=longest)
-    tests = None
-    if eval_rows is not None:
-        tests = Prompts.of(eval_rows, tokenizer, name="eval", max_tokens=longest)
+    asked = teacher_of(objective, model, tokenizer, teacher, max_length=max_length)
+    read = partial(Prompts.of, tokenizer=tokenizer, max_tokens=longest, taught=compared)
+    train = read(rows, name="train")
+    tests = None if eval_rows is None else read(eval_rows, name="eval")
     with nothing_left(output_dir), renaming_notices_off():
         return RolloutTrainer(
             model,
@@ -159,6 +172,7 @@ def rollout_trainer(
             sampler=sampler,
             collate=Collator(objective, pad_token_id=pad_token(tokenizer), max_length=max_length),
             reference=reference,
+            teacher=asked,
             compile=compile,
             args=checked,
             processing_class=tokenizer,

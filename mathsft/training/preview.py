@@ -101,7 +101,7 @@ def preview_prompts(rows: Any, reward: Any, *, model: Mapping[str, Any], shown: 
 
     Args:
         rows: what would be asked.
-        reward: the judge. If the rows are problems, it must tell right answers from wrong ones
+        reward: the judge; None: there is none. If the rows are problems, it must tell right answers from wrong ones
             (`check_judge`).
         model: the arguments of `load_model`. Only its tokenizer is loaded.
         shown: how many prompts are shown.
@@ -115,7 +115,7 @@ def preview_prompts(rows: Any, reward: Any, *, model: Mapping[str, Any], shown: 
         if place < shown:
             text = tokenizer.decode(found["input_ids"])
             say(f"\nrow {place + 1}, {len(found['input_ids'])} tokens\n{text}")
-    if first and kind_of(first[0]) is PROBLEM:
+    if reward is not None and first and kind_of(first[0]) is PROBLEM:
         check_judge(reward, first, tokenizer=tokenizer)
         say(f"the judge tells right answers to {len(first)} problems from wrong ones")
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
@@ -11,6 +11,7 @@ from mathsft.data.given import check_rows
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.computation import json_hash, plain
 from mathsft.objectives.asked import asked
+from mathsft.objectives.teacher_prompts import teacher_prompt
 from mathsft.processes import say
 from mathsft.training.arguments import reasons
 from mathsft.training.batches import FilledRows, FilledSampler
@@ -24,12 +25,14 @@ class Prompts:
     """Rows as prompts: their tokens, and what a reward is told about each.
 
     ``table`` has the columns ``row`` (the number of the row), ``input_ids``, and ``about``, a hash
-    of the whole row: another reference answer makes another run.
+    of the whole row: another reference answer makes another run. ``teacher_ids``: for rows with a
+    ``teacher_prompt`` its tokens, which a teacher reads in place of the prompt.
     """
 
     table: Dataset
     prompts: Mapping[int, Any]
     rows: Mapping[int, Mapping[str, Any]]
+    teacher_ids: Mapping[int, list[int]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -39,26 +42,34 @@ class Prompts:
         *,
         name: str,
         max_tokens: int,
+        taught: bool = False,
     ) -> "Prompts":
         """Read the rows, with a printed line: counts, and what was dropped.
 
-        Prompts of more than ``max_tokens`` leave no room for an answer and are dropped. Raises
-        ValueError if no row is left.
+        Prompts of more than ``max_tokens`` leave no room for an answer and are dropped. ``taught``:
+        a teacher reads them too. Raises ValueError if no row is left.
         """
         check_rows(rows, name=name)
         made: dict[str, list[Any]] = {"row": [], "input_ids": [], "about": []}
         prompts: dict[int, Any] = {}
         kept: dict[int, Mapping[str, Any]] = {}
+        teacher_ids: dict[int, list[int]] = {}
         dropped: Counter[str] = Counter()
         for number, row in enumerate(rows):
             try:
                 found = asked(row, tokenizer, where=f"row {number}", unanswered=True)
+                other = teacher_prompt(row, tokenizer, where=f"row {number}") if taught else None
             except UnusableRowError as reason:
                 dropped[str(reason)] += 1
                 continue
             if len(found["input_ids"]) > max_tokens:
                 dropped[f"with a prompt of more than {max_tokens} tokens"] += 1
                 continue
+            if other is not None and len(other) > max_tokens:
+                dropped[f"with a teacher_prompt of more than {max_tokens} tokens"] += 1
+                continue
+            if other is not None:
+                teacher_ids[number] = other
             made["row"].append(number)
             made["input_ids"].append(found["input_ids"])
             made["about"].append(json_hash(plain(dict(row))))
@@ -72,7 +83,7 @@ class Prompts:
         features = Features(
             {"row": Value("int64"), "input_ids": List(Value("int32")), "about": Value("string")}
         )
-        return cls(Dataset.from_dict(made, features=features), prompts, kept)
+        return cls(Dataset.from_dict(made, features=features), prompts, kept, teacher_ids)
 
     def columns(self, numbers: Iterable[int]) -> dict[str, list[Any]]:
         """The cells of these rows by column, as rewards take them; None if a row lacks one."""

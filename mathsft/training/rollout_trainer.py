@@ -1,13 +1,11 @@
 """Learning from a model's own attempts: prompts in, groups of judged answers out."""
 
-import json
 import math
 import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -15,31 +13,30 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mathsft.files import write_whole
 from mathsft.generation.mismatch import check_mismatch
 from mathsft.generation.selection import reward_about
 from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
 from mathsft.models.modes import evaluating
-from mathsft.objectives.groupwise import Policy
+from mathsft.objectives.base import Objective
 from mathsft.processes import say
-from mathsft.training.attempts import Attempts, CollapseWatch, described, kept_attempts
+from mathsft.training.attempts import Attempts, CollapseWatch, described
 from mathsft.training.batches import FilledRows
 from mathsft.training.correction import corrected
 from mathsft.training.judging import Reward, Sampler, Sampling, attempted
+from mathsft.training.learned import AttemptsTrainer, learned_rows
 from mathsft.training.prompts import BlockSampler, Prompts
 from mathsft.training.reference import weights_as
 from mathsft.training.runs import start_hash
-from mathsft.training.trainer import ForestTrainer
 
-_ATTEMPTS = "attempts-{process}.json"  # in a checkpoint
 _EVAL_SEED = 2**40  # not a seed of training
 
 
-class RolloutTrainer(ForestTrainer):
-    """Trains a policy objective on answers that the model writes during training.
+class RolloutTrainer(AttemptsTrainer):
+    """Trains an objective on answers that the model writes during training.
 
     Made by `mathsft.training.make_rollouts.rollout_trainer`. In each optimiser step the model
-    answers the next prompts, the reward judges the answers, and the objective learns from them.
+    answers the next prompts, the reward judges the answers, and the objective learns from them. If
+    it compares them with a teacher's, a reward is only for the log, and may be None.
     Everything else is `ForestTrainer`'s: accumulation, several processes, checkpoints, resuming
     to the bit. Answers are seeded by the step, so a resumed run continues with the same ones.
 
@@ -52,24 +49,24 @@ class RolloutTrainer(ForestTrainer):
     def __init__(
         self,
         model: Any,
-        objective: Policy,
+        objective: Objective,
         *,
         prompts: Prompts,
         eval_prompts: Prompts | None,
-        reward: Reward,
+        reward: Reward | None,
         sampling: Sampling,
         sampler: Sampler | None = None,
         **arguments: Any,
     ) -> None:
-        self.policy, self.prompts, self.eval_prompts = objective, prompts, eval_prompts
+        self.prompts, self.eval_prompts = prompts, eval_prompts
         self.reward, self.sampling, self.sampler = reward, sampling, sampler
         self.run_settings = {
             **{f"sampling.{key}": value for key, value in vars(sampling).items()},
             "sampling.by": str(sampler or "the model itself"),
-            "reward": reward_about(reward),
+            "reward": "none" if reward is None else reward_about(reward),
         }
         self.last_attempts: list[Attempts] = []
-        self._rows: list[dict[str, Any]] = []  # what this process learns from in this step
+        self._rows = []
         self._watch = CollapseWatch()
         self._noted: dict[str, list[float]] = defaultdict(list)
         self._start: dict[str, Tensor] = {}
@@ -143,15 +140,15 @@ class RolloutTrainer(ForestTrainer):
             useful = [group for group in fresh if group.has_signal]
             for place, group in zip(silent, useful, strict=False):
                 groups[place] = group
-        found = described(groups)
+        found = described(groups, judged=self.reward is not None)
         for name, value in found.items():
             self._noted[name].append(value)
-        if advice := self._watch.update(found):
+        judged = self.objective.attempts == "judged"
+        if judged and (advice := self._watch.update(found)):
             say(f"training stops after step {self.state.global_step + 1:,}: {advice}")
             self.control.should_training_stop = True
         self.last_attempts = groups
-        values = self.policy.advantages([group.rewards for group in groups])
-        rows = [group.as_row(own) for group, own in zip(groups, values, strict=True)]
+        rows = learned_rows(groups, self.objective, teacher_ids=self.prompts.teacher_ids)
         first = self.args.process_index * len(asked)
         return self._by_this_model(rows[first : first + len(asked)])
 
@@ -186,7 +183,7 @@ class RolloutTrainer(ForestTrainer):
         """
         model: Any = self.model
         half = self.args.fp16 or self.args.bf16 or model.dtype != torch.float32
-        if self.sampler is None and not half:
+        if self.sampler is None and not (half and self.teacher is None):
             return rows
         rows, found = corrected(rows, self, cap=self.sampling.importance_sampling_cap)
         self._noted["sampling/logp_difference"].append(found.mean)
@@ -217,14 +214,21 @@ class RolloutTrainer(ForestTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Answer and judge ``eval_rows``; the means are logged, such as ``eval_reward``."""
+        """Answer and judge ``eval_rows``; the means are logged, such as ``eval_reward``.
+
+        With a teacher they are compared as well: ``eval_loss``.
+        """
         if self.eval_prompts is None or eval_dataset is not None:
             raise ValueError("evaluate: give eval_rows to rollout_trainer; there are none")
         started = time.perf_counter()
         with self._clock_stopped():
             asked = list(self.eval_prompts.table)
             groups = self._attempted(asked, _EVAL_SEED, prompts=self.eval_prompts)
-        told = {**described(groups), "runtime": round(time.perf_counter() - started, 3)}
+            told = described(groups, judged=self.reward is not None)
+            if self.teacher is not None:
+                ids = self.eval_prompts.teacher_ids
+                told |= self.compared(learned_rows(groups, self.objective, teacher_ids=ids))
+        told = {**told, "runtime": round(time.perf_counter() - started, 3)}
         found = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         self.log(found)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
@@ -236,15 +240,3 @@ class RolloutTrainer(ForestTrainer):
             logs |= {name: round(fmean(values), 4) for name, values in self._noted.items()}
             self._noted.clear()
         super().log(logs, start_time)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        kept = {"rows": self._rows, "watch": self._watch.state()}
-        name = _ATTEMPTS.format(process=self.args.process_index)
-        write_whole(Path(output_dir) / name, json.dumps(kept))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            path = Path(checkpoint) / _ATTEMPTS.format(process=self.args.process_index)
-            self._rows, self._watch = kept_attempts(path)

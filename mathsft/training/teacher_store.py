@@ -70,8 +70,8 @@ def store_teacher(
         raise ValueError(f"{path}: give a name that ends with .safetensors")
     if objective.top_k is None or objective.on_policy:
         raise ValueError(
-            "store_teacher: give an objective with top_k, and not on_policy: the texts of a student "
-            "do not exist yet"
+            "store_teacher: give an objective with top_k, and not on_policy: the texts that a "
+            "student will write do not exist yet"
         )
     check_number("batch_size", batch_size, at_least(1))
     words = vocabulary(teacher.config)
@@ -118,7 +118,9 @@ def store_teacher(
     }
     write_whole(path, save(tensors, metadata={"about": json.dumps(about)}))
     size = path.stat().st_size / 1e6
-    say(f"{path}: {k} words for each of {sum(sizes):,} tokens of {len(keys):,} texts, {size:.1f} MB")
+    say(
+        f"{path}: {k} words for each of {sum(sizes):,} tokens of {len(keys):,} texts, {size:.1f} MB"
+    )
     return path
 
 
@@ -149,7 +151,7 @@ class StoredTeacher:
         path = Path(path)
         if objective.on_policy:
             raise ValueError(
-                f"{path}: on_policy needs a teacher that reads new texts; a store knows only old ones"
+                f"{path}: on_policy needs a teacher that reads new texts, not a store of old ones"
             )
         if objective.loss_type in ("mse", "cosine"):
             raise ValueError(
@@ -192,8 +194,8 @@ class StoredTeacher:
         if missing:
             count = sum(map(len, stored))
             raise ValueError(
-                f"{self.path}: {missing:,} of {count:,} texts are not in it. It was made from other "
-                "rows, or with other settings: run store_teacher with these rows, the same "
+                f"{self.path}: {missing:,} of {count:,} texts are not in it. It was made from "
+                "other rows, or with other settings: run store_teacher with these rows, the same "
                 "tokenizer, train_on_prompt and teacher_prompt"
             )
         with without_progress_bars():
@@ -205,8 +207,8 @@ class StoredTeacher:
         """What is stored for the batch's scored tokens, to be read with `over_logits`."""
         if "stored" not in batch:
             raise ValueError(
-                f"{self.path}: these rows were not looked up in it: give them as eval_rows when the "
-                "trainer is made"
+                f"{self.path}: these rows were not looked up in it: give them as eval_rows when "
+                "the trainer is made"
             )
         sequence, at = batch["sequence"], batch["stored"].cpu()
         tensors = self.tensors

@@ -49,9 +49,7 @@ class Teacher:
             if own:
                 own = trainer.shaped(own)
             with reference_model(trainer.model):
-                return sequence_logprobs(
-                    trainer.model, own or batch, wrapped=wrapped, values=False
-                )
+                return sequence_logprobs(trainer.model, own or batch, wrapped=wrapped, values=False)
         with evaluating(self.model), torch.no_grad():
             return sequence_logprobs(self.model, own or batch, values=False)
 
@@ -108,13 +106,12 @@ def teacher_of(
         return StoredTeacher.of(name, settings, model, tokenizer)
     loaded, theirs = load_model(name, device=model.device)
     if adapter:
-        loaded = load_adapter(loaded, adapter)
+        adapted = load_adapter(loaded, adapter)
+        return _live(adapted, theirs, model, tokenizer, max_length=max_length)
     return _live(loaded, theirs, model, tokenizer, max_length=max_length)
 
 
-def _live(
-    teacher: Any, theirs: Any, model: Any, tokenizer: Any, *, max_length: int
-) -> Teacher:
+def _live(teacher: Any, theirs: Any, model: Any, tokenizer: Any, *, max_length: int) -> Teacher:
     """A loaded teacher, checked."""
     if not hasattr(teacher, "get_output_embeddings"):
         raise ValueError(

@@ -28,12 +28,12 @@ from mathsft.processes import say
 from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
 from mathsft.training.batches import Collator
-from mathsft.training.compiling import CompiledTrainer
+from mathsft.training.evaluated import EvaluatedTrainer
 from mathsft.training.reference import Reference
 from mathsft.training.step_sums import FiniteCheck, Means
 
 
-class ForestTrainer(CompiledTrainer):
+class ForestTrainer(EvaluatedTrainer):
     """Trains any objective; made by `mathsft.training.make.make_trainer`.
 
     The ``loss`` is per item of the objective: a trained token, a question, a pair. It is logged
@@ -101,11 +101,6 @@ class ForestTrainer(CompiledTrainer):
         self._seen_total = 0
         self._since: float | None = None
 
-    def summed(self, count: Tensor | int) -> Tensor:
-        """Sum a count of this process over all processes; each must call it."""
-        accelerator: Any = self.accelerator
-        return accelerator.reduce(torch.as_tensor(count, device=self.args.device), reduction="sum")
-
     def _logprobs(self, batch: Mapping[str, Tensor], *, wrapped: Any) -> SequenceLogprobs:
         """What the objective's loss reads: log-probabilities, or hidden states."""
         if self.objective.needs_hidden:
@@ -164,31 +159,6 @@ class ForestTrainer(CompiledTrainer):
         # With `average_tokens_across_devices` the count is global, and DDP averages.
         count = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return found.total * count / num_items_in_batch
-
-    def prediction_step(
-        self,
-        model: Any,
-        inputs: dict[str, Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, None, None]:
-        """Adds a batch to the sums of `evaluation_loop`: Trainer would average over batches."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad():
-            self._evaluated.add(self.loss_of(inputs, wrapped=model), items=len(inputs["labels"]))
-        return None, None, None
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' loop; the loss and the metrics are means over all items."""
-        self._evaluated = Means()
-        output = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        means = self._evaluated.taken(self.summed)
-        found = {f"{prefix}_{name}": mean for name, mean in means.items()}
-        return output._replace(metrics={**found, **(output.metrics or {})})
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("it makes no predictions: use choice_logprobs or worked_answers")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._reset_counters()
