@@ -100,7 +100,7 @@ def test_a_script_runs_and_what_it_trains_improves(name: str, tmp_path: Path) ->
     done = run_script(script)
     assert done.returncode == 0, done.stderr
     (before,), (after,) = (
-        re.findall(r"(?:loss|accuracy) ([\d.]+)", line)[:1]
+        re.findall(r"(?:loss|accuracy) (-?[\d.]+)", line)[:1]
         for line in done.stdout.splitlines()
         if line.startswith("held out")
     )

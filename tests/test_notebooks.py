@@ -155,6 +155,11 @@ WRONG = {
         ("for value in", "clipped_slope = lambda ratio, advantage: -ratio * advantage"),
         ("draws = ", "chance_of_signal = lambda p: 1 - p**8"),
     ],
+    "08_groups_distillation.ipynb": [
+        ("mine = reverse_kl", "reverse_kl = lambda student, teacher: forward_kl(student, teacher)"),
+        ("for value in", "gpo_slope = lambda lp, advantage: -advantage"),
+        ("for rewards in", "wins = lambda rewards: [2 * r - 1 for r in rewards]"),
+    ],
 }
 
 
