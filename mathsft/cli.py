@@ -97,6 +97,17 @@ def _mix(about: str, _: Arguments) -> Command:
     print(write_rows(mixture(recipe["mix"], test), **given))
 
 
+def _store_teacher(about: str, _: Arguments) -> Command:
+    from mathsft.training.store_by_recipe import store_by_recipe
+
+    file = {"config": RECIPE, **options_of(store_by_recipe, skip={"recipe"})}
+    used = ("model", "train", "test", "mix", "distillation")
+    read: Given = {"sections": {name: recipe_sections()[name] for name in used}}
+    read |= {"always": ["model", "distillation"], "shorthand": "distillation"}
+    recipe, given = yield Options("store-teacher", about, file, **read)
+    print(store_by_recipe(recipe, **given))
+
+
 def _evaluate(about: str, _: Arguments) -> Command:
     from mathsft.evaluation.run import evaluate
 
@@ -160,6 +171,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "train": (_training(), "train a model for any objective"),
     "sft": (_training("sft"), "fine-tune on worked solutions or conversations"),
     "multiple-choice": (_training("multiple_choice"), "train the log-likelihood of choices"),
+    "store-teacher": (_store_teacher, "keep what a teacher says about a data set in a file"),
     "mix": (_mix, "write a mixture of data sets into a file"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),
     "compare": (_compare, "compare models that answered the same questions (paired tests)"),

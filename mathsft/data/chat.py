@@ -11,6 +11,8 @@ There are more keys and columns if a row of the data set has them. Messages can 
 column ``chat_template_kwargs`` is a JSON object for the template: ``{"enable_thinking": false}``.
 
 Text without a chat template has ``prompt``, ``completion`` (both word for word) and ``source``.
+
+These rows and problems may have a ``teacher_prompt`` (`mathsft.objectives.distillation`): text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +37,7 @@ CHAT_FEATURES = Features(
         "source": Value("string"),
     }
 )
+TEACHER_PROMPT = Features({"teacher_prompt": Value("string")})
 CHAT_COLUMNS = Features({"tools": Value("string"), "chat_template_kwargs": Value("string")})
 PROMPT_FEATURES = Features(
     {"prompt": Value("string"), "completion": Value("string"), "source": Value("string")}
@@ -182,6 +185,27 @@ def from_prompt_text(row: dict[str, Any], *, where: str, source: str) -> PromptR
     return PromptRow(
         prompt=row["prompt"], completion=row["completion"], source=source_of(row, source)
     )
+
+
+def with_teacher_prompt(
+    made: dict[str, Any], row: Mapping[str, Any], *, where: str
+) -> dict[str, Any]:
+    """The row as it was read, with its ``teacher_prompt`` if it has one.
+
+    Raises ValueError for one that is not text.
+    """
+    if row.get("teacher_prompt") is None:
+        return made
+    return {**made, "teacher_prompt": text_of(row, "teacher_prompt", where=where)}
+
+
+def answered(row: Mapping[str, Any], answer: Any) -> Mapping[str, Any]:
+    """Join a prompt and one of its answers into a row to train on: a conversation, or texts."""
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": answer}
+    template = {name: row[name] for name in CHAT_COLUMNS if row.get(name) is not None}
+    return {"messages": [*prompt, *answer], "trained_from": len(prompt), **template}
 
 
 def trained_turns(row: Mapping[str, Any]) -> list[bool]:

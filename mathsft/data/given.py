@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from mathsft.data.cells import from_arrow
-from mathsft.data.chat import read_chat, refuse_empty
+from mathsft.data.chat import TEACHER_PROMPT, answered, read_chat, refuse_empty
 from mathsft.data.readers import published_by
 from mathsft.data.rows import (
     CHAT,
@@ -16,7 +16,6 @@ from mathsft.data.rows import (
     PROMPT,
     UNPAIRED,
     RowKind,
-    answered,
     check_columns,
     kind_of,
 )
@@ -171,6 +170,8 @@ def given_row(
     check_row(row, where=where)
     row = from_arrow(dict(row)) if arrow else row
     kind = row_kind(row, where=where)
+    if row.get("teacher_prompt") is not None and kind.more.keys() & TEACHER_PROMPT:
+        counted.add("column 'teacher_prompt'")  # distillation takes it out before
     parts: tuple[str, ...] = ("messages",)
     if kind is UNPAIRED and PROMPT.name in kinds and kind.name not in kinds:
         read_row = kind.read(row, where=where, counted=counted, any_role=True)

@@ -9,7 +9,8 @@
 | unpaired | prompt, completion, label, source (`.scored`) | prompt |
 | group | prompt, completions, rewards, source; ended | prompt |
 
-A data set may hold rows of several kinds; a column that a row's kind does not have is null.
+A data set may hold rows of several kinds; a column that a row's kind does not have is null. The
+first three kinds may have a ``teacher_prompt`` as well.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +24,11 @@ from mathsft.data.chat import (
     CHAT_COLUMNS,
     CHAT_FEATURES,
     PROMPT_FEATURES,
+    TEACHER_PROMPT,
+    answered,
     from_chat,
     from_prompt_text,
+    with_teacher_prompt,
 )
 from mathsft.data.columns import refuse_half, refuse_untrained, unread
 from mathsft.data.messages import content_text
@@ -116,14 +120,15 @@ class RowKind:
         **how: Any,
     ) -> dict[str, Any]:
         """Like `read`, for rows in another format, which has its own reader and ``columns``."""
-        check_columns(row, where=where, read=columns, counted=counted, kind=self)
+        taught = self.more.keys() & TEACHER_PROMPT
+        check_columns(row, where=where, read=columns | taught, counted=counted, kind=self)
         if self.talk:
             how["counted"] = counted
         made: dict[str, Any] = reader(row, where=where, source=source, **how)
-        return made
+        return with_teacher_prompt(made, row, where=where) if taught else made
 
     def asks(self, row: Row) -> list[str]:
-        """What a row asks: its question, its prompt, or the user's turns of its messages."""
+        """What a row asks: its question, prompt, or user's turns."""
         found = row.get(self.asks_in)
         if isinstance(found, list) and all(isinstance(turn, Mapping) for turn in found):
             return [content_text(t.get("content")) for t in found if t.get("role") == "user"]
@@ -132,21 +137,13 @@ class RowKind:
         return [found]
 
 
-def answered(row: Row, answer: Any) -> Row:
-    """Join a prompt and one of its answers into a row to train on: a conversation, or texts."""
-    prompt = row["prompt"]
-    if isinstance(prompt, str):
-        return {"prompt": prompt, "completion": answer}
-    template = {name: row[name] for name in CHAT_COLUMNS if row.get(name) is not None}
-    return {"messages": [*prompt, *answer], "trained_from": len(prompt), **template}
-
-
 PROBLEM = RowKind(
     name="problem",
     features=FEATURES,
     told_by=("question",),
     asks_in="question",
     reader=from_own,
+    more=TEACHER_PROMPT,
     example=lambda row: {
         "prompt": sft_prompt(row["question"]),
         "completion": sft_completion(row["solution"], row["answer"]),
@@ -159,7 +156,7 @@ CHAT = RowKind(
     asks_in="messages",
     reader=from_chat,
     example=lambda row: row,
-    more=CHAT_COLUMNS,
+    more=Features({**CHAT_COLUMNS, **TEACHER_PROMPT}),
     talk=frozenset({"messages"}),
 )
 PROMPT = RowKind(
@@ -168,6 +165,7 @@ PROMPT = RowKind(
     told_by=("prompt",),
     asks_in="prompt",
     reader=from_prompt_text,
+    more=TEACHER_PROMPT,
     example=lambda row: row,
 )
 PREFERENCE = RowKind(

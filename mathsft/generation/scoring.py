@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from mathsft.checks import at_least, check_number, check_numbers
-from mathsft.data.chat import CHAT_COLUMNS
+from mathsft.data.chat import CHAT_COLUMNS, answered
 from mathsft.data.given import check_prompt, check_row, check_rows, reading_advice
-from mathsft.data.rows import answered
 from mathsft.models.attention import position_limit
 from mathsft.models.encoding import pad_token
 from mathsft.models.forest import TokenForest, TokenSequence

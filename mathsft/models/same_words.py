@@ -18,17 +18,7 @@ def check_same_words(student: Any, tokenizer: Any, teacher: Any, other: Any) -> 
     Heads may differ in rows behind the last word, as in Qwen2.5's checkpoints: a line says so.
     """
     if other is not None:
-        ours, theirs = tokenizer.get_vocab(), other.get_vocab()
-        if ours != theirs:
-            differ = sorted(w for w in ours.keys() | theirs.keys() if ours.get(w) != theirs.get(w))
-            first = differ[0]
-            raise ValueError(
-                f"teacher: its vocabulary is another one: {len(theirs):,} words, the student has "
-                f"{len(ours):,}, and {len(differ):,} differ, such as {first!r} (token "
-                f"{theirs.get(first)} of the teacher, {ours.get(first)} of the student). "
-                "Distillation compares probabilities of the same words: take a teacher of the "
-                "student's family, or train on the teacher's texts with SFT"
-            )
+        check_same_tokens(tokenizer, other)
     rows, wanted = vocabulary(teacher.config), vocabulary(student.config)
     if rows == wanted:
         return
@@ -42,3 +32,18 @@ def check_same_words(student: Any, tokenizer: Any, teacher: Any, other: Any) -> 
         f"teacher: its head has {rows:,} rows, that of the student {wanted:,}; the first "
         f"{min(rows, wanted):,} are compared, which hold all {len(tokenizer):,} words"
     )
+
+
+def check_same_tokens(tokenizer: Any, other: Any) -> None:
+    """Raise ValueError unless a student's and a teacher's tokenizer have the same words and ids."""
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    if ours != theirs:
+        differ = sorted(w for w in ours.keys() | theirs.keys() if ours.get(w) != theirs.get(w))
+        first = differ[0]
+        raise ValueError(
+            f"teacher: its vocabulary is another one: {len(theirs):,} words, the student has "
+            f"{len(ours):,}, and {len(differ):,} differ, such as {first!r} (token "
+            f"{theirs.get(first)} of the teacher, {ours.get(first)} of the student). "
+            "Distillation compares probabilities of the same words: take a teacher of the "
+            "student's family, or train on the teacher's texts with SFT"
+        )

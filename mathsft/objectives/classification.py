@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mathsft.data.cells import from_arrow
-from mathsft.data.chat import CHAT_COLUMNS
+from mathsft.data.chat import CHAT_COLUMNS, answered
 from mathsft.data.given import check_prompt, reading_advice
 from mathsft.data.labelled import MULTI, REGRESSION, SINGLE, Label, head_for, head_of, read_label
-from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError, text_of
 from mathsft.models.chat_template import control_tokens
 from mathsft.models.encoding import encode_prompts

@@ -1,13 +1,11 @@
 """Learning from another model's whole distribution: knowledge distillation.
 
-At each scored token a student is compared with a teacher that has read the same text, or the same
-answer after a prompt of its own (`Distillation`). Both models' logits exist only for a block of
-positions at a time (`mathsft.models.distributions`).
+Both models' logits exist only for a block of positions at a time (`mathsft.models.distributions`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from datasets import List, Value
@@ -18,8 +16,8 @@ from mathsft.data.schemas import UnusableRowError
 from mathsft.models.distributions import Top, coarse, likeliest
 from mathsft.models.forest import TokenForest
 from mathsft.models.logprobs import SequenceLogprobs
-from mathsft.objectives import divergences
 from mathsft.objectives.base import Group, Loss, Row, answers_forest
+from mathsft.objectives.divergences import DIVERGENCES, LOGIT_DISTANCES
 from mathsft.objectives.groupwise import one_of
 from mathsft.objectives.sft import SFT
 from mathsft.objectives.teacher_prompts import after, teacher_prompt, teacher_row
@@ -27,8 +25,6 @@ from mathsft.objectives.teacher_prompts import after, teacher_prompt, teacher_ro
 LossType = Literal[
     "forward_kl", "reverse_kl", "jsd", "soft_cross_entropy", "alpha_beta", "slim", "mse", "cosine"
 ]
-_TYPES = LossType.__args__  # type: ignore[attr-defined]
-_ON_LOGITS = ("mse", "cosine")
 _SLIM_SHARE = 0.05  # of the words, as in its paper
 _SHARE = Rule(lambda value: 0 < value < 1, "a share, above 0 and below 1")
 _TEACHER_LONG = "whose teacher's prompt and answer are longer than the model's {:,} positions"
@@ -42,15 +38,15 @@ class Distillation(SFT):
     teacher says what should have been likely. On-policy, the student writes the text and the
     teacher is asked about it (Agarwal et al. 2024, arXiv:2306.13649); no reward is needed.
 
-    A row may have a ``teacher_prompt``, text or messages: the teacher reads it in place of the
-    row's own prompt, and then the same tokens. With ``teacher="base"``, so a prompt can be trained
-    into the weights (Snell et al. 2022, arXiv:2209.15189).
+    A row may have a ``teacher_prompt``, text or messages (in a file: text). The teacher reads it in
+    place of the row's own prompt, and then the same tokens. With ``teacher="base"`` a prompt can be
+    trained into the weights (Snell et al. 2022, arXiv:2209.15189).
 
     With z the logits at a position, T the temperature, p = softmax(z_teacher / T) and q that of the
     student, the loss of a token is T² times
 
-    - "forward_kl", "reverse_kl", "jsd", "soft_cross_entropy", "alpha_beta": `divergences`. (T²
-      keeps the size of the gradients.)
+    - "forward_kl", "reverse_kl", "jsd", "soft_cross_entropy", "alpha_beta" of
+      `mathsft.objectives.divergences`. (T² keeps the size of the gradients.)
     - "slim": (1 - exp(-p(y) / q(y))) times "soft_cross_entropy" over the teacher's likeliest words,
       y being the text's token and the weight a constant (Raman et al. 2023, "For Distillation,
       Tokens Are Not All You Need"). ``top_k`` is 5 % of the words unless it is given.
@@ -78,7 +74,7 @@ class Distillation(SFT):
             that the teacher expects and the student does not.
         ce_weight: the weight of -log q(y) at T = 1, which is added: learning from the text as well.
         on_policy: the student writes the text itself, in `rollout_trainer`.
-        sampling_temperature: with ``on_policy``: the temperature of its sampling.
+        sampling_temperature: that of its sampling.
     """
 
     name = "distillation"
@@ -100,7 +96,7 @@ class Distillation(SFT):
     sampling_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        one_of("loss_type", self.loss_type, _TYPES)
+        one_of("loss_type", self.loss_type, get_args(LossType))
         check_number("beta", self.beta, _SHARE)
         for name in ("ab_alpha", "ab_beta", "ce_weight"):
             check_number(name, getattr(self, name), AT_LEAST_0)
@@ -115,7 +111,7 @@ class Distillation(SFT):
             )
         if self.ab_alpha == self.ab_beta == 0:
             raise ValueError("ab_alpha and ab_beta are both 0: give at least one above 0")
-        if self.loss_type in _ON_LOGITS and (self.top_k or self.temperature != 1):
+        if self.loss_type in LOGIT_DISTANCES and (self.top_k or self.temperature != 1):
             raise ValueError(
                 f"loss_type={self.loss_type!r} compares all logits: leave out top_k and temperature"
             )
@@ -134,10 +130,7 @@ class Distillation(SFT):
     def groups(
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
     ) -> list[Group]:
-        """`SFT`'s documents; ``teacher_ids``: the same tokens after the row's ``teacher_prompt``.
-
-        Empty if the row has none: then the teacher reads what the student reads.
-        """
+        """`SFT`'s documents; ``teacher_ids``: the same tokens after the ``teacher_prompt``, or []."""
         own = [{k: v for k, v in row.items() if k != "teacher_prompt"} for row in rows]
         groups = super().groups(own, tokenizer, first=first, arrow=arrow)
         for number, (row, group) in enumerate(zip(rows, groups, strict=True), first):
@@ -180,10 +173,7 @@ class Distillation(SFT):
         return [teacher_row(row) for row in rows]
 
     def batch(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """An item is a scored token; ``stored`` (T,): its place in a stored teacher, if it is one.
-
-        A row's ``stored`` has the place of each sequence's first token.
-        """
+        """An item is a scored token; ``stored`` (T,): its place in a stored teacher."""
         batch = super().batch(rows, tensors)
         if rows and "stored" in rows[0]:
             places = [place for row in rows for place in row["stored"]]
@@ -209,13 +199,10 @@ class Distillation(SFT):
         """
         student = self._softened(logits)
         ours = _at(student, token)
-        if self.loss_type in _ON_LOGITS:
+        if self.loss_type in LOGIT_DISTANCES:
             assert isinstance(teacher, Tensor)  # a stored one is refused earlier
             theirs = _at(teacher, token) - teacher.logsumexp(-1)
-            function = (
-                divergences.logit_mse if self.loss_type == "mse" else divergences.logit_cosine
-            )
-            value = function(logits, teacher)
+            value = LOGIT_DISTANCES[self.loss_type](logits, teacher)
         else:
             value, theirs = self._divergence(token, student, teacher)
             value = value * self.temperature**2
@@ -241,14 +228,12 @@ class Distillation(SFT):
             student, teacher = coarse(student, teacher)
         else:
             theirs = _at(teacher, token)
-        if self.loss_type == "jsd":
-            value = divergences.jensen_shannon(student, teacher, beta=self.beta)
-        elif self.loss_type == "alpha_beta":
-            value = divergences.alpha_beta(student, teacher, alpha=self.ab_alpha, beta=self.ab_beta)
-        else:
-            name = "soft_cross_entropy" if self.loss_type == "slim" else self.loss_type
-            value = getattr(divergences, name)(student, teacher)
-        return value, theirs
+        settings: dict[str, Any] = {
+            "jsd": {"beta": self.beta},
+            "alpha_beta": {"alpha": self.ab_alpha, "beta": self.ab_beta},
+        }
+        function = DIVERGENCES[self.loss_type]
+        return function(student, teacher, **settings.get(self.loss_type, {})), theirs
 
     def words_compared(self, words: int) -> int | None:
         """How many of the teacher's words are compared one by one; None: all."""

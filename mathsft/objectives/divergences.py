@@ -4,6 +4,8 @@
 p the teacher's probability of a word and q the student's, sums are over the words.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -78,3 +80,14 @@ def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
 def logit_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cos(student, teacher), for logits: their direction alone counts."""
     return 1 - torch.cosine_similarity(student, teacher, dim=-1)
+
+
+DIVERGENCES: dict[str, Callable[..., Tensor]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jensen_shannon,
+    "soft_cross_entropy": soft_cross_entropy,
+    "alpha_beta": alpha_beta,
+    "slim": soft_cross_entropy,  # the objective weighs it, over the likeliest words
+}
+LOGIT_DISTANCES: dict[str, Callable[..., Tensor]] = {"mse": logit_mse, "cosine": logit_cosine}

@@ -22,8 +22,8 @@ from datasets import List, Value
 from torch import Tensor
 
 from mathsft.checks import ABOVE_0, AT_LEAST_0, check_number
+from mathsft.data.chat import answered
 from mathsft.data.given import given_row
-from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.forest import IGNORE, TokenForest
 from mathsft.models.logprobs import SequenceLogprobs

@@ -9,8 +9,8 @@ from datasets import List, Value
 from torch import Tensor
 
 from mathsft.checks import ABOVE_0, check_number
+from mathsft.data.chat import answered
 from mathsft.data.given import given_row
-from mathsft.data.rows import answered
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.forest import IGNORE, TokenSequence
 from mathsft.models.logprobs import SequenceLogprobs

@@ -101,8 +101,8 @@ def preview_prompts(rows: Any, reward: Any, *, model: Mapping[str, Any], shown: 
 
     Args:
         rows: what would be asked.
-        reward: the judge; None: there is none. If the rows are problems, it must tell right answers from wrong ones
-            (`check_judge`).
+        reward: the judge, or None. If the rows are problems, it must tell right answers from wrong
+            ones (`check_judge`).
         model: the arguments of `load_model`. Only its tokenizer is loaded.
         shown: how many prompts are shown.
 

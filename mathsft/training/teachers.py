@@ -88,7 +88,7 @@ def teacher_of(
                 "teacher: given twice, as a loaded model and by its name in the objective"
             )
         other, theirs = given if isinstance(given, tuple) else (given, None)
-        return _live(other, theirs, model, tokenizer, max_length=max_length)
+        return _live(other, theirs, model, tokenizer, max_length)
     if name == BASE:
         if adapter:
             raise ValueError("teacher_adapter: teacher='base' has no adapter: name its model too")
@@ -104,14 +104,16 @@ def teacher_of(
         if adapter:
             raise ValueError(f"teacher_adapter: {name} is a store, which has no adapter")
         return StoredTeacher.of(name, settings, model, tokenizer)
-    loaded, theirs = load_model(name, device=model.device)
-    if adapter:
-        adapted = load_adapter(loaded, adapter)
-        return _live(adapted, theirs, model, tokenizer, max_length=max_length)
-    return _live(loaded, theirs, model, tokenizer, max_length=max_length)
+    return _live(*loaded_teacher(name, adapter, device=model.device), model, tokenizer, max_length)
 
 
-def _live(teacher: Any, theirs: Any, model: Any, tokenizer: Any, *, max_length: int) -> Teacher:
+def loaded_teacher(name: str, adapter: str | None, *, device: Any = None) -> tuple[Any, Any]:
+    """A model by its folder or hub name, with an adapter if one is named, and its tokenizer."""
+    loaded, tokenizer = load_model(name, device=device)
+    return load_adapter(loaded, adapter) if adapter else loaded, tokenizer
+
+
+def _live(teacher: Any, theirs: Any, model: Any, tokenizer: Any, max_length: int) -> Teacher:
     """A loaded teacher, checked."""
     if not hasattr(teacher, "get_output_embeddings"):
         raise ValueError(
