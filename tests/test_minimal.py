@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mathsft.data.problems import load_problems
 from mathsft.models.loading import load_model
+from mathsft.objectives.distillation import Distillation
 from mathsft.objectives.gpo import GPO
 from mathsft.objectives.multiple_choice import MultipleChoice
 from mathsft.objectives.preference import DPO
@@ -45,8 +46,9 @@ def gradients(loss: Tensor, model: Any) -> dict[str, Tensor]:
         ("multiple_choice", MultipleChoice(temperature=4.0), "tiny-mathqa"),
         ("dpo", DPO(beta=0.1), "tiny-gsm"),
         ("gpo", GPO(), "tiny-gsm"),
+        ("distillation", Distillation(), "tiny-gsm"),
     ],
-    ids=["sft, packed", "sft", "multiple_choice", "dpo", "gpo"],
+    ids=["sft, packed", "sft", "multiple_choice", "dpo", "gpo", "distillation"],
 )
 def test_a_script_has_the_loss_and_the_gradients_of_the_package(
     name: str, objective: Any, source: str, tmp_path: Path
@@ -61,6 +63,8 @@ def test_a_script_has_the_loss_and_the_gradients_of_the_package(
         rows = [twin.pair_of(row) for row in rows]
     if name == "gpo":
         rows = [twin.group_of(row) for row in rows]
+    if name == "distillation":
+        rows = [twin.row_of(row, row["solution"]) for row in rows]
     theirs = twin.batch_loss(model, tokenizer, rows)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs
     expected = gradients(theirs, model)
@@ -92,7 +96,8 @@ def test_a_script_is_short_and_takes_from_the_package_only_the_model_and_the_dat
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_runs_and_what_it_trains_improves(name: str, tmp_path: Path) -> None:
     text = (MINIMAL / f"{name}.py").read_text(encoding="utf-8")
-    if name in ("sft", "dpo", "gpo"):  # a quarter of their steps improves them clearly
+    # A quarter of their steps improves these clearly.
+    if name in ("sft", "dpo", "gpo", "distillation"):
         text, found = re.subn(r"^(STEPS, BATCH, .*) = 60,", r"\1 = 15,", text, flags=re.MULTILINE)
         assert found == 1
     script = tmp_path / f"{name}.py"

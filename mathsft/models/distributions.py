@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mathsft.models.projection import LOGITS_AT_ONCE, product
 
-# A comparison holds about eight arrays of a block's size (both models' logits, their
+# A comparison holds up to a dozen arrays of a block's size (both models' logits, their
 # log-probabilities, a product, gradients). Together they take what `TokenLogprobs` takes.
-ARRAYS = 8
+ARRAYS = 12
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,11 @@ class _OverLogits(torch.autograd.Function):
             if weight is None:
                 grad_hidden[:, : ctx.words].index_add_(0, at[here], slope)
                 continue
-            grad_hidden.index_add_(0, at[here], product(slope, weight[: ctx.words]))
             if grad_weight is not None:
                 part = hidden[at[here]].to(weight.dtype)
                 grad_weight[: ctx.words] += slope.T.to(weight.dtype) @ part
+            # Last, since it scales the slope in place.
+            grad_hidden.index_add_(0, at[here], product(slope, weight[: ctx.words]))
             del slope
         return grad_hidden.to(hidden.dtype), grad_weight, *(None,) * 4
 

@@ -130,7 +130,7 @@ class Distillation(SFT):
     def groups(
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
     ) -> list[Group]:
-        """`SFT`'s documents; ``teacher_ids``: the same after the row's ``teacher_prompt``, or []."""
+        """`SFT`'s documents; ``teacher_ids``: the same after a row's ``teacher_prompt``, or []."""
         own = [{k: v for k, v in row.items() if k != "teacher_prompt"} for row in rows]
         groups = super().groups(own, tokenizer, first=first, arrow=arrow)
         for number, (row, group) in enumerate(zip(rows, groups, strict=True), first):

@@ -222,6 +222,8 @@ class StoredTeacher:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The store's description and tensors. Raises ValueError, with the file, if it is damaged."""
     check_regular(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; a store is a file that store_teacher made")
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such store; store_teacher makes one")
     try:
