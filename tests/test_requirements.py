@@ -27,6 +27,8 @@ ON_DEMAND = {
     "instruction_rewards.py": EXTRAS["ifeval"],
     "cli.py": EXTRAS["completion"],
     "command_line.py": EXTRAS["completion"],
+    "near_duplicates.py": EXTRAS["data"],
+    "embedding_duplicates.py": [*EXTRAS["data"], "scikit-learn", "sentence-transformers"],
     "memory.py": ["IPython"],  # only if it runs already
 }
 
