@@ -6,7 +6,6 @@ count as words) that occur anywhere in the training set. All three need only one
 training rows. Only the test rows must fit into memory.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from datasets import Dataset, IterableDataset
 
 from mathsft.checks import check_numbers
 from mathsft.data.given import check_row, check_rows
-from mathsft.data.questions import QuestionFinder, question_key, question_template
+from mathsft.data.known_questions import KnownQuestions
+from mathsft.data.questions import question_key, question_template
 from mathsft.data.rows import KINDS, PROBLEM, asked
 from mathsft.processes import say
 
@@ -26,7 +26,6 @@ Kind = Literal["exact", "template", "n-grams"]
 # The columns that show what a row asks and its kind; those that may hold more than a question.
 _ASKING = sorted({name for kind in KINDS.values() for name in (kind.asks_in, *kind.told_by)})
 _WRAPPED = {kind.asks_in for kind in KINDS.values() if kind is not PROBLEM}
-_SIGN = "+-*/^=%:\u00b7"  # next to a number, these signs change it
 
 
 def questions_in(problems: Problems, *, name: str) -> Iterator[list[str]]:
@@ -64,32 +63,9 @@ def rows_asking(train: Problems, apart: Iterable[str], *, name: str) -> list[int
 
 
 def _asker(apart: Iterable[str], train: Problems) -> Callable[[str], bool]:
-    questions = list(apart)
     plain = isinstance(train, Dataset) and not _WRAPPED & set(train.column_names)
-    keys = set(map(question_key, questions))
-    finder = QuestionFinder(() if plain else questions)
-
-    def asks(text: str) -> bool:
-        key = question_key(text)
-        if key in keys or plain:
-            return key in keys
-        return any(_holds(key, question_key(held)) for held in finder.find_all(text))
-
-    return asks
-
-
-def _holds(text: str, question: str) -> bool:
-    """Whether ``question`` is a part of ``text``: 3 + 2 is not a part of 3 + 2 - 1."""
-    spaced, looked = f" {text} ", f" {question} "
-    before = tuple(f"{sign} " for sign in _SIGN) if question[:1].isdigit() else ()
-    after = re.compile(rf"[{re.escape(_SIGN)}\d]" if question[-1:].isdigit() else "(?!)")
-    at = spaced.find(looked)
-    while at >= 0:
-        end = at + len(looked)
-        if not (before and spaced.endswith(before, 0, at + 1)) and not after.match(spaced, end):
-            return True
-        at = spaced.find(looked, at + 1)
-    return False
+    known = KnownQuestions(apart, inside=not plain)
+    return lambda text: bool(known.find(text))
 
 
 def _no_problems(name: str, found: str) -> ValueError:

@@ -12,11 +12,10 @@ from typing import Any, Literal, get_args
 from datasets import Dataset
 
 from mathsft.checks import check_numbers, unknown_name
-from mathsft.data.duplicate_groups import Deduplicated, check_report
-from mathsft.data.given import check_rows
-from mathsft.data.row_counts import refuse_stream
+from mathsft.data.duplicate_groups import Deduplicated
 from mathsft.data.row_parts import By
-from mathsft.data.text_blocks import Found, Prefer, TextBlocks
+from mathsft.data.row_reports import check_report
+from mathsft.data.text_blocks import Found, Prefer, TextBlocks, listed, without
 from mathsft.files import check_writable
 from mathsft.processes import say
 
@@ -86,16 +85,15 @@ def deduplicate(
     if report is not None:
         check_writable(check_report(report).parent)
     limit = threshold or _THRESHOLDS.get(method, 1.0)
-    texts = TextBlocks(given, by=by, size=batch_size)
+    texts = TextBlocks(given, by=by, size=batch_size, name="deduplicate")
     removed = _finder(method)(texts, prefer=prefer, threshold=limit, n=n, seed=seed, embed=embed)
-    left = [row for row in range(len(given)) if row not in removed]
     measure = {
         "exact": "equal",
         "near": f"{limit:g} or more of their runs of {n} words in common",
         "embedding": f"a cosine of {limit:g} or more",
     }
     found = Deduplicated(
-        rows=given.select(left) if isinstance(given, Dataset) else [given[row] for row in left],
+        rows=without(given, removed),
         read=len(given),
         removed=removed,
         how=f"{method} by {by} ({measure[method]}; the {prefer} one of a group is kept)",
@@ -152,9 +150,4 @@ def _check(
         raise ValueError(f"deduplicate: embed is for method 'embedding', and this is {method!r}")
     if not (embed is None or isinstance(embed, str) or callable(embed)):
         raise ValueError(f"deduplicate: embed={embed!r:.60}: give a function or a model's name")
-    check_rows(rows, name="deduplicate")
-    refuse_stream(rows, name="deduplicate")
-    given = rows if isinstance(rows, Dataset) else list(rows)
-    if not len(given):
-        raise ValueError("deduplicate: there are no rows")
-    return given
+    return listed(rows, name="deduplicate")

@@ -1,18 +1,13 @@
 """What `mathsft.data.deduplication.deduplicate` found: the kept rows, the groups, and a report."""
 
-import csv
-import io
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mathsft.data.row_parts import By, row_parts
+from mathsft.data.row_reports import excerpt, write_report
 from mathsft.data.text_blocks import Found
-from mathsft.files import inert, write_whole
-
-_SHOWN = 200  # characters of a row in a report
 
 
 @dataclass(frozen=True)
@@ -49,22 +44,14 @@ class Deduplicated:
 
         Raises ValueError for a suffix other than .jsonl and .csv.
         """
-        path = check_report(file)
         lines = []
         for number, (kept, removed) in enumerate(self.groups.items()):
             for row in (kept, *removed):
                 similarity = 1.0 if row == kept else round(self.removed[row][1], 4)
                 parts = row_parts(self._given[row], by=self._by, where=f"row {row}")
                 told = {"group": number, "row": row, "kept": row == kept, "similarity": similarity}
-                text = " ".join(" ".join(text for _, text in parts).split())[:_SHOWN]
-                lines.append({**told, "text": text})
-        if path.suffix == ".csv":
-            table = io.StringIO()
-            writer = csv.DictWriter(table, ["group", "row", "kept", "similarity", "text"])
-            writer.writeheader()
-            writer.writerows({name: inert(cell) for name, cell in line.items()} for line in lines)
-            return write_whole(path, table.getvalue())
-        return write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+                lines.append({**told, "text": excerpt(text for _, text in parts)})
+        return write_report(file, lines, ["group", "row", "kept", "similarity", "text"])
 
     def __str__(self) -> str:
         s = "s" * (len(self.groups) != 1)
@@ -74,11 +61,3 @@ class Deduplicated:
         )
         odd = [f"{count:,} {why}" for why, count in self.not_compared.most_common()]
         return line + (f"; kept without being compared: {', '.join(odd)}" if odd else "")
-
-
-def check_report(file: str | Path) -> Path:
-    """Raise ValueError unless a report's name ends with .jsonl or .csv."""
-    path = Path(file)
-    if path.suffix not in (".jsonl", ".csv"):
-        raise ValueError(f"{path}: give a report's name that ends with .jsonl or .csv")
-    return path
