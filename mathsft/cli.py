@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from mathsft.checks import unknown_name
 from mathsft.command_line import CONFIG, Options, completion, split
+from mathsft.data_commands import cleaning
 from mathsft.device import default_profile
 from mathsft.options import Option, options_of
 from mathsft.processes import say
@@ -173,6 +174,8 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "multiple-choice": (_training("multiple_choice"), "train the log-likelihood of choices"),
     "store-teacher": (_store_teacher, "keep what a teacher says about a data set in a file"),
     "mix": (_mix, "write a mixture of data sets into a file"),
+    "deduplicate": (cleaning("deduplicate"), "keep one of the rows that are nearly the same"),
+    "decontaminate": (cleaning("decontaminate"), "leave out rows that hold a question of a test"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),
     "compare": (_compare, "compare models that answered the same questions (paired tests)"),
     "report": (_report, "write tables and plots of results into one page"),

@@ -48,8 +48,8 @@ def deduplicate(
         rows: rows of any kind (problems, conversations, prompts, pairs, groups), as `load_problems`
             returns them or as they are published, or rows with a column ``text``.
         method: "exact" finds equal texts. "near" finds texts that share most of their runs of
-            ``n`` words (MinHash with datatrove's signatures); at the threshold 0.8 it finds 92 % of
-            the pairs with exactly this similarity, and more of the pairs above it. "embedding"
+            ``n`` words (MinHash with datatrove's signatures); at the threshold 0.8 it finds 92 of
+            100 pairs with exactly this similarity, and more of the pairs above it. "embedding"
             compares the directions of vectors (FAISS, cosine); its time grows with the square of
             the rows.
         by: "question" compares what rows ask: of a question with several answers one is kept.

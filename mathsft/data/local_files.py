@@ -91,15 +91,17 @@ def check_file(path: Path) -> None:
 
 
 def write_rows(rows: Any, file: str | Path = "mixture.jsonl") -> Path:
-    """Write a data set to ``file`` (``.jsonl`` or ``.parquet``), so that `read_rows` can read it.
+    """Write rows to ``file`` (``.jsonl`` or ``.parquet``), so that `read_rows` can read it.
 
     Args:
+        rows: a data set, or a list of rows.
         file: a path that does not exist yet; missing folders are created.
 
-    Raises ValueError for another suffix, and FileExistsError if the file exists already.
+    Raises ValueError for another suffix and for a value that the format cannot hold, and
+    FileExistsError if the file exists already.
     """
     path = check_new_file(file)
-    writers = {".jsonl": partial(_write_lines, rows), ".parquet": rows.to_parquet}
+    writers = {".jsonl": partial(_write_lines, rows), ".parquet": partial(_write_table, rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.stem}.new-{os.getpid()}{path.suffix}")
     try:
@@ -124,8 +126,24 @@ def check_new_file(file: str | Path = "mixture.jsonl") -> Path:
 def _write_lines(rows: Any, path: Path) -> None:
     """``to_json`` is not used: pandas turns -1 into -1.0 in a column that has empty cells."""
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for place, row in enumerate(rows):
+            try:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            except (TypeError, UnicodeEncodeError) as error:  # a date; half a character
+                raise ValueError(f"row {place} cannot be written as JSON: {error}") from error
+
+
+def _write_table(rows: Any, path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not isinstance(rows, list):
+        rows.to_parquet(path)
+        return
+    try:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"the rows do not fit into one table ({error}): write .jsonl") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -95,6 +95,15 @@ def open_source(
     )
 
 
+def published_rows(source: str | Path, *, split: str = "train") -> list[dict[str, Any]]:
+    """All rows of a source as they are published, with all of their columns, in memory.
+
+    Raises what `open_source` and `mathsft.data.local_files.iterate_rows` raise.
+    """
+    origin = open_source(source, split=split, limit=None, whole=True)
+    return [row for _, row in origin.rows()]
+
+
 def file_stamp(path: Path) -> tuple[str, int, int]:
     """What shows that a file has changed: its path, size and modification time."""
     found = path.stat()
