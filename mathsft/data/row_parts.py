@@ -59,8 +59,10 @@ def words_in(parts: list[Part]) -> list[str]:
 
 def _read(row: Row, *, where: str) -> tuple[RowKind, Row]:
     """The row's kind, and the row in the columns of this kind."""
+    # In a data set of several kinds, a column that the row's kind does not have is null.
+    row = {name: value for name, value in row.items() if value is not None}
     try:
-        found = format_of(row, where=where, mixed=len(kinds_in(row)) > 1)
+        found = format_of(row, where=where)
     except ValueError:
         return kind_of(row, where=where), row  # a question or a prompt alone
     plain = isinstance(row.get("question"), str) and not isinstance(row.get("choices"), Mapping)
