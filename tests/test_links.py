@@ -166,7 +166,7 @@ def test_a_journal_cut_in_a_line_is_repaired_in_its_own_file_only(tmp_path: Path
         file.write('{"id": 2')
     os.link(journal, backup)
     before = backup.read_bytes()
-    assert open_journal(journal, {"seed": 1}, kind="a test") == ({1: {"id": 1}}, 1)
+    assert open_journal(journal, {"seed": 1}, kind="a test") == ({1: {"id": 1}}, 1, 0)
     add_lines(journal, [{"id": 2}])
     assert backup.read_bytes() == before
     assert len(journal.read_text().splitlines()) == 3

@@ -2,22 +2,36 @@
 
 The first line holds the format and the settings, each later line one result with its ``id``. A
 line counts once its line break is there. So a process that is killed while it writes leaves at
-most one half line, which is removed when the file is opened again.
+most one half line, which is removed when the file is opened again. Lines that hold a failure can be
+removed too, so that the work is done again.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mathsft.files import check_regular, own_file, parse_json, write_whole
 
 
+class Journal(NamedTuple):
+    """What a file holds: the results by id, and how many half lines (0 or 1) and failures."""
+
+    results: dict[Any, dict[str, Any]]
+    half_lines: int
+    failures: int
+
+
 def open_journal(
-    path: Path, settings: Mapping[str, Any], *, kind: str
-) -> tuple[dict[Any, dict[str, Any]], int]:
-    """Return the results in the file by ``id``, and how many half lines were removed: 0 or 1.
+    path: Path,
+    settings: Mapping[str, Any],
+    *,
+    kind: str,
+    key: Sequence[str] = ("id",),
+    failed: Callable[[Mapping[str, Any]], bool] = lambda line: False,
+) -> Journal:
+    """Return the file's results; remove half a line at its end, and the lines that failed.
 
     A file that does not exist, or is empty, gets its first line now.
 
@@ -25,11 +39,42 @@ def open_journal(
         path: the file; missing folders are created.
         settings: what the results depend on, as JSON values.
         kind: which work the file belongs to.
+        key: the keys that identify a line. Results are found by its value, or by a tuple of all.
+        failed: whether a line holds a failure.
 
-    Raises ValueError, with the line, for a file of other work, a broken line, and an id that is
-    there twice; for a file with other settings, with the first one that differs.
+    Raises ValueError as `read_journal`; for a file with other settings, with the first one that
+    differs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    theirs, found = read_journal(path, kind=kind, key=key)
+    for name in {**settings, **theirs} if theirs is not None else ():
+        if theirs.get(name) != settings.get(name):
+            raise ValueError(
+                f"{path} was begun with {name}={theirs.get(name)!r}, now it is "
+                f"{settings.get(name)!r}: use the same value, or give another file"
+            )
+    kept = {name: line for name, line in found.results.items() if not failed(line)}
+    failures = len(found.results) - len(kept)
+    if theirs is None:
+        theirs = dict(settings)
+    elif not found.half_lines + failures:
+        return found
+    lines = [{"kind": kind, "settings": theirs}, *kept.values()]
+    write_whole(path.resolve(), "".join(map(_line, lines)))
+    return Journal(kept, found.half_lines, failures)
+
+
+def read_journal(
+    path: Path, *, kind: str, key: Sequence[str] = ("id",)
+) -> tuple[dict[str, Any] | None, Journal]:
+    """Return the settings and the results of a file, and leave it as it is.
+
+    The settings are None if the file does not exist, or has no whole line. The arguments are those
+    of `open_journal`.
+
+    Raises ValueError, with the line, for a file of other work, a broken line, and an id that is
+    there twice.
+    """
     check_regular(path)
     data = path.read_bytes() if path.exists() else b""
     begin = json.dumps({"kind": kind})[:-1].encode()
@@ -37,24 +82,37 @@ def open_journal(
         raise ValueError(f"{path} holds something else than {kind}: give another file")
     whole = data[: data.rfind(b"\n") + 1]
     lines = [_read(line, f"{path}, line {n}") for n, line in enumerate(whole.split(b"\n")[:-1], 1)]
-    if lines:
-        theirs = lines[0].get("settings", {})
-        for name in {**settings, **theirs}:
-            if theirs.get(name) != settings.get(name):
-                raise ValueError(
-                    f"{path} was begun with {name}={theirs.get(name)!r}, now it is "
-                    f"{settings.get(name)!r}: use the same value, or give another file"
-                )
     found: dict[Any, dict[str, Any]] = {}
     for number, line in enumerate(lines[1:], 2):
-        if "id" not in line or line["id"] in found:
-            raise ValueError(f"{path}, line {number}: no id, or one that is there twice: remove it")
-        found[line["id"]] = line
-    if len(whole) < len(data):
-        write_whole(path.resolve(), whole)
-    if not lines:
-        add_lines(path, [{"kind": kind, "settings": dict(settings)}])
-    return found, int(len(whole) < len(data))
+        there = all(isinstance(line.get(name), str | int) for name in key)
+        name = (line[key[0]] if len(key) == 1 else tuple(map(line.get, key))) if there else None
+        if not there or name in found:
+            raise ValueError(
+                f"{path}, line {number}: no {' and '.join(key)}, or one that is there twice: "
+                "remove it"
+            )
+        found[name] = line
+    return lines[0].get("settings", {}) if lines else None, Journal(
+        found, int(len(whole) < len(data)), 0
+    )
+
+
+def unique_id(given: Any, number: int, places: dict[Any, int]) -> str | int:
+    """Return the id of a row; default: its ``number``. Add it to ``places``.
+
+    Raises ValueError if it is neither a text nor a whole number, or another row has it.
+    """
+    found = number if given is None else given
+    if not isinstance(found, str | int) or isinstance(found, bool):
+        raise ValueError(
+            f"row {number}, column 'id': expected text or a whole number, found {found!r:.40}"
+        )
+    if found in places:
+        raise ValueError(
+            f"rows {places[found]} and {number} have the same id, {found!r}: each row needs its own"
+        )
+    places[found] = number
+    return found
 
 
 def add_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -65,9 +123,13 @@ def add_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """
     with own_file(path.resolve()).open("a", encoding="utf-8", newline="\n") as file:
         for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(_line(line))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _read(line: bytes, where: str) -> dict[str, Any]:

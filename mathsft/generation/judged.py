@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from mathsft.data.given import check_row, check_rows, reading_advice
 from mathsft.data.prompts import sft_prompt
-from mathsft.generation.journal import add_lines, open_journal
+from mathsft.generation.journal import add_lines, open_journal, unique_id
 from mathsft.generation.reward_calls import call_reward, reward_name
 from mathsft.generation.rollouts import Completion, sample_groups
 from mathsft.in_use import claimed_file
@@ -93,7 +93,7 @@ def judged_lines(
     device = model.device.type
     with claimed_file(path, device=device):
         begin = partial(open_journal, path, settings, kind=kind)
-        done, repaired = in_first(begin, device=device)
+        done, repaired, _ = in_first(begin, device=device)
         for key, prompt, _ in given:
             if (there := done.get(key, {}).get("prompt", prompt)) != prompt:
                 raise ValueError(
@@ -140,15 +140,7 @@ def _given(rows: Any) -> list[_Row]:
     places: dict[Any, int] = {}
     for number, row in enumerate(rows):
         check_row(row, where=f"row {number}")
-        key = number if row.get("id") is None else row["id"]
-        if not isinstance(key, str | int) or isinstance(key, bool):
-            raise ValueError(
-                f"row {number}, column 'id': expected text or a whole number, found {key!r:.40}"
-            )
-        if key in places:
-            raise ValueError(
-                f"rows {places[key]} and {number} have the same id, {key!r}: each row needs its own"
-            )
+        key = unique_id(row.get("id"), number, places)
         name = "question" if row.get("question") is not None else "prompt"
         text = row.get(name)
         if not isinstance(text, str) or not text.strip():
@@ -156,7 +148,6 @@ def _given(rows: Any) -> list[_Row]:
                 f"row {number}: expected a text in 'question' or 'prompt', found {text!r:.40}. "
                 f"Render messages with apply_chat_template(…, tokenize=False){reading_advice(row)}"
             )
-        places[key] = number
         found.append((key, sft_prompt(text) if name == "question" else text, row))
     return found
 
