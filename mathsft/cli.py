@@ -109,6 +109,16 @@ def _store_teacher(about: str, _: Arguments) -> Command:
     print(store_by_recipe(recipe, **given))
 
 
+def _generate(about: str, _: Arguments) -> Command:
+    from mathsft.generation.basket_client import generate_basket
+
+    own = {"config": CONFIG, **options_of(generate_basket)}
+    file = "a file of prompts: .jsonl, .json, .csv or .parquet, also with .gz"
+    own |= {"basket": _text(file, required=True)}
+    own["tokenizer"] = replace(own["tokenizer"], hint=str)
+    generate_basket(**(yield Options("generate", about, own))[1])
+
+
 def _evaluate(about: str, _: Arguments) -> Command:
     from mathsft.evaluation.run import evaluate
 
@@ -176,6 +186,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "mix": (_mix, "write a mixture of data sets into a file"),
     "deduplicate": (cleaning("deduplicate"), "keep one of the rows that are nearly the same"),
     "decontaminate": (cleaning("decontaminate"), "leave out rows that hold a question of a test"),
+    "generate": (_generate, "answer a basket of prompts through an OpenAI-compatible server"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),
     "compare": (_compare, "compare models that answered the same questions (paired tests)"),
     "report": (_report, "write tables and plots of results into one page"),

@@ -54,17 +54,18 @@ def claimed(
 
 
 @contextmanager
-def claimed_file(path: str | Path, *, device: str) -> Iterator[None]:
+def claimed_file(path: str | Path, *, device: str | None) -> Iterator[None]:
     """Hold a file that long work adds to, for the block: no second process adds to it.
 
     Args:
         path: the file; its folder is made if absent.
-        device: as for `claimed`; process 0 holds it for all.
+        device: as for `claimed`; process 0 holds it for all. None: this process works alone.
 
     Raises ValueError if it is held already.
     """
     with ExitStack() as held:
-        in_first(partial(_hold_file, Path(path), held), device=device)
+        hold = partial(_hold_file, Path(path), held)
+        hold() if device is None else in_first(hold, device=device)
         yield
 
 

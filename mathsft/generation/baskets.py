@@ -167,8 +167,7 @@ def basket_rows(
     left: Counter[str] = Counter()
     found = []
     for number, line in enumerate(lines):
-        for name in (*KEY, "conversation"):
-            check_column(line, name, where=f"answers, row {number}")
+        check_line(line, where=f"answers, row {number}")
         if reason := left_out(line):
             left[reason] += 1
             continue
@@ -185,6 +184,28 @@ def answers_in(path: str | Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"{path}: there is no such file (looked from {Path.cwd()})")
     _, found = read_journal(Path(path), kind=KIND, key=KEY)
     return [*found.results.values()]
+
+
+def check_line(line: Any, *, where: str) -> None:
+    """Raise ValueError unless ``line`` is one that `generate_basket` writes."""
+    for name in (*KEY, "conversation", "generated_message_indices", "finish_reasons"):
+        check_column(line, name, where=where)
+    talk, places = line["conversation"], line["generated_message_indices"]
+    good = (
+        isinstance(talk, list)
+        and all(
+            isinstance(m, Mapping) and is_texts([m.get("role"), m.get("content")]) for m in talk
+        )
+        and isinstance(places, list)
+        and all(type(n) is int and 0 < n < len(talk) for n in places)
+        and is_texts(line["finish_reasons"])
+        and (len(places) == len(line["finish_reasons"]) > 0 or "error" in line)
+    )
+    if not good:
+        raise ValueError(
+            f"{where}: not a line that generate_basket wrote: the conversation, the places of the "
+            f"generated messages and the finish reasons do not fit together: {line!r:.80}"
+        )
 
 
 def left_out(line: Mapping[str, Any]) -> str:

@@ -47,12 +47,7 @@ def open_journal(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     theirs, found = read_journal(path, kind=kind, key=key)
-    for name in {**settings, **theirs} if theirs is not None else ():
-        if theirs.get(name) != settings.get(name):
-            raise ValueError(
-                f"{path} was begun with {name}={theirs.get(name)!r}, now it is "
-                f"{settings.get(name)!r}: use the same value, or give another file"
-            )
+    check_settings(path, theirs, settings)
     kept = {name: line for name, line in found.results.items() if not failed(line)}
     failures = len(found.results) - len(kept)
     if theirs is None:
@@ -62,6 +57,20 @@ def open_journal(
     lines = [{"kind": kind, "settings": theirs}, *kept.values()]
     write_whole(path.resolve(), "".join(map(_line, lines)))
     return Journal(kept, found.half_lines, failures)
+
+
+def check_settings(
+    path: Path, theirs: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> None:
+    """Raise ValueError, with the first one that differs, if a file has other settings."""
+    if theirs is None:
+        return
+    for name in {**settings, **theirs}:
+        if theirs.get(name) != settings.get(name):
+            raise ValueError(
+                f"{path} was begun with {name}={theirs.get(name)!r}, now it is "
+                f"{settings.get(name)!r}: use the same value, or give another file"
+            )
 
 
 def read_journal(

@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -35,10 +34,16 @@ from tqdm.auto import tqdm
 
 from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number, check_numbers
 from mathsft.generation.rollouts import Completion, check_prompts
-from mathsft.generation.server_forms import API_KEY, WRITERS, Answer, ServerError, asked, kind_of
+from mathsft.generation.server_forms import (
+    API_KEY,
+    WRITERS,
+    Answer,
+    ServerError,
+    asked,
+    kind_of,
+    on_this_machine,
+)
 from mathsft.models.encoding import prompt_ids, stop_tokens
-
-_LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 def served_groups(
@@ -137,7 +142,7 @@ def groups_from_server(
         base_url=address,
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=timeout,
-        trust_env=urlsplit(address).hostname not in _LOCAL,  # no proxy for this machine
+        trust_env=not on_this_machine(address),
     ) as client:
         ask = partial(asked, client, key)
         kind = server or kind_of(ask("GET", "/v1/models"), model, address)

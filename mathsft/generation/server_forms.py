@@ -6,12 +6,14 @@ repetition penalty. So every request says all of it.
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from mathsft.checks import unknown_name
 
 API_KEY = "MATHSFT_API_KEY"
+_LOCAL = {"localhost", "127.0.0.1", "::1"}
 _PLAIN = {
     "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
@@ -101,6 +103,11 @@ WRITERS: dict[str, Any] = {
     "sglang": _from_sglang,
     "transformers": _from_transformers,
 }
+
+
+def on_this_machine(address: str) -> bool:
+    """Whether a server is on this machine: no proxy is used for it."""
+    return urlsplit(address).hostname in _LOCAL
 
 
 def kind_of(listed: Any, model: str, address: str) -> str:
