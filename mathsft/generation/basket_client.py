@@ -170,9 +170,10 @@ def _prices(
 def _loaded(tokenizer: Any) -> Any:
     if not isinstance(tokenizer, str | Path):
         return tokenizer
-    from mathsft.models.pretrained import load_tokenizer  # torch is not needed otherwise
+    from mathsft.models.model_files import checked_source  # torch is not needed otherwise
+    from mathsft.models.pretrained import load_tokenizer
 
-    return load_tokenizer(str(tokenizer), None)
+    return load_tokenizer(checked_source(tokenizer, None), None)
 
 
 def _todo(path: Path, every: Todo, done: Mapping[Any, Mapping[str, Any]]) -> Todo:

@@ -151,7 +151,8 @@ def basket_rows(
     by itself: training would add a stop token to it.
 
     Args:
-        answers: the file that `generate_basket` wrote, or its rows.
+        answers: the file that `generate_basket` wrote, whose rows are taken by id and sample; or
+            rows.
         kind: ``chat`` gives ``messages``; all answers in a conversation are trained. ``prompt``
             gives ``prompt`` and ``completion``: the last answer after all that stands before it,
             as texts, or as lists of messages if that is more than one message of the user.
@@ -179,11 +180,16 @@ def basket_rows(
 
 
 def answers_in(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a file of answers; those that `basket_rows` raises errors for are errors."""
+    """The lines of a file of answers by id and sample, in whichever order they were written.
+
+    Raises what `basket_rows` raises for a file.
+    """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: there is no such file (looked from {Path.cwd()})")
     _, found = read_journal(Path(path), kind=KIND, key=KEY)
-    return [*found.results.values()]
+    return [
+        found.results[key] for key in sorted(found.results, key=lambda key: (str(key[0]), key[1]))
+    ]
 
 
 def check_line(line: Any, *, where: str) -> None:
