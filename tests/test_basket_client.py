@@ -368,7 +368,8 @@ def test_transformers_serve_writes_what_the_model_itself_writes(tmp_path: Path) 
     model, tokenizer = load_model("tiny", device="cpu")
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     # Without a template of its own, the server takes that of Qwen, and repeats the prompt.
-    tokenizer.response_template = {"fields": {"content": {"content": "text"}}}
+    content = {"content": "text", "close": "<|endoftext|>"}
+    tokenizer.response_template = {"start_anchor": "\n", "fields": {"content": content}}
     folder = tmp_path / "served"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -389,10 +390,9 @@ def test_transformers_serve_writes_what_the_model_itself_writes(tmp_path: Path) 
                     break
             time.sleep(0.1)
         questions = ["Tom has 3 pens and buys 2. How many has he?", "What is 3 + 4?"]
-        found = ask(
-            f"http://127.0.0.1:{port}", tmp_path / "a.jsonl",
-            [{"prompt": question} for question in questions],
-            temperature=0.0, max_new_tokens=12, tokenizer=tokenizer,
+        found = generate_basket(
+            [{"prompt": question} for question in questions], f"http://127.0.0.1:{port}",
+            model=str(folder), file=tmp_path / "a.jsonl", temperature=0.0, max_new_tokens=12, tokenizer=tokenizer,
         )  # fmt: skip
     finally:
         child.terminate()

@@ -83,7 +83,7 @@ class Asker:
             raw = await create(messages=messages, **about)
             found = parse_json(raw.text, "the server's answer")
         except openai.APIStatusError as error:
-            told = self._hidden(error.message)
+            told = self._hidden(f"the server answered {error.status_code}: {error.response.text}")
             if error.status_code not in _FATAL:
                 raise _FailedError(told) from None
             hint = f" Set the environment variable {API_KEY}." if error.status_code != 404 else ""
