@@ -104,6 +104,11 @@ class SequenceLogprobs:
         assert all(one is not None for one in passes)
         return over_logits(function, self._logits, tuple(passes), matches)  # type: ignore[arg-type]
 
+    def logits(self, index: Tensor) -> Tensor:
+        """(N, V) float32: the logits that predict the scored tokens with these indices; for few."""
+        assert isinstance(self._logits, ScoredLogits)
+        return self._logits.block(self._logits.predictor[index], self._logits.words)
+
     def _match(self, other: "SequenceLogprobs") -> Tensor:
         """(T,): the index of each scored token in another pass, by sequence and order in it."""
         ours = torch.argsort(self.sequence, stable=True)
