@@ -165,6 +165,14 @@ def _watch(about: str, _: Arguments) -> Command:
     watch(**_with_base(given))
 
 
+def _search_prompt(about: str, _: Arguments) -> Command:
+    from mathsft.evaluation.prompted import prompt_options, search_prompt_by_recipe
+
+    how: Any = {"always": ["model"], "recipe": default_profile}
+    recipe, given = yield Options("search-prompt", about, **prompt_options(), **how)
+    search_prompt_by_recipe(recipe, **given)
+
+
 def _estimate_memory(about: str, _: Arguments) -> Command:
     from mathsft.recipes.estimate import estimate_memory
 
@@ -189,6 +197,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "generate": (_generate, "answer a basket of prompts through an OpenAI-compatible server"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),
     "compare": (_compare, "compare models that answered the same questions (paired tests)"),
+    "search-prompt": (_search_prompt, "search for a prompt of real tokens, and score it"),
     "report": (_report, "write tables and plots of results into one page"),
     "watch": (_watch, "evaluate checkpoints while a training run writes them"),
     "estimate-memory": (_estimate_memory, "estimate the memory of a training run before it starts"),

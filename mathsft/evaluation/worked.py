@@ -19,7 +19,7 @@ def worked_answers(
     *,
     max_new_tokens: int = 256,
     batch_size: int = 256,
-    prompt: Callable[[str], str] = sft_prompt,
+    prompt: Callable[[str], str | Sequence[int]] = sft_prompt,
     server: Server | None = None,
 ) -> list[dict[str, Any]]:
     """Solve ``problems`` greedily; give each text, its final answer and whether that is right.
@@ -36,7 +36,8 @@ def worked_answers(
     Args:
         max_new_tokens: a solution that has not stopped after this many tokens is cut.
         batch_size: number of prompts that are answered at once (`generate`).
-        prompt: makes the prompt from the question; the default is the format that training uses.
+        prompt: makes the prompt from the question, as text or as token ids; the default is the
+            format that training uses.
         server: answers instead of the model, which may then be None.
 
     In several processes (torchrun), call it in each: each solves its share of the problems, and

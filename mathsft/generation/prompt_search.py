@@ -76,7 +76,7 @@ def search_prompt(
     tokenizer: Any,
     rows: Sequence[Mapping[str, Any]],
     *,
-    method: Gumbel | Swaps = Gumbel(),
+    method: Gumbel | Swaps | None = None,
     num_tokens: int = 1,
     template: str = "{question}{prompt}",
     target: str = "{solution}",
@@ -98,7 +98,7 @@ def search_prompt(
         tokenizer: the model's tokenizer.
         rows: problems (`load_problems`) to search with. Keep others for the score: a prompt can
             fit the rows that it was found with.
-        method: `Gumbel` or `Swaps`, with their settings.
+        method: `Gumbel` or `Swaps`, with their settings; default: ``Gumbel()``.
         num_tokens: how many tokens to find.
         template: what the model is asked; the found tokens stand at ``{prompt}``, which may be
             before the question, after it, or inside a format.
@@ -119,6 +119,7 @@ def search_prompt(
     ``{prompt}``, a row without a target, no token that is allowed, a number that is impossible,
     a loss that is not finite, and a model that does not keep the rows of a forest apart.
     """
+    method = Gumbel() if method is None else method
     if not isinstance(method, Gumbel | Swaps):
         raise ValueError(f"method={method!r:.60}: give Gumbel(…) or Swaps(…)")
     _check_numbers(method, num_tokens, fluency, check_rows, max_length, seed)

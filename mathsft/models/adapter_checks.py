@@ -27,6 +27,11 @@ def has_adapter(model: torch.nn.Module) -> bool:
     )
 
 
+def has_soft_prompt(model: torch.nn.Module) -> bool:
+    """Return whether peft puts trained vectors before each text (prompt tuning and its kin)."""
+    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
+
+
 def base_of(model: PeftModel) -> PreTrainedModel:
     """Return the model inside the wrapper; its projections still contain the adapter's layers."""
     return cast(PreTrainedModel, model.get_base_model())

@@ -12,6 +12,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
+from mathsft.models.adapter_checks import has_soft_prompt
 from mathsft.models.attention import position_limit
 from mathsft.models.cache import roomy_cache
 from mathsft.models.choosing import Choose, Done, likeliest, no_matter
@@ -168,12 +169,14 @@ def written_tokens(
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "choose": choose, "done": done}
     how |= {"copies": copies, "batch_size": batch_size, "fill": pad_token(tokenizer)}
     inner = getattr(model, "get_base_model", lambda: model)()
+    # A soft prompt is not in the base: peft's own wrapper puts it before each text.
+    soft = has_soft_prompt(model)
     with own_generation(model, tokenizer) as config:
-        if roomy_cache(inner) is not None:
+        if roomy_cache(inner) is not None and not soft:
             found, broken = write(inner, prompts, stops=stops, **how)
             written = found.tolist()
         else:
-            written, broken = _by_transformers(inner, prompts, config=config, **how)
+            written, broken = _by_transformers(model if soft else inner, prompts, config=config, **how)
     if broken:
         owners = [name for name, count in zip(names, copies, strict=True) for _ in range(count)]
         raise ValueError(
