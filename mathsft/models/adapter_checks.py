@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, PeftType, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import nn
@@ -27,9 +27,31 @@ def has_adapter(model: torch.nn.Module) -> bool:
     )
 
 
-def has_soft_prompt(model: torch.nn.Module) -> bool:
-    """Return whether peft puts trained vectors before each text (prompt tuning and its kin)."""
-    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
+def soft_prompt_length(model: torch.nn.Module) -> int:
+    """Return how many trained vectors peft puts before each text (prompt tuning); 0 without any.
+
+    Raises ValueError for peft's other methods of this kind, such as prefix tuning.
+    """
+    if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
+        return 0
+    config: Any = model.active_peft_config
+    if config.peft_type != PeftType.PROMPT_TUNING:
+        raise ValueError(
+            f"{config.peft_type.value}: of peft's soft prompts, only PromptTuningConfig is known here"
+        )
+    return int(config.num_virtual_tokens)
+
+
+def with_soft_prompt(model: Any, ids: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return embeddings (B, L, H) of ``ids`` with the vectors at each row's first real places.
+
+    peft's own ``generate`` puts them before the padding, and positions then count the padding.
+    """
+    embeddings = model.get_input_embeddings()(ids)
+    vectors = model.get_prompt(batch_size=len(ids)).detach().to(embeddings.dtype)
+    for row, start in enumerate(seen.argmax(dim=1).tolist()):
+        embeddings[row, start : start + vectors.shape[1]] = vectors[row]
+    return {"inputs_embeds": embeddings}
 
 
 def base_of(model: PeftModel) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from mathsft.models.adapter_checks import has_soft_prompt
+from mathsft.models.adapter_checks import soft_prompt_length, with_soft_prompt
 from mathsft.models.attention import position_limit
 from mathsft.models.cache import roomy_cache
 from mathsft.models.choosing import Choose, Done, likeliest, no_matter
@@ -169,14 +169,13 @@ def written_tokens(
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "choose": choose, "done": done}
     how |= {"copies": copies, "batch_size": batch_size, "fill": pad_token(tokenizer)}
     inner = getattr(model, "get_base_model", lambda: model)()
-    # A soft prompt is not in the base: peft's own wrapper puts it before each text.
-    soft = has_soft_prompt(model)
+    soft = soft_prompt_length(model) > 0  # its vectors are not in the base
     with own_generation(model, tokenizer) as config:
         if roomy_cache(inner) is not None and not soft:
             found, broken = write(inner, prompts, stops=stops, **how)
             written = found.tolist()
         else:
-            written, broken = _by_transformers(model if soft else inner, prompts, config=config, **how)
+            written, broken = _by_transformers(model, prompts, config=config, **how)
     if broken:
         owners = [name for name, count in zip(names, copies, strict=True) for _ in range(count)]
         raise ValueError(
@@ -209,18 +208,23 @@ def _by_transformers(
 ) -> tuple[list[list[int]], list[int]]:
     """As `mathsft.models.decoding.write`, batch by batch, by transformers' ``generate``."""
     config.update(max_new_tokens=max_new_tokens)
+    vectors = soft_prompt_length(model)
+    inner = getattr(model, "get_base_model", lambda: model)()
     answers = [prompt for prompt, count in zip(prompts, copies, strict=True) for _ in range(count)]
     written: list[list[int]] = []
     for first in range(0, len(answers), batch_size):
-        ids, seen = padded(answers[first : first + batch_size], fill=fill, device=model.device)
+        batch = [[fill] * vectors + [*ids] for ids in answers[first : first + batch_size]]
+        ids, seen = padded(batch, fill=fill, device=model.device)
         longest, watch = ids.shape[1], FiniteLogits()
-        chosen = Chosen(choose, prompt_tokens=longest, first=first)
-        written += model.generate(
-            input_ids=ids,
+        inputs = with_soft_prompt(model, ids, seen) if vectors else {"input_ids": ids}
+        read = 0 if vectors else longest  # transformers returns no tokens for embeddings
+        chosen = Chosen(choose, prompt_tokens=read, first=first)
+        written += inner.generate(
+            **inputs,
             attention_mask=seen,
             generation_config=config,
             logits_processor=LogitsProcessorList([watch, chosen]),
-        )[:, longest:].tolist()
+        )[:, read:].tolist()
         done(len(ids))
         if watch.broken:
             return written, [first + row for row in watch.broken]
