@@ -124,7 +124,11 @@ def _evaluate(about: str, _: Arguments) -> Command:
 
     model = '"tiny", a folder, or a hub name, which may be a merged model'
     own = {"config": CONFIG, "model": _text(model, required=True), "base": _text(_BASE)}
-    own |= options_of(evaluate, skip={"model", "tokenizer", "base"})
+    of_served = (
+        "with --base_url: the served model's tokenizer, a folder or a hub name; else --model"
+    )
+    own["tokenizer"] = _text(of_served)
+    own |= options_of(evaluate, skip={*own})
     given = (yield Options("evaluate", about, _with_the_harness_s(own)))[1]
     found = evaluate(**_with_base(given))
     for result in found if isinstance(found, list) else [found]:
@@ -157,10 +161,10 @@ def _report(about: str, _: Arguments) -> Command:
 
 def _watch(about: str, _: Arguments) -> Command:
     from mathsft.evaluation.run import evaluate
-    from mathsft.evaluation.watch import watch
+    from mathsft.evaluation.watch import FIXED, watch
 
     own = {"config": CONFIG, "base": _text(_BASE), **options_of(watch)}
-    own |= options_of(evaluate, skip={*own, "tokenizer", "name", "peft"})
+    own |= options_of(evaluate, skip={*own, *FIXED})
     given = (yield Options("watch", about, _with_the_harness_s(own)))[1]
     watch(**_with_base(given))
 

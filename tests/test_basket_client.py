@@ -282,7 +282,7 @@ def test_the_key_is_sent_and_never_shown_or_stored(
     ("how", "message"),
     [
         ({"base_url": "localhost:8000"}, "give the server's address"),
-        ({"base_url": "http://me:secret@host/v1"}, "user name or a password"),
+        ({"base_url": "http://me:secret@host/v1"}, "user name, a password"),
         ({"num_generations": 0}, "num_generations=0: give 1 or more"),
         ({"temperature": -1}, "temperature=-1"),
         ({"top_p": 0}, "top_p=0"),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 
 from mathsft.compat import attention_of
-from mathsft.device import installed_version
-from mathsft.models.adapter_checks import base_of
+from mathsft.device import hardware, installed_version
+from mathsft.models.adapter_checks import adapter_effect, base_of
 from mathsft.models.computation import (
     adapter_layers,
     adapter_values,
@@ -57,6 +57,26 @@ def fingerprints(model: Any) -> tuple[str, str]:
     }
     of_adapter = [configs, layers, tensors_hash(adapter.items())]
     return json_hash(of_base)[:16], json_hash(of_adapter)[:16]
+
+
+def about_model(lm: Any) -> dict[str, Any]:
+    """What a `Result` says about the model of a `ForestLM`, and its ``device``.
+
+    Raises ValueError for an adapter that changes nothing (`adapter_effect`).
+    """
+    if isinstance(lm.model, PeftModel):
+        adapter_effect(lm.model)
+    weights, adapter_hash = fingerprints(lm.model)
+    return {
+        "model": lm.pretrained,
+        "adapter": lm.peft or ("adapter" if isinstance(lm.model, PeftModel) else ""),
+        "weights": weights,
+        "adapter_hash": adapter_hash,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "quantized": bool(getattr(lm.model, "is_quantized", False)),
+        "hardware": hardware(),
+        "device": lm.device.type,
+    }
 
 
 def cache_name(lm: Any, weights: str, adapter: str) -> str:

@@ -1,30 +1,31 @@
 """Evaluate a model on tasks of lm-evaluation-harness."""
 
+import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lm_eval
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
 from torch import nn
 
 from mathsft.checks import check_numbers
-from mathsft.device import hardware, installed_version
+from mathsft.device import installed_version
 from mathsft.evaluation.answer_cache import json_answers
-from mathsft.evaluation.guards import cache_name, check_distinct, fingerprints
+from mathsft.evaluation.guards import about_model, cache_name, check_distinct
 from mathsft.evaluation.harness import ForestLM
 from mathsft.evaluation.requests import quiet_harness, random_state_kept, shared_out
 from mathsft.evaluation.results import Result, same_questions
 from mathsft.evaluation.samples import figures, prompts_hash, questions_of, short_name
 from mathsft.evaluation.saving import Places
+from mathsft.evaluation.served import refuse_for_server, served_lm
+from mathsft.evaluation.suites import SUITES, in_full
 from mathsft.evaluation.tasks import load_tasks, task_manager
 from mathsft.files import check_writable
-from mathsft.models.adapter_checks import adapter_effect
 from mathsft.models.memory import memory_gb
 from mathsft.models.modes import evaluating
 from mathsft.processes import in_first
@@ -54,18 +55,25 @@ def evaluate(
     folder: str | Path | None = None,
     use_cache: str | Path | None = None,
     trust_task_code: bool = False,
+    base_url: str | None = None,
+    server: Literal["vllm", "sglang", "transformers", "chat"] | None = None,
+    concurrency: int = 8,
+    timeout: float = 600.0,
     **arguments: Any,
 ) -> Any:
     """Score a model on tasks of lm-evaluation-harness, question by question.
 
     Args:
         model: a loaded model (with its ``tokenizer``), with or without an adapter; or "tiny",
-            a folder, or a hub name, which may be a merged model.
+            a folder, or a hub name, which may be a merged model. With ``base_url``: its name on
+            the server.
         tasks: one task's name or several: the harness's own, such as ``mathqa``, or one of ours:
             ``mathqa_tiny`` (generated rows, offline), ``mathqa_file`` (the rows of ``file``),
             and ``mathqa_clean``, ``mathqa_file_clean`` (choices as a person reads them). A path is
-            a task file in the harness's YAML.
+            a task file in the harness's YAML. A suite is a list of tasks with a name: ``maths``,
+            ``code``, ``instruction``, ``science``, ``knowledge`` (`mathsft.evaluation.suites`).
         tokenizer: the tokenizer of a loaded model; a model given by name is loaded with its own.
+            With ``base_url``: the served model's, or where it is stored; default: ``model``.
         name: what tables call this run; default: the model's and the adapter's names.
         peft: an adapter to put on a model given by name, a folder or a hub name (`load_adapter`).
         quantize: load a model given by name in 4 bits.
@@ -87,6 +95,13 @@ def evaluate(
         trust_task_code: run the code of task files that are given by path, such as ``!function``.
             Otherwise a file with code is refused, and nothing of it is run
             (`mathsft.evaluation.task_code`).
+        base_url: the address of a server that answers in place of a model of this process, such
+            as ``http://localhost:8000``. Its key: the environment variable MATHSFT_API_KEY.
+        server: what answers there; default: as ``/v1/models`` says. Log-likelihoods need vLLM or
+            SGLang; ``transformers`` (``transformers serve``) and ``chat`` (any other server of
+            conversations, with ``apply_chat_template=True``) only write answers.
+        concurrency: requests to the server that are under way at the same time.
+        timeout: seconds to wait for one answer of the server.
         arguments: further arguments of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 
@@ -117,13 +132,20 @@ def evaluate(
         raise ValueError(f"trust_task_code={trust_task_code!r}: give True or False")
     if folder is not None:
         check_writable(folder)
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if base_url is not None:
+        local = {"peft": peft, "quantize": quantize, "revision": revision, "use_cache": use_cache}
+        refuse_for_server(model, local)
+    elif isinstance(tokenizer, str):
+        raise ValueError("a model given by name has its own tokenizer: leave tokenizer out")
+    one = isinstance(tasks, str) and tasks not in SUITES
+    names = in_full(tasks)
     manager = task_manager(names, file=file, examples=examples, trust_task_code=trust_task_code)
     # HFLM switches the model to evaluation mode, and not back.
     mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
-    with mode, shared_out(), random_state_kept(), json_answers(), quiet_harness() as stderr:
+    stack = ExitStack()
+    with stack, mode, shared_out(), random_state_kept(), json_answers(), quiet_harness() as stderr:
         loaded = load_tasks(manager, names)
-        if isinstance(tasks, str) and len(loaded["tasks"]) != 1:
+        if one and len(loaded["tasks"]) != 1:
             raise ValueError(f"{tasks} is a group of tasks: give [{tasks!r}], for several results")
         if base is not None and base.task not in loaded["tasks"]:
             raise ValueError(f"base is a result of {base.task}, which is not evaluated here")
@@ -137,25 +159,38 @@ def evaluate(
         )
         if name:
             places.check(name)
-        lm = ForestLM(
-            model,
-            tokenizer=tokenizer,
-            peft=peft,
-            batch_size=batch_size,
-            quantize=quantize,
-            revision=revision,
-            progress_to=stderr,
-        )
-        if isinstance(lm.model, PeftModel):
-            adapter_effect(lm.model)
-        adapter = _adapter_name(lm)
-        name = name or " + ".join(filter(None, [short_name(lm.pretrained), short_name(adapter)]))
-        in_first(partial(places.check, name), device=lm.device.type)
-        weights, adapter_hash = fingerprints(lm.model)
-        precision = str(lm.model.dtype).removeprefix("torch.")
-        quantized = bool(getattr(lm.model, "is_quantized", False))
-        if use_cache is not None:  # the cache knows requests, not models
-            use_cache = f"{use_cache}-{cache_name(lm, weights, adapter_hash)}"
+        if base_url is None:
+            lm: Any = ForestLM(
+                model,
+                tokenizer=tokenizer,
+                peft=peft,
+                batch_size=batch_size,
+                quantize=quantize,
+                revision=revision,
+                progress_to=stderr,
+            )
+            about = about_model(lm)
+            if use_cache is not None:  # the cache knows requests, not models
+                of_model = cache_name(lm, about["weights"], about["adapter_hash"])
+                use_cache = f"{use_cache}-{of_model}"
+        else:
+            lm, about = stack.enter_context(
+                served_lm(
+                    base_url,
+                    model,
+                    loaded["tasks"],
+                    tokenizer=tokenizer,
+                    server=server,
+                    concurrency=concurrency,
+                    timeout=timeout,
+                    seed=seed,
+                    progress_to=stderr,
+                )
+            )
+        told = [short_name(about["model"]), short_name(about["adapter"])]
+        about["name"] = name = name or " + ".join(filter(None, told))
+        device = about.pop("device")
+        in_first(partial(places.check, name), device=device)
         began = time.perf_counter()
         found = lm_eval.simple_evaluate(
             lm,
@@ -169,21 +204,12 @@ def evaluate(
             log_samples=True,
             **arguments,
         )
-    minutes = (time.perf_counter() - began) / 60
-    about: dict[str, Any] = {
-        "name": name,
-        "model": lm.pretrained,
-        "adapter": adapter,
-        "weights": weights,
-        "adapter_hash": adapter_hash,
-        "dtype": precision,
-        "quantized": quantized,
+    about |= {
         "seed": seed,
         "limit": limit,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "minutes": minutes,
-        "peak_memory_gb": memory_gb()[1],
-        "hardware": hardware(),
+        "minutes": (time.perf_counter() - began) / 60,
+        "peak_memory_gb": math.nan if base_url else memory_gb()[1],
         "versions": {package: installed_version(package) for package in _VERSIONS},
     }
     if lm.world_size > 1:  # the harness gives its results to the first process only
@@ -202,7 +228,7 @@ def evaluate(
                 prompts=prompts_hash(samples),
             )
             results.append(result)
-            places.save(result, device=lm.device.type)
+            places.save(result, device=device)
             if base is not None and base.task == task:
                 same_questions([base, result])
                 check_distinct(base, result)
@@ -210,10 +236,4 @@ def evaluate(
             wrong.append(error)
     if wrong:
         raise wrong[0]
-    return results[0] if isinstance(tasks, str) else results
-
-
-def _adapter_name(lm: ForestLM) -> str:
-    if lm.peft is not None:
-        return lm.peft
-    return "adapter" if isinstance(lm.model, PeftModel) else ""
+    return results[0] if one else results

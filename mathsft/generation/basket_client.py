@@ -21,7 +21,7 @@ from mathsft.files import check_writable
 from mathsft.generation.basket_cost import estimated
 from mathsft.generation.basket_report import Answers, Todo, failed, told
 from mathsft.generation.baskets import KEY, KIND, check_line, read_basket
-from mathsft.generation.conversations import Asker, address_of, connected
+from mathsft.generation.conversations import Asker, api_address, api_client
 from mathsft.generation.journal import add_lines, check_settings, open_journal, read_journal
 from mathsft.generation.server_forms import ServerError
 from mathsft.in_use import claimed_file
@@ -119,7 +119,7 @@ def generate_basket(
     prices = _prices(input_price, output_price, max_cost)
     if own := sorted({*(extra_body or {})} & {*_NOT_EXTRA}):
         raise ValueError(f"extra_body: {own[0]!r} is an argument of its own, or cannot be used")
-    address, path = address_of(base_url), Path(file)
+    address, path = api_address(base_url), Path(file)
     settings = {
         "model": model, "temperature": temperature, "top_p": top_p, limit_key: max_new_tokens,
         "seed": seed, "stop": list(stop), "extra_body": dict(extra_body or {}),
@@ -149,7 +149,7 @@ def generate_basket(
         if todo:
             sent = {name: v for name, v in settings.items() if v is not None and v not in ([], {})}
             sent.pop("seed", None)
-            client = partial(connected, address, retries=retries, timeout=timeout)
+            client = partial(api_client, address, retries=retries, timeout=timeout)
             _in_a_loop(partial(_talk_all, client, sent, seed, todo, concurrency, add))
     counts = {"half lines removed": half, "failures tried again": again}
     return told(every, todo, done, counts, estimate, prices)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from mathsft.data.messages import REASONING
 from mathsft.files import parse_json
 from mathsft.generation.baskets import BasketPrompt
-from mathsft.generation.server_forms import API_KEY, ServerError, on_this_machine
+from mathsft.generation.server_forms import API_KEY, ServerError, check_address, on_this_machine
 
 _NO_KEY = "none"  # the client refuses an empty one
 _OPENAI = "api.openai.com"
@@ -29,7 +29,7 @@ class _FailedError(Exception):
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks a server for conversations; `connected` makes its client.
+    """Asks a server for conversations; `api_client` makes its client.
 
     Args:
         client: openai's ``AsyncOpenAI``.
@@ -138,29 +138,17 @@ def _seed(seed: int | None, key: str | int, sample: int, turn: int) -> int | Non
     return int.from_bytes(told[:4], "big") >> 1
 
 
-def address_of(base_url: str) -> str:
-    """A server's address with a path, ``/v1`` if it has none.
-
-    Raises ValueError for what is no address, and for one that holds a password.
-    """
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
-            f"base_url={base_url!r}: give the server's address, such as http://localhost:8000/v1"
-        )
-    if parts.username or parts.password:
-        raise ValueError(
-            "base_url holds a user name or a password, which would be shown in messages: set the "
-            f"environment variable {API_KEY} to the key, and leave them out"
-        )
-    return base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+def api_address(base_url: str) -> str:
+    """A server's address with a path, ``/v1`` if it has none. Raises what `check_address` raises."""
+    address = check_address(base_url)
+    return address + ("" if urlsplit(address).path else "/v1")
 
 
-def connected(address: str, *, retries: int, timeout: float) -> Any:
+def api_client(address: str, *, retries: int, timeout: float) -> Any:
     """Return openai's client for a server; use it in ``async with``.
 
     Args:
-        address: from `address_of`. No proxy is used for this machine.
+        address: from `api_address`. No proxy is used for this machine.
         retries: how often a request is sent again.
         timeout: seconds to wait for an answer.
 

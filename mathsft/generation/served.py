@@ -22,26 +22,23 @@ A server's model may differ from ours in more than rounding. So measure it befor
 """
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
-import httpx
 import numpy as np
 from tqdm.auto import tqdm
 
 from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number, check_numbers
 from mathsft.generation.rollouts import Completion, check_prompts
 from mathsft.generation.server_forms import (
-    API_KEY,
     WRITERS,
     Answer,
     ServerError,
-    asked,
+    address_of,
+    connected,
     kind_of,
-    on_this_machine,
 )
 from mathsft.models.encoding import prompt_ids, stop_tokens
 
@@ -130,21 +127,14 @@ def groups_from_server(
     for row, ids in enumerate(encoded):
         if not ids:
             raise ValueError(f"prompt {row} is empty: there is no token to continue")
-    address = base_url.rstrip("/").removesuffix("/v1")
-    key = api_key or os.environ.get(API_KEY) or ""
+    address = address_of(base_url)
     stops = stop_tokens(None, tokenizer)
     sampling = {"temperature": temperature, "top_p": top_p, "stop_token_ids": stops}
     seeds = [
         int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 2) + 1
         for number in (range(len(encoded)) if numbers is None else numbers)
     ]
-    with httpx.Client(
-        base_url=address,
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=timeout,
-        trust_env=not on_this_machine(address),
-    ) as client:
-        ask = partial(asked, client, key)
+    with connected(address, timeout=timeout, api_key=api_key) as ask:
         kind = server or kind_of(ask("GET", "/v1/models"), model, address)
         sent: Any = encoded
         if kind == "transformers":
@@ -153,7 +143,7 @@ def groups_from_server(
                     f"{address}: transformers serve returns no token ids and log-probabilities, "
                     "so it can only answer greedily (temperature=0)"
                 )
-            sent = [_as_text(ids, tokenizer, where=f"prompt {n}") for n, ids in enumerate(encoded)]
+            sent = [as_text(ids, tokenizer, where=f"prompt {n}") for n, ids in enumerate(encoded)]
         about = {"n": num_generations, "max_new_tokens": max_new_tokens, "sampling": sampling}
         write = partial(WRITERS[kind], ask, model=model, **about)
         pool = ThreadPoolExecutor(concurrency)
@@ -203,7 +193,7 @@ def _completion(
     return Completion(ids, text=text, ended=finish == "stop", logprobs=logprobs)
 
 
-def _as_text(ids: list[int], tokenizer: Any, *, where: str) -> str:
+def as_text(ids: list[int], tokenizer: Any, *, where: str) -> str:
     """The text that a server's tokenizer encodes as these tokens."""
     for skip in (False, True):  # the tokenizer adds its first token itself
         text: str = tokenizer.decode(ids, skip_special_tokens=skip)

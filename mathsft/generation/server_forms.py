@@ -5,6 +5,10 @@ repetition penalty. So every request says all of it.
 """
 
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +18,7 @@ from mathsft.checks import unknown_name
 
 API_KEY = "MATHSFT_API_KEY"
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
-_PLAIN = {
+PLAIN = {
     "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
 }  # fmt: skip
@@ -24,8 +28,61 @@ class ServerError(RuntimeError):
     """A server did not give what was asked for; the message says what to do."""
 
 
+Ask = Callable[..., Any]  # the method, the path, and what is sent as JSON
+
+
+def address_of(base_url: str) -> str:
+    """A server's address without ``/v1``. Raises what `check_address` raises."""
+    return check_address(base_url).removesuffix("/v1")
+
+
+def check_address(base_url: str) -> str:
+    """The address without spaces around it and a slash at its end.
+
+    Raises ValueError for what is no address, and for one that holds a name and password to log in
+    with, or a query: results and errors show addresses.
+    """
+    parts = urlsplit(base_url.strip()) if isinstance(base_url, str) else urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            f"base_url={base_url!r:.200}: give the server's address, such as http://localhost:8000"
+        )
+    if parts.username or parts.password or parts.query:
+        raise ValueError(
+            "base_url holds a user name, a password or a query, which results and errors would "
+            f"show: give the address alone, and a key in the environment variable {API_KEY}"
+        )
+    return base_url.strip().rstrip("/")
+
+
+@contextmanager
+def connected(base_url: str, *, timeout: float, api_key: str | None = None) -> Iterator[Ask]:
+    """Yield a function that asks the server (`asked`).
+
+    Args:
+        base_url: the server's address, with or without ``/v1``.
+        timeout: seconds to wait for one answer.
+        api_key: default: the environment variable MATHSFT_API_KEY, if it is set.
+    """
+    address, key = address_of(base_url), api_key or os.environ.get(API_KEY) or ""
+    with httpx.Client(
+        base_url=address,
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=timeout,
+        trust_env=not on_this_machine(address),
+    ) as client:
+        yield partial(asked, client, key)
+
+
 # text, ids, logprobs, finish, and the token (if known) that ended it: matched
 Answer = dict[str, Any]
+
+
+def _choices(given: Any, n: int) -> list[Any]:
+    choices = given.get("choices") if isinstance(given, dict) else None
+    if not isinstance(choices, list) or len(choices) != n:
+        raise ServerError(f"the server did not give {n} answers to a prompt: {given!r:.100}")
+    return choices
 
 
 def _from_vllm(
@@ -34,12 +91,9 @@ def _from_vllm(
     # vLLM gives answer i of n the seed + i.
     body = {
         "model": model, "prompt": ids, "n": n, "max_tokens": max_new_tokens, "seed": seed,
-        "logprobs": 1, "return_token_ids": True, **sampling, **_PLAIN,
+        "logprobs": 1, "return_token_ids": True, **sampling, **PLAIN,
     }  # fmt: skip
-    given = ask("POST", "/v1/completions", body)
-    choices = given.get("choices") if isinstance(given, dict) else None
-    if not isinstance(choices, list) or len(choices) != n:
-        raise ServerError(f"the server did not give {n} answers to a prompt: {given!r:.100}")
+    choices = _choices(ask("POST", "/v1/completions", body), n)
     return [
         {
             "text": choice.get("text"),
@@ -57,7 +111,7 @@ def _from_sglang(
 ) -> list[Answer]:
     # One entry for each answer: with "n" all would get the same seed.
     each = [
-        {"max_new_tokens": max_new_tokens, "sampling_seed": seed + copy, **sampling, **_PLAIN}
+        {"max_new_tokens": max_new_tokens, "sampling_seed": seed + copy, **sampling, **PLAIN}
         for copy in range(n)
     ]
     body = {"input_ids": [ids] * n, "sampling_params": each, "return_logprob": True}
@@ -83,18 +137,37 @@ def _from_sglang(
 def _from_transformers(
     ask: Any, text: str, seed: int, *, model: str, n: int, max_new_tokens: int, sampling: Any
 ) -> list[Answer]:
-    # It reads text, and refuses fields that it does not know.
+    # It reads text, and refuses fields that it does not know. A text to stop at stays in the answer.
     config = {
         "do_sample": False, "max_new_tokens": max_new_tokens,
         "eos_token_id": sampling["stop_token_ids"],
     }  # fmt: skip
     body = {"model": model, "prompt": text, "generation_config": json.dumps(config)}
-    given = ask("POST", "/v1/completions", {**body, "temperature": 0.0})
-    choices = given.get("choices") if isinstance(given, dict) else None
-    if not isinstance(choices, list) or len(choices) != n:
-        raise ServerError(f"the server did not give {n} answers to a prompt: {given!r:.100}")
+    if sampling.get("stop"):
+        body["stop"] = sampling["stop"]
+    choices = _choices(ask("POST", "/v1/completions", {**body, "temperature": 0.0}), n)
     return [
         {"text": choice.get("text"), "finish": choice.get("finish_reason")} for choice in choices
+    ]
+
+
+def _from_chat(
+    ask: Any, messages: Any, seed: int, *, model: str, n: int, max_new_tokens: int, sampling: Any
+) -> list[Answer]:
+    # What every server of chats takes. Such servers take at most four texts to stop at.
+    body = {
+        "model": model, "messages": messages, "n": n, "max_tokens": max_new_tokens, "seed": seed,
+        "temperature": sampling["temperature"], "top_p": sampling["top_p"],
+    }  # fmt: skip
+    if sampling.get("stop"):
+        body["stop"] = sampling["stop"][:4]
+    choices = _choices(ask("POST", "/v1/chat/completions", body), n)
+    return [
+        {
+            "text": (choice.get("message") or {}).get("content"),
+            "finish": choice.get("finish_reason"),
+        }
+        for choice in choices
     ]
 
 
@@ -102,6 +175,7 @@ WRITERS: dict[str, Any] = {
     "vllm": _from_vllm,
     "sglang": _from_sglang,
     "transformers": _from_transformers,
+    "chat": _from_chat,
 }
 
 
