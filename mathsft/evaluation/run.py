@@ -58,7 +58,7 @@ def evaluate(
     base_url: str | None = None,
     server: Literal["vllm", "sglang", "transformers", "chat"] | None = None,
     concurrency: int = 8,
-    timeout: float = 600.0,
+    answer_timeout: float = 600.0,
     **arguments: Any,
 ) -> Any:
     """Score a model on tasks of lm-evaluation-harness, question by question.
@@ -101,7 +101,7 @@ def evaluate(
             SGLang; ``transformers`` (``transformers serve``) and ``chat`` (any other server of
             conversations, with ``apply_chat_template=True``) only write answers.
         concurrency: requests to the server that are under way at the same time.
-        timeout: seconds to wait for one answer of the server.
+        answer_timeout: seconds to wait for one answer of the server.
         arguments: further arguments of the harness's `simple_evaluate`, such as
             ``apply_chat_template=True``.
 
@@ -182,7 +182,7 @@ def evaluate(
                     tokenizer=tokenizer,
                     server=server,
                     concurrency=concurrency,
-                    timeout=timeout,
+                    timeout=answer_timeout,
                     seed=seed,
                     progress_to=stderr,
                 )

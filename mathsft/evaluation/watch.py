@@ -9,13 +9,18 @@ from typing import Any
 from mathsft.checks import check_numbers
 from mathsft.evaluation.results import Result, read_results, result_file
 from mathsft.evaluation.run import evaluate
+from mathsft.evaluation.served_checkpoints import check_serve, evaluate_served
 from mathsft.evaluation.stored import read_stored
+from mathsft.evaluation.suites import SUITES
 from mathsft.evaluation.tables import by_number
 from mathsft.evaluation.task_files import task_name
+from mathsft.generation.server_forms import ServerError
 from mathsft.models.model_files import holds_adapter
 from mathsft.processes import say
 from mathsft.training.checkpoints import checkpoint_problem
 
+# Arguments of `evaluate` that `watch` gives itself.
+FIXED = ("tokenizer", "name", "peft", "base_url")
 _problem = partial(checkpoint_problem, weights_only=True)
 
 
@@ -27,6 +32,8 @@ def watch(
     results: str | Path | None = None,
     timeout: float = 1800.0,
     poll: float = 10.0,
+    serve: str | None = None,
+    serve_timeout: float = 600.0,
     **arguments: Any,
 ) -> list[Result]:
     """Evaluate each finished ``checkpoint-N`` of ``folder`` once, in the order of N.
@@ -43,26 +50,38 @@ def watch(
     checkpoint that the trainer removes in the meantime (``save_total_limit``) is skipped, and a
     line says so. Run it in one process, beside the training run.
 
+    With ``serve``, a server answers in place of a model of this process. One is started for each
+    checkpoint on a free port, and only this one is stopped afterwards. It needs GPUs of its own:
+    ``CUDA_VISIBLE_DEVICES`` names them. Its log is in ``serving`` in ``results``.
+
     Args:
         folder: the trainer's ``output_dir``; it need not exist yet.
         model: the base that the checkpoints' adapters belong to; a checkpoint that is a full
             model is evaluated on its own.
-        tasks: one task, by name or by its file (`evaluate`).
+        tasks: one task, by name or by its file (`evaluate`); no suite.
         results: where the results go; default: ``folder/results``.
         timeout: watching ends after this many seconds without a new finished checkpoint; 0: only
             what is there now.
         poll: seconds between two checks of the folder.
+        serve: how a checkpoint is served: a shipped recipe (``vllm``, ``sglang``,
+            ``transformers``), or a command with ``{model}`` and ``{port}``.
+        serve_timeout: seconds until a server must be ready.
         arguments: further arguments of `evaluate`, such as ``quantize`` or ``limit``.
 
     Returns the results of all checkpoints, evaluated now or before, by step; a damaged file of
     another task or model is named. Raises what
     `evaluate` raises, rather than skip a checkpoint that cannot be evaluated; and ValueError in
     several processes, for an impossible number (`mathsft.checks`), for a task that is not given
-    by its own name, and for a ``num_fewshot`` that the task ignores.
+    by its own name, for a ``num_fewshot`` that the task ignores, and if the server could take the
+    training run's GPU. Raises ServerError if a server does not start in time.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("watch evaluates in one process: start it without torchrun")
     check_numbers({**arguments, "timeout": timeout, "poll": poll})
+    if tasks in SUITES:
+        raise ValueError(f"{tasks} is a suite: watch evaluates one task of {', '.join(SUITES[tasks])}")
+    if serve is not None:
+        check_serve(serve, timeout=serve_timeout)
     shots, limit = arguments.get("num_fewshot"), arguments.get("limit")
     evaluated, task = _Evaluated(), task_name(tasks)
     folder = Path(folder)
@@ -77,13 +96,19 @@ def watch(
         ]
         ready = [checkpoint for checkpoint in pending if _problem(checkpoint) is None]
         for checkpoint in ready:
-            adapter = {"model": model, "peft": checkpoint}
-            what = adapter if holds_adapter(checkpoint) else {"model": checkpoint}
             try:
-                found = evaluate(
-                    **what, tasks=tasks, name=checkpoint.name, folder=results, **arguments
-                )
-            except (OSError, ValueError):
+                if serve is None:
+                    adapter = {"model": model, "peft": checkpoint}
+                    what = adapter if holds_adapter(checkpoint) else {"model": checkpoint}
+                    found = evaluate(
+                        **what, tasks=tasks, name=checkpoint.name, folder=results, **arguments
+                    )
+                else:
+                    found = evaluate_served(
+                        checkpoint, model=model, serve=serve, timeout=serve_timeout,
+                        results=results, tasks=tasks, **arguments,
+                    )  # fmt: skip
+            except (OSError, ValueError, ServerError):
                 if _problem(checkpoint) is None:
                     raise
                 how = "changed" if checkpoint.is_dir() else "removed"

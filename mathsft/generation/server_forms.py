@@ -64,14 +64,19 @@ def connected(base_url: str, *, timeout: float, api_key: str | None = None) -> I
         timeout: seconds to wait for one answer.
         api_key: default: the environment variable MATHSFT_API_KEY, if it is set.
     """
-    address, key = address_of(base_url), api_key or os.environ.get(API_KEY) or ""
-    with httpx.Client(
+    key = api_key or os.environ.get(API_KEY) or ""
+    with client_of(address_of(base_url), timeout=timeout, key=key) as client:
+        yield partial(asked, client, key)
+
+
+def client_of(address: str, *, timeout: float, key: str = "") -> httpx.Client:
+    """A client for one server, which sends the key to it alone; close it after use."""
+    return httpx.Client(
         base_url=address,
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=timeout,
         trust_env=not on_this_machine(address),
-    ) as client:
-        yield partial(asked, client, key)
+    )
 
 
 # text, ids, logprobs, finish, and the token (if known) that ended it: matched
