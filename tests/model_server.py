@@ -27,8 +27,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, model: Any, tokenizer: Any, *, name: str = "tiny", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.name = name
         self.model, self.tokenizer = model, tokenizer
         self.texts = {tuple(encode_prompts(tokenizer, [text])[0]): text for text in PROMPTS}
         self.lock = threading.Lock()
@@ -156,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/health":
             return self.reply({"status": "ok"})
-        cards = [{"id": "tiny", "owned_by": self.server.kind, "max_model_len": 512}]
+        cards = [{"id": self.server.name, "owned_by": self.server.kind, "max_model_len": 512}]
         self.reply({"object": "list", "data": cards})
 
     def do_POST(self) -> None:
@@ -194,3 +195,11 @@ def serving(model: Any, tokenizer: Any) -> Iterator[Server]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+if __name__ == "__main__":  # a server of its own: MODEL PORT
+    import sys
+
+    from mathsft.models.loading import load_model
+
+    Server(*load_model(sys.argv[1]), name=sys.argv[1], port=int(sys.argv[2])).serve_forever()

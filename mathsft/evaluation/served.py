@@ -59,14 +59,14 @@ def served_lm(
     address = address_of(base_url)
     model = str(model)
     with connected(address, timeout=timeout) as ask:
-        listed = {} if server in ("transformers", "chat") else ask("GET", "/v1/models")
+        listed = {} if server in ("transformers", "chat") else _models(ask)
         kind: Any = server or kind_of(listed, model, address)
         scored = [n for n, task in tasks.items() if task.OUTPUT_TYPE != "generate_until"]
         if scored and kind not in _SCORING:
             raise ValueError(
                 f"{', '.join(scored[:5])}: needs log-likelihoods of given answers, which {address} "
-                f"({kind}) does not give. vLLM and SGLang do; or evaluate the model itself, without "
-                "base_url; or take a task with generated answers, such as gsm8k"
+                f"({kind}) does not give. vLLM and SGLang do; or evaluate the model itself, "
+                "without base_url; or take a task with generated answers, such as gsm8k"
             )
         made = None if kind == "chat" else _tokenizer(model if tokenizer is None else tokenizer)
         lm = ServedLM(
@@ -84,6 +84,16 @@ def served_lm(
             "quantized": False, "hardware": f"{kind} at {address}", "device": "cpu",
         }  # fmt: skip
         yield lm, about
+
+
+def _models(ask: Ask) -> Any:
+    try:
+        return ask("GET", "/v1/models")
+    except ServerError as error:  # transformers serve fails if there is no cache of the hub
+        raise ServerError(
+            f"{error} So it is not known what answers there. If something does: server= says it "
+            "(vllm, sglang, transformers, chat)"
+        ) from error
 
 
 def refuse_for_server(model: Any, local: Mapping[str, Any]) -> None:

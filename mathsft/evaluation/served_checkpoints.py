@@ -52,7 +52,7 @@ def evaluate_served(
 ) -> Result:
     """Start a server for a checkpoint, evaluate what it serves, stop it, and save the result.
 
-    An adapter is merged first, on the CPU, into a folder that is removed afterwards.
+    An adapter is merged first, on the CPU and in float32, into a folder that is removed afterwards.
 
     Args:
         checkpoint: the folder.
@@ -87,7 +87,8 @@ def _whole(checkpoint: Path, model: str | Path, merged: Path) -> Iterator[Path]:
     if not holds_adapter(checkpoint):
         yield checkpoint.resolve()
         return
-    base, tokenizer = load_model(model, device="cpu", dtype="auto")
+    # In float32: in half precision the sums lose more of a small adapter than merging allows.
+    base, tokenizer = load_model(model, device="cpu", dtype="float32")
     tuned = load_adapter(base, checkpoint)
     try:
         merge_adapter(tuned, merged, tokenizer=adapter_tokenizer(checkpoint, tuned) or tokenizer)

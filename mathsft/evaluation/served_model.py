@@ -19,8 +19,8 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm.auto import tqdm
 
-from mathsft.generation.server_forms import WRITERS, Ask, ServerError
 from mathsft.generation.served import as_text
+from mathsft.generation.server_forms import WRITERS, Ask, ServerError
 from mathsft.generation.server_scores import Score, continuation_score
 from mathsft.models.encoding import encode_prompts, stop_tokens
 from mathsft.processes import say

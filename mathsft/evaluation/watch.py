@@ -79,7 +79,9 @@ def watch(
         raise ValueError("watch evaluates in one process: start it without torchrun")
     check_numbers({**arguments, "timeout": timeout, "poll": poll})
     if tasks in SUITES:
-        raise ValueError(f"{tasks} is a suite: watch evaluates one task of {', '.join(SUITES[tasks])}")
+        raise ValueError(
+            f"{tasks} is a suite: watch evaluates one task of {', '.join(SUITES[tasks])}"
+        )
     if serve is not None:
         check_serve(serve, timeout=serve_timeout)
     shots, limit = arguments.get("num_fewshot"), arguments.get("limit")

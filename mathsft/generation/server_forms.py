@@ -142,7 +142,8 @@ def _from_sglang(
 def _from_transformers(
     ask: Any, text: str, seed: int, *, model: str, n: int, max_new_tokens: int, sampling: Any
 ) -> list[Answer]:
-    # It reads text, and refuses fields that it does not know. A text to stop at stays in the answer.
+    # It reads text, and refuses fields that it does not know. A text to stop at stays in the
+    # answer.
     config = {
         "do_sample": False, "max_new_tokens": max_new_tokens,
         "eos_token_id": sampling["stop_token_ids"],

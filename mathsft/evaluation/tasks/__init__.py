@@ -1,6 +1,5 @@
 """Our tasks for lm-evaluation-harness, one YAML file each, and how the harness finds them."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +81,6 @@ def load_tasks(manager: TaskManager, tasks: Sequence[str]) -> Any:
     Raises ConnectionError without a network, if rows are only on the hub; and ValueError, with its
     files, for a task that is given as a file and that the harness cannot make.
     """
-    random.seed(0)  # some tasks shuffle their choices (gpqa): the same way each time
     try:
         return manager.load(list(tasks))
     except ConnectionError as error:

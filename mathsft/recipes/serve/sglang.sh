@@ -14,13 +14,12 @@ set -euo pipefail
 
 MODEL=${1:?which model? bash sglang.sh MODEL [PORT]}
 PORT=${2:-30000}
-if [ -z "${DATA_PARALLEL:-}" ]; then
-    DATA_PARALLEL=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | wc -l)
-    if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-        DATA_PARALLEL=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
-    fi
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    GPUS=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
+else
+    GPUS=$({ nvidia-smi --list-gpus 2>/dev/null || echo "one, or none"; } | wc -l)
 fi
-OPTIONS=(--host 127.0.0.1 --port "$PORT" --dp-size "${DATA_PARALLEL/#0/1}")
+OPTIONS=(--host 127.0.0.1 --port "$PORT" --dp-size "${DATA_PARALLEL:-$GPUS}")
 OPTIONS+=(--tp-size "${TENSOR_PARALLEL:-1}")
 # The same request gives the same answer, whatever else is in its batch; and seeds are followed.
 OPTIONS+=(--enable-deterministic-inference)

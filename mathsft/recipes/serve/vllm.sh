@@ -12,18 +12,19 @@
 #                    divide the number of attention heads (Qwen2.5-0.5B has 14: 1, 2 or 7)
 #   ADAPTERS         NAME=FOLDER of LoRA adapters, with spaces between them
 #   MAX_LORA_RANK    the largest r of the adapters; default 64 (vLLM's own default is 16)
-#   VLLM_OPTIONS     further options of `vllm serve`, such as --max-model-len 4096
+#   VLLM_OPTIONS     further options of `vllm serve`, such as --max-model-len 4096; weights that are
+#                    stored in float32 (watch --serve merges so) are computed in float16 unless
+#                    --dtype says otherwise: --dtype bfloat16
 set -euo pipefail
 
 MODEL=${1:?which model? bash vllm.sh MODEL [PORT]}
 PORT=${2:-8000}
-if [ -z "${TENSOR_PARALLEL:-}" ]; then
-    TENSOR_PARALLEL=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | wc -l)
-    if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-        TENSOR_PARALLEL=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
-    fi
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    GPUS=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
+else
+    GPUS=$({ nvidia-smi --list-gpus 2>/dev/null || echo "one, or none"; } | wc -l)
 fi
-OPTIONS=(--host 127.0.0.1 --port "$PORT" --tensor-parallel-size "${TENSOR_PARALLEL/#0/1}")
+OPTIONS=(--host 127.0.0.1 --port "$PORT" --tensor-parallel-size "${TENSOR_PARALLEL:-$GPUS}")
 # Log-probabilities at the sampling temperature, which training on served attempts needs.
 OPTIONS+=(--logprobs-mode processed_logprobs)
 # Nothing of the checkpoint's generation config (a repetition penalty, top_k) that nobody asked for.
