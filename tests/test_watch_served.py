@@ -66,11 +66,12 @@ def test_a_checkpoint_through_a_server_has_the_log_likelihoods_of_its_own_evalua
 
 
 @pytest.mark.slow
-def test_transformers_serve_answers_for_each_checkpoint(training: Path, tmp_path: Path) -> None:
+def test_transformers_serve_answers_for_a_checkpoint(training: Path, tmp_path: Path) -> None:
     task = str(written_task(tmp_path))
+    shutil.rmtree(training / "checkpoint-2")
     own = watch(training, tasks=task, timeout=0, results=tmp_path / "own")
     served = watch(training, tasks=task, timeout=0, serve="transformers")
-    assert [r.name for r in served] == ["checkpoint-2", "checkpoint-4"]
+    assert [r.name for r in served] == ["checkpoint-4"]
     assert [r.harness["exact_match,last"] for r in served] == [
         r.harness["exact_match,last"] for r in own
     ]
