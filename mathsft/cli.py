@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from mathsft.checks import unknown_name
 from mathsft.command_line import CONFIG, Options, completion, split
-from mathsft.data_commands import cleaning
+from mathsft.data_commands import cleaning, generate, mix, store_teacher
 from mathsft.device import default_profile
 from mathsft.options import Option, options_of
 from mathsft.processes import say
@@ -84,39 +84,6 @@ def _training(objective: str | None = None) -> Callable[[str, Arguments], Comman
         train_by_recipe(sections, **{"objective": name, **given})
 
     return command
-
-
-def _mix(about: str, _: Arguments) -> Command:
-    from mathsft.data.local_files import check_new_file, write_rows
-    from mathsft.training.recipe_rows import mixture, read_test
-
-    file = {"config": RECIPE, **options_of(write_rows, skip={"rows"})}
-    sections = {name: recipe_sections()[name] for name in ("mix", "test")}
-    recipe, given = yield Options("mix", about, file, sections=sections, always=["mix"])
-    check_new_file(**given)
-    test = read_test(recipe["test"]) if "test" in recipe else None
-    print(write_rows(mixture(recipe["mix"], test), **given))
-
-
-def _store_teacher(about: str, _: Arguments) -> Command:
-    from mathsft.training.store_by_recipe import store_by_recipe
-
-    file = {"config": RECIPE, **options_of(store_by_recipe, skip={"recipe"})}
-    used = ("model", "train", "test", "mix", "distillation")
-    read: Given = {"sections": {name: recipe_sections()[name] for name in used}}
-    read |= {"always": ["model", "distillation"], "shorthand": "distillation"}
-    recipe, given = yield Options("store-teacher", about, file, **read)
-    print(store_by_recipe(recipe, **given))
-
-
-def _generate(about: str, _: Arguments) -> Command:
-    from mathsft.generation.basket_client import generate_basket
-
-    own = {"config": CONFIG, **options_of(generate_basket)}
-    file = "a file of prompts: .jsonl, .json, .csv or .parquet, also with .gz"
-    own |= {"basket": _text(file, required=True)}
-    own["tokenizer"] = replace(own["tokenizer"], hint=str)
-    generate_basket(**(yield Options("generate", about, own))[1])
 
 
 def _evaluate(about: str, _: Arguments) -> Command:
@@ -194,11 +161,11 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "train": (_training(), "train a model for any objective"),
     "sft": (_training("sft"), "fine-tune on worked solutions or conversations"),
     "multiple-choice": (_training("multiple_choice"), "train the log-likelihood of choices"),
-    "store-teacher": (_store_teacher, "keep what a teacher says about a data set in a file"),
-    "mix": (_mix, "write a mixture of data sets into a file"),
+    "store-teacher": (store_teacher, "keep what a teacher says about a data set in a file"),
+    "mix": (mix, "write a mixture of data sets into a file"),
     "deduplicate": (cleaning("deduplicate"), "keep one of the rows that are nearly the same"),
     "decontaminate": (cleaning("decontaminate"), "leave out rows that hold a question of a test"),
-    "generate": (_generate, "answer a basket of prompts through an OpenAI-compatible server"),
+    "generate": (generate, "answer a basket of prompts through an OpenAI-compatible server"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),
     "compare": (_compare, "compare models that answered the same questions (paired tests)"),
     "search-prompt": (_search_prompt, "search for a prompt of real tokens, and score it"),

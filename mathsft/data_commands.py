@@ -1,18 +1,54 @@
-"""The commands ``mathsft deduplicate`` and ``mathsft decontaminate``: a source in, a file out."""
+"""The commands that make data: a file, a source or a server in, a new file out."""
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from mathsft.command_line import CONFIG, Options
 from mathsft.options import Option, options_of
+from mathsft.recipes import RECIPE
+from mathsft.recipes.sections import recipe_sections
 
-Name = Literal["deduplicate", "decontaminate"]
+Command = Generator[Options, Any, None]
 
 
-def cleaning(name: Name) -> Callable[[str, Sequence[str]], Generator[Options, Any, None]]:
+def mix(about: str, _: Sequence[str]) -> Command:
+    from mathsft.data.local_files import check_new_file, write_rows
+    from mathsft.training.recipe_rows import mixture, read_test
+
+    file = {"config": RECIPE, **options_of(write_rows, skip={"rows"})}
+    sections = {name: recipe_sections()[name] for name in ("mix", "test")}
+    recipe, given = yield Options("mix", about, file, sections=sections, always=["mix"])
+    check_new_file(**given)
+    test = read_test(recipe["test"]) if "test" in recipe else None
+    print(write_rows(mixture(recipe["mix"], test), **given))
+
+
+def store_teacher(about: str, _: Sequence[str]) -> Command:
+    from mathsft.training.store_by_recipe import store_by_recipe
+
+    file = {"config": RECIPE, **options_of(store_by_recipe, skip={"recipe"})}
+    used = ("model", "train", "test", "mix", "distillation")
+    read: dict[str, Any] = {"sections": {name: recipe_sections()[name] for name in used}}
+    read |= {"always": ["model", "distillation"], "shorthand": "distillation"}
+    recipe, given = yield Options("store-teacher", about, file, **read)
+    print(store_by_recipe(recipe, **given))
+
+
+def generate(about: str, _: Sequence[str]) -> Command:
+    from mathsft.generation.basket_client import generate_basket
+
+    own = {"config": CONFIG, **options_of(generate_basket)}
+    file = "a file of prompts: .jsonl, .json, .csv or .parquet, also with .gz"
+    own |= {"basket": Option(str, help=file, required=True)}
+    own["tokenizer"] = replace(own["tokenizer"], hint=str)
+    generate_basket(**(yield Options("generate", about, own))[1])
+
+
+def cleaning(name: Literal["deduplicate", "decontaminate"]) -> Callable[..., Command]:
     """The command of this name. The rows that are kept are written with all of their columns."""
 
-    def command(about: str, _: Sequence[str]) -> Generator[Options, Any, None]:
+    def command(about: str, _: Sequence[str]) -> Command:
         from mathsft.data.deduplication import deduplicate
         from mathsft.data.local_files import check_new_file, write_rows
         from mathsft.data.sources import published_rows
