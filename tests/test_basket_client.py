@@ -392,7 +392,8 @@ def test_transformers_serve_writes_what_the_model_itself_writes(tmp_path: Path) 
         questions = ["Tom has 3 pens and buys 2. How many has he?", "What is 3 + 4?"]
         found = generate_basket(
             [{"prompt": question} for question in questions], f"http://127.0.0.1:{port}",
-            model=str(folder), file=tmp_path / "a.jsonl", temperature=0.0, max_new_tokens=12, tokenizer=tokenizer,
+            model=str(folder), file=tmp_path / "a.jsonl", temperature=0.0, max_new_tokens=12,
+            tokenizer=tokenizer,
         )  # fmt: skip
     finally:
         child.terminate()

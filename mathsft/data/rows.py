@@ -36,12 +36,8 @@ from mathsft.data.preferences import MARGIN, PREFERENCE_FEATURES, read_preferenc
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import from_own
 from mathsft.data.scored import (
-    ENDED,
-    GROUP_FEATURES,
-    UNPAIRED_FEATURES,
-    read_group,
-    read_unpaired,
-)
+    ENDED, GROUP_FEATURES, UNPAIRED_FEATURES, read_group, read_unpaired,
+)  # fmt: skip
 
 Row = Mapping[str, Any]
 

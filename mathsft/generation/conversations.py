@@ -139,7 +139,7 @@ def _seed(seed: int | None, key: str | int, sample: int, turn: int) -> int | Non
 
 
 def api_address(base_url: str) -> str:
-    """A server's address with a path, ``/v1`` if it has none. Raises what `check_address` raises."""
+    """A server's address with a path, ``/v1`` if it has none. Raises as `check_address` does."""
     address = check_address(base_url)
     return address + ("" if urlsplit(address).path else "/v1")
 

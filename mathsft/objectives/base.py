@@ -202,10 +202,7 @@ def sequences_of(row: Row) -> Iterator[TokenSequence]:
 
 
 def answers_forest(rows: Sequence[Row], *, max_length: int) -> TokenForest:
-    """Lay out the answers of each row with their prompt once; what is longer than a row is divided.
-
-    Each part has the prompt again.
-    """
+    """Lay out each row's answers with their prompt once, and again for each row that it takes."""
     groups: list[list[TokenSequence]] = []
     for row in rows:
         groups.append([])
