@@ -36,8 +36,12 @@ from mathsft.data.preferences import MARGIN, PREFERENCE_FEATURES, read_preferenc
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import from_own
 from mathsft.data.scored import (
-    ENDED, GROUP_FEATURES, UNPAIRED_FEATURES, read_group, read_unpaired,
-)  # fmt: skip
+    ENDED,
+    GROUP_FEATURES,
+    UNPAIRED_FEATURES,
+    read_group,
+    read_unpaired,
+)
 
 Row = Mapping[str, Any]
 
@@ -61,8 +65,8 @@ class RowKind:
     the columns that identify the kind: a row that fills them is of it, unless it is of an earlier
     kind (`kind_of` checks the kinds in order). ``asks_in`` is the column with what a row asks.
     ``reader`` reads a row with these columns; ``example`` makes a worked example from a row.
-    ``more`` are columns that only some data sets have, ``talk`` those that hold or may hold
-    messages, ``also`` those that the reader reads in addition.
+    ``more`` are columns that only some data sets have, ``talk`` those that may hold messages,
+    ``also`` those that the reader reads in addition.
     """
 
     name: str
@@ -236,10 +240,7 @@ def asked(row: Row) -> list[str]:
 def check_columns(
     row: Row, *, where: str, read: frozenset[str], counted: set[str], kind: RowKind
 ) -> None:
-    """Count or refuse the columns of a row that are not ``read`` (`mathsft.data.columns`).
-
-    Raises what `RowKind.read` raises.
-    """
+    """Count or refuse (ValueError) columns that are not ``read`` (`mathsft.data.columns`)."""
     made_of_turns = "messages" in kind.features and "instruction" not in read  # not Alpaca's
     refuse_half(row, where=where, read=read, talk=made_of_turns)
     paired = kind is PREFERENCE

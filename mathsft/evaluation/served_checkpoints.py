@@ -75,8 +75,10 @@ def evaluate_served(
         found: Result = evaluate(
             str(folder), base_url=address, server=known, name=checkpoint.name, **arguments
         )
-    adapter = {"model": str(model), "adapter": str(checkpoint)}
-    found = replace(found, **adapter if holds_adapter(checkpoint) else {"model": str(checkpoint)})
+    scored: Any = {"model": str(checkpoint)}
+    if holds_adapter(checkpoint):
+        scored = {"model": str(model), "adapter": str(checkpoint)}
+    found = replace(found, **scored)
     found.save(results)
     return found
 

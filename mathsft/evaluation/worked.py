@@ -54,10 +54,11 @@ def worked_answers(
     check_rows(problems, name="worked_answers")
     problems = list(problems)
     references = _references(problems)
+    prompts: list[Any] = [prompt(problem["question"]) for problem in problems]
     groups = generate(
         model,
         tokenizer,
-        [prompt(problem["question"]) for problem in problems],
+        prompts,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         server=server,

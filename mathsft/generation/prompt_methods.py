@@ -121,7 +121,9 @@ class Search:
             penalty = method.forbidden_weight * codebook.forbidden_mass().mean()
             optimizer.zero_grad()
             ((loss + penalty) * self.scale).backward()
-            codebook.codes.grad /= self.scale
+            slope = codebook.codes.grad
+            assert slope is not None
+            slope /= self.scale
             optimizer.step()
             losses.append(loss.item())
             prompts = [tuple(ids) for ids in drawn.ids.tolist()]
