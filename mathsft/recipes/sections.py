@@ -12,8 +12,7 @@ from mathsft.options import Option, options_of
 
 NOT_KEYS = {
     "model", "tokenizer", "problems", "rows", "eval_rows", "objective", "test", "output_dir",
-    "run_dir", "callbacks", "teacher", "prompt", "prompts", "hub_token", "parallelism_config",
-    "server",
+    "run_dir", "callbacks", "prompt", "prompts", "hub_token", "parallelism_config", "server",
 }  # fmt: skip
 # What peft itself writes into a LoraConfig.
 _PEFTS_OWN = {
@@ -101,7 +100,7 @@ def objective_sections() -> dict[str, dict[str, Option]]:
     from mathsft.training.arguments import refused_arguments
     from mathsft.training.make import DEFAULTS, make_trainer
 
-    shared = options_of(make_trainer, skip=NOT_KEYS)
+    shared = options_of(make_trainer, skip={*NOT_KEYS, "teacher"})  # a loaded model
     theirs = options_of(TrainingArguments, skip=NOT_KEYS, defaults=False)
     theirs["fsdp"] = replace(theirs["fsdp"], hint=bool | str | None)  # transformers expects true
     batch = theirs["per_device_train_batch_size"]

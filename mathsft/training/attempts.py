@@ -25,7 +25,7 @@ class Attempts:
     def has_signal(self) -> bool:
         return has_signal(self.rewards)
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self, advantages: Sequence[float] = ()) -> dict[str, Any]:
         """The row that an objective learns from. The tokens are those that were sampled."""
         prompt = self.prompt_ids
         return {
@@ -33,6 +33,7 @@ class Attempts:
             "labels": [[*[IGNORE] * len(prompt), *one.input_ids] for one in self.completions],
             "old": [one.logprobs for one in self.completions],
             "ended": [one.ended for one in self.completions],
+            "advantages": list(advantages),
         }
 
 

@@ -22,10 +22,10 @@ def learned_rows(
 
     ``teacher_ids``: for the numbers of some prompts what the teacher reads in their place.
     """
-    rows = [group.as_row() for group in groups]
     if isinstance(objective, Policy):
         advantages = objective.advantages([group.rewards for group in groups])
-        return [{**row, "advantages": own} for row, own in zip(rows, advantages, strict=True)]
+        return [group.as_row(own) for group, own in zip(groups, advantages, strict=True)]
+    rows = [group.as_row() for group in groups]
     for row, group in zip(rows, groups, strict=True):
         prompt = teacher_ids.get(group.row)
         row["teacher_ids"] = [
