@@ -160,6 +160,14 @@ WRONG = {
         ("for value in", "gpo_slope = lambda lp, advantage: -advantage"),
         ("for rewards in", "wins = lambda rewards: [2 * r - 1 for r in rewards]"),
     ],
+    "09_prompt_search.ipynb": [
+        (
+            "for first, last",
+            "my_cosine = lambda step, steps, a, b: a + (b - a) * step / (steps - 1)",
+        ),
+        ("for asked, text", "my_survives = lambda question, ids: question.endswith('?')"),
+        ("from itertools", "my_counts = lambda places, words: (places * words, words**places)"),
+    ],
 }
 
 

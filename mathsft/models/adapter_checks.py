@@ -37,7 +37,7 @@ def soft_prompt_length(model: torch.nn.Module) -> int:
     config: Any = model.active_peft_config
     if config.peft_type != PeftType.PROMPT_TUNING:
         raise ValueError(
-            f"{config.peft_type.value}: of peft's soft prompts, only PromptTuningConfig is known"
+            f"{config.peft_type.value}: of peft's soft prompts, only PromptTuningConfig is read"
         )
     return int(config.num_virtual_tokens)
 
