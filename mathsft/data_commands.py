@@ -49,12 +49,14 @@ def cleaning(name: Literal["deduplicate", "decontaminate"]) -> Callable[..., Com
     """The command of this name. The rows that are kept are written with all of their columns."""
 
     def command(about: str, _: Sequence[str]) -> Command:
-        from mathsft.data.deduplication import deduplicate
         from mathsft.data.local_files import check_new_file, write_rows
         from mathsft.data.sources import published_rows
-        from mathsft.evaluation.decontamination import decontaminate
 
-        clean: Any = {"deduplicate": deduplicate, "decontaminate": decontaminate}[name]
+        clean: Callable[..., Any]
+        if name == "deduplicate":
+            from mathsft.data.deduplication import deduplicate as clean
+        else:
+            from mathsft.evaluation.decontamination import decontaminate as clean
         source = "a .jsonl, .json, .parquet or .csv file (also .gz), or a data set of the hub"
         own = {
             "config": CONFIG,

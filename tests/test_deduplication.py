@@ -5,6 +5,7 @@ import json
 import random
 import tracemalloc
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,8 +16,10 @@ from datasets import Dataset, IterableDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mathsft import cli
 from mathsft.data import embedding_duplicates, near_duplicates
 from mathsft.data.deduplication import Method, deduplicate
+from mathsft.data.local_files import read_rows, write_rows
 from mathsft.data.problems import read_problems
 from mathsft.data.questions import question_key
 from mathsft.data.synthetic.grade_school import tiny_gsm_rows
@@ -365,6 +368,32 @@ def test_without_the_packages_a_line_names_the_extra(monkeypatch: pytest.MonkeyP
     with pytest.raises(ImportError, match=r'pip install "mathsft\[data\]"'):
         deduplicate(asking("x"), method="near")
     assert deduplicate(asking("x", "X"), method="exact").groups == {0: [1]}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_command_keeps_all_columns_of_the_rows(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": 7, **chat("2 + 3?", "5")}, {"id": 8, **chat("2 + 4?", "6")},
+            {"id": 9, **chat("2  + 3 ?", "Five.")}]  # fmt: skip
+    source, out = tmp_path / "chats.jsonl", tmp_path / f"out{suffix}"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ["deduplicate", "--source", source, "--file", out, "--report", tmp_path / "groups.csv"]
+    cli.main(list(map(str, line)))
+    assert [row for _, row in read_rows(out)] == rows[:2]
+    assert "3 rows read, 2 kept" in capsys.readouterr().out
+    assert len((tmp_path / "groups.csv").read_text().splitlines()) == 3
+    with pytest.raises(SystemExit, match="exists already"):
+        cli.main(list(map(str, line)))
+
+
+def test_values_that_a_file_cannot_hold_are_one_line(tmp_path: Path) -> None:
+    for value in (date(2026, 1, 1), "\ud800"):
+        with pytest.raises(ValueError, match="row 1 cannot be written as JSON"):
+            write_rows([{"a": 1}, {"a": value}], tmp_path / "out.jsonl")
+    with pytest.raises(ValueError, match=r"do not fit into one table.*write .jsonl"):
+        write_rows([{"a": 1}, {"a": "x"}], tmp_path / "out.parquet")
+    assert not list(tmp_path.iterdir())
 
 
 def test_real_rows_hold_few_duplicates_and_these_are_alike(data_dir: Path) -> None:
