@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from mathsft.checks import unknown_name
 from mathsft.command_line import CONFIG, Options, completion, split
-from mathsft.data_commands import cleaning, generate, mix, store_teacher
+from mathsft.data_commands import cleaning, deduplicate_many, generate, mix, store_teacher
 from mathsft.device import default_profile
 from mathsft.options import Option, options_of
 from mathsft.processes import say
@@ -164,6 +164,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "store-teacher": (store_teacher, "keep what a teacher says about a data set in a file"),
     "mix": (mix, "write a mixture of data sets into a file"),
     "deduplicate": (cleaning("deduplicate"), "keep one of the rows that are nearly the same"),
+    "deduplicate-files": (deduplicate_many, "the same for many files, here or on Slurm"),
     "decontaminate": (cleaning("decontaminate"), "leave out rows that hold a question of a test"),
     "generate": (generate, "answer a basket of prompts through an OpenAI-compatible server"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),

@@ -70,3 +70,11 @@ def cleaning(name: Literal["deduplicate", "decontaminate"]) -> Callable[..., Com
         print(write_rows(clean(rows, **given).rows, file))
 
     return command
+
+
+def deduplicate_many(about: str, _: Sequence[str]) -> Generator[Options, Any, None]:
+    """The command ``deduplicate-files``."""
+    from mathsft.recipes.deduplicate_slurm import deduplicate_files
+
+    own = {"config": CONFIG, **options_of(deduplicate_files)}
+    deduplicate_files(**(yield Options("deduplicate-files", about, own))[1])

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from mathsft import cli
 from mathsft.data.deduplication import deduplicate
 from mathsft.data.near_duplicates import bands
 from mathsft.data.synthetic.grade_school import tiny_gsm_rows
-from mathsft.recipes.deduplicate_slurm import deduplicate_files, main
+from mathsft.recipes.deduplicate_slurm import deduplicate_files
 
 SBATCH = r"""#!/bin/bash
 script=${@: -1}
@@ -123,8 +124,7 @@ def test_slurm_gets_four_jobs_that_wait_for_each_other(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     line = ["--source", str(tmp_path / "part*.jsonl"), "--output", str(tmp_path / "out")]
     line += ["--partition", "cpu", "--threshold", "1.0", "--memory_gb", "3"]
-    monkeypatch.setattr(sys, "argv", ["deduplicate_slurm", *line, "--env_command", "export A=1"])
-    main()
+    cli.main(["deduplicate-files", *line, "--env_command", "export A=1"])
     assert bands(1.0)[0] == 1  # so the second stage has one task
     assert kept(tmp_path / "out") == sorted(map(json.dumps, deduplicate(rows, threshold=1.0).rows))
     scripts = {
@@ -141,14 +141,6 @@ def test_slurm_gets_four_jobs_that_wait_for_each_other(
     assert asked.count("--dependency=afterok:") == 3
 
 
-def test_the_recipe_has_help_and_one_line_for_a_mistake(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["deduplicate_slurm", "--source", "none*", "--output", "out"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert "--source none*: there is no such file" in str(stop.value)
-    monkeypatch.setattr(sys, "argv", ["deduplicate_slurm", "--help"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "--partition" in capsys.readouterr().out
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"deduplicate-files: --source none\*: there is no such"):
+        cli.main(["deduplicate-files", "--source", "none*", "--output", str(tmp_path / "out")])

@@ -28,6 +28,8 @@ ON_DEMAND = {
     "cli.py": EXTRAS["completion"],
     "command_line.py": EXTRAS["completion"],
     "near_duplicates.py": EXTRAS["data"],
+    "near_pipeline.py": EXTRAS["data"],
+    "deduplicate_slurm.py": EXTRAS["data"],
     "embedding_duplicates.py": [*EXTRAS["data"], "scikit-learn", "sentence-transformers"],
     "memory.py": ["IPython"],  # only if it runs already
 }

@@ -2,7 +2,7 @@
 
 Run this on a login node, from the repository:
 
-    python -m mathsft.recipes.deduplicate_slurm --source 'data/*.jsonl' --output deduplicated \\
+    mathsft deduplicate-files --source 'data/*.jsonl' --output deduplicated \\
         --partition cpu --tasks 64 --env_command 'source .venv/bin/activate'
 
 Without ``--partition`` the same pipeline runs here. The output folder must be on storage that
@@ -10,19 +10,15 @@ every machine sees. A second call resumes: tasks that are complete are not run a
 """
 
 import json
-import sys
 from functools import reduce
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from mathsft.checks import SHARE, at_least, check_number
-from mathsft.command_line import Options
 from mathsft.data.row_parts import By
 from mathsft.data.sources import file_stamp
 from mathsft.files import check_writable, read_json, write_whole
-from mathsft.options import options_of
-from mathsft.told import exit_with, is_told
 
 
 def deduplicate_files(
@@ -125,18 +121,3 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
                 f"({name}): give another --output, or remove the folder"
             )
     write_whole(path, json.dumps(now))
-
-
-def main() -> None:
-    """The command line of this file."""
-    options = Options("deduplicate_slurm", "deduplicate many files", options_of(deduplicate_files))
-    try:
-        deduplicate_files(**options.read(sys.argv[1:])[1])
-    except (Exception, KeyboardInterrupt) as error:
-        if not is_told(error):
-            raise
-        exit_with(error, "deduplicate_slurm")
-
-
-if __name__ == "__main__":
-    main()
