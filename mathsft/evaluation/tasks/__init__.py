@@ -79,7 +79,8 @@ def load_tasks(manager: TaskManager, tasks: Sequence[str]) -> Any:
     """The harness's tasks and groups by name, with their rows.
 
     Raises ConnectionError without a network, if rows are only on the hub; and ValueError, with its
-    files, for a task that is given as a file and that the harness cannot make.
+    files, for a task that is given as a file and that the harness cannot make; and ImportError for
+    one that needs a package which is not installed.
     """
     try:
         return manager.load(list(tasks))
@@ -87,6 +88,11 @@ def load_tasks(manager: TaskManager, tasks: Sequence[str]) -> Any:
         raise ConnectionError(
             f"the rows of {', '.join(tasks)} cannot be loaded: {error}. Without a network: "
             "mathqa_tiny, or mathqa_file with a file of MathQA's rows"
+        ) from error
+    except (AssertionError, ImportError) as error:  # a task's own check of the packages it needs
+        raise ImportError(
+            f"{', '.join(tasks)}: the harness cannot load the tasks: {error}. Install what it "
+            "names, or leave that task out"
         ) from error
     except Exception as error:
         files = ", ".join(task for task in tasks if is_file(task))
