@@ -72,7 +72,7 @@ def cleaning(name: Literal["deduplicate", "decontaminate"]) -> Callable[..., Com
     return command
 
 
-def deduplicate_many(about: str, _: Sequence[str]) -> Generator[Options, Any, None]:
+def deduplicate_many(about: str, _: Sequence[str]) -> Command:
     """The command ``deduplicate-files``."""
     from mathsft.recipes.deduplicate_slurm import deduplicate_files
 

@@ -47,7 +47,12 @@ def listed() -> list[str]:
 
 
 def test_requirements_txt_is_the_package_with_the_lessons_and_trackers() -> None:
-    assert listed() == [*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["tracking"], *EXTRAS["data"]]
+    assert listed() == [
+        *PROJECT["dependencies"],
+        *EXTRAS["notebooks"],
+        *EXTRAS["tracking"],
+        *EXTRAS["data"],
+    ]
 
 
 def test_requirements_txt_names_every_package_of_the_design_card() -> None:
