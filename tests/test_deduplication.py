@@ -86,13 +86,13 @@ def test_a_row_is_left_out_only_for_a_kept_row_that_is_as_similar_as_it_says(
 @pytest.mark.parametrize("prefer", ["first", "longest", "random"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_result_is_the_same_for_every_size_of_the_blocks(method: Method, prefer: Any) -> None:
-    rows = with_copies(100)
+    rows = with_copies(60)
     one, other, whole = (
         deduplicate(rows, method=method, prefer=prefer, batch_size=size) for size in (1, 7, 1000)
     )
     assert one.removed == other.removed == whole.removed
     # "exact" misses the copies, which have a word more.
-    assert len(whole.removed) >= 20 or method == "exact"
+    assert len(whole.removed) >= 12 or method == "exact"
     stored = deduplicate(Dataset.from_list(rows), method=method, prefer=prefer, batch_size=7)
     assert stored.removed == whole.removed
     assert stored.rows[:] == Dataset.from_list(whole.rows)[:]
@@ -297,11 +297,11 @@ def test_the_comparisons_grow_with_the_rows_and_not_with_their_square(
         return real(*sets, **how)
 
     monkeypatch.setattr(near_duplicates.np, "intersect1d", counted)
-    for count in (300, 1200):
+    for count in (200, 800):
         compared.clear()
         found = deduplicate(with_copies(count))
         assert count / 5 <= len(found.removed) <= count / 4
-        assert count / 5 <= len(compared) <= count / 2  # of all pairs: 65,000 and 1,000,000
+        assert count / 5 <= len(compared) <= count / 2  # of all pairs: 29,000 and 460,000
 
 
 @settings(max_examples=40, deadline=None)
@@ -400,7 +400,7 @@ def test_values_that_a_file_cannot_hold_are_one_line(tmp_path: Path) -> None:
 
 
 def test_real_rows_hold_few_duplicates_and_these_are_alike(data_dir: Path) -> None:
-    rows, _ = read_problems(data_dir / "gsm8k" / "train.jsonl", limit=800)
+    rows, _ = read_problems(data_dir / "gsm8k" / "train.jsonl", limit=400)
     loose, usual = (deduplicate(rows, threshold=limit) for limit in (0.4, 0.8))
     assert len(usual.removed) <= len(loose.removed) < 20
     for row, (kept, score) in loose.removed.items():
