@@ -25,6 +25,7 @@ from mathsft.objectives.teacher_prompts import after, teacher_prompt, teacher_ro
 LossType = Literal[
     "forward_kl", "reverse_kl", "jsd", "soft_cross_entropy", "alpha_beta", "slim", "mse", "cosine"
 ]
+BASE = "base"  # the teacher that is the model without its adapter
 _SLIM_SHARE = 0.05  # of the words, as in its paper
 _SHARE = Rule(lambda value: 0 < value < 1, "a share, above 0 and below 1")
 _TEACHER_LONG = "whose teacher's prompt and answer are longer than the model's {:,} positions"
@@ -63,15 +64,14 @@ class Distillation(SFT):
         teacher: "base": the model with its adapter switched off. A folder or a hub name: loaded by
             `load_model` when the trainer is made. A folder of `store_teacher`: what it has stored.
             A loaded model is given to the trainer instead.
-        teacher_adapter: a folder with an adapter of the teacher.
+        teacher_adapter: an adapter of the teacher, a folder.
         loss_type: one of the above.
         beta: of "jsd": the teacher's share of the mixture.
         ab_alpha: of "alpha_beta".
         ab_beta: of "alpha_beta".
         temperature: T. Above 1, unlikely words weigh more.
         top_k: how many of the teacher's likeliest words are compared one by one; None: all.
-        weight_by_label: multiply the loss of a token y by (1 - q(y)) p(y), a constant: tokens count
-            that the teacher expects and the student does not.
+        weight_by_label: multiply the loss of a token y by (1 - q(y)) p(y), a constant.
         ce_weight: the weight of -log q(y) at T = 1, which is added: learning from the text as well.
         on_policy: the student writes the text itself, in `rollout_trainer`.
         sampling_temperature: that of its sampling.
@@ -82,7 +82,7 @@ class Distillation(SFT):
     unshown = frozenset({"teacher_ids"})
     needs_teacher: ClassVar[bool] = True
 
-    teacher: str = "base"
+    teacher: str = BASE
     teacher_adapter: str | None = None
     loss_type: LossType = "forward_kl"
     beta: float = 0.5

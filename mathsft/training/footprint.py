@@ -1,7 +1,4 @@
-"""The memory that a training run allocates, part by part, from the sizes of its model.
-
-The sizes are counted before the model is loaded.
-"""
+"""The memory that a training run allocates, part by part, from its model's sizes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from mathsft.models.attention import LONG_ROW
 from mathsft.models.computation import json_hash
+from mathsft.models.distributions import ARRAYS
 from mathsft.models.pretrained import model_config
 from mathsft.models.projection import LOGITS_AT_ONCE
 from mathsft.models.trained_weights import fit_to_model, linear_layers, lora_config
@@ -148,6 +146,8 @@ def footprint(
     gradient_accumulation_steps: int = 1,
     gradient_checkpointing: bool = False,
     optim: str = "adamw_torch",
+    compared: bool = False,
+    teacher_numbers: int = 0,
     **_: Any,
 ) -> MemoryEstimate:
     """The arithmetic of `estimate_memory`; other keys of a recipe's section are ignored.
@@ -176,6 +176,8 @@ def footprint(
       (`mathsft.models.projection`), of 4 bytes, 6 in half precision. After they are freed, the
       backward pass through a layer needs Is per token, a dequantised matrix HIs, and with
       checkpointing that layer's activations. The larger of the two counts: logits or this pass.
+    - ``compared`` with a teacher: `ARRAYS` arrays of a block in 4 bytes, at most 2²⁶ numbers in
+      all; H (4 + 2s) for each trained position; s per parameter of a loaded teacher.
     - full fine-tuning also trains the head: two float32 arrays of its size, 8HV (its gradient
       and a part of it), count with the logits. Unless it accumulates over several batches, it
       allocates its gradients after the activations are freed, and the larger of these two
@@ -208,8 +210,10 @@ def footprint(
     backward = tokens * i * s + (h * i * s if quantize else 0)
     if gradient_checkpointing:
         backward += tokens * layer
-    at_once = min(trained_share * tokens, max(1, LOGITS_AT_ONCE // shapes.vocabulary))
-    logits = at_once * shapes.vocabulary * (6 if half else 4)
+    arrays = ARRAYS if compared else 1
+    at_once = min(trained_share * tokens, max(1, LOGITS_AT_ONCE // arrays // shapes.vocabulary))
+    logits = at_once * shapes.vocabulary * (6 if half and not compared else 4) * arrays
+    kept += int(compared * trained_share * tokens * h * (4 + 2 * s))
 
     trained = shapes.adapted if lora else shapes.projected + shapes.other
     gradients = 4 * trained / shards
@@ -233,8 +237,9 @@ def footprint(
     if "8bit" in optim:
         embedding = 0 if lora else h * shapes.vocabulary
         moments = 8 * embedding + (2 + 8 / 256) * (trained - embedding)
+    weights = shapes.other * stored + shapes.projected * (nf4 if quantize else stored)
     return MemoryEstimate(
-        weights=(shapes.other * stored + shapes.projected * (nf4 if quantize else stored)) / 1e9,
+        weights=(weights + s * teacher_numbers) / 1e9,
         adapters=4 * shapes.adapted * lora / shards / 1e9,
         gradients=gradients / 1e9,
         optimizer=moments / shards / 1e9,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mathsft.checks import Rule, at_least, check_number, check_numbers, unknown_
 from mathsft.device import Capability, device_defaults
 from mathsft.models.trained_weights import lora_config
 from mathsft.objectives.base import Objective
+from mathsft.objectives.distillation import BASE
 from mathsft.training.batch_size import BATCH, ROWS, divided_here
 from mathsft.training.footprint import Shapes
 from mathsft.training.sizing import TrainingSize, training_settings
@@ -99,6 +101,8 @@ def sized(
             "trained_share": trained_share or objective.scored_share,
             "quantize": quantize,
             "lora": lora is not False,
+            "compared": objective.needs_teacher,
+            "teacher_numbers": _teacher_numbers(recipe[section]),
         },
     )
 
@@ -155,8 +159,18 @@ def sized_model(
             "trained_share": objective.scored_share,
             "quantize": bool(getattr(model, "is_quantized", False)),
             "lora": adapted is not None,
+            "compared": objective.needs_teacher,
+            "teacher_numbers": _teacher_numbers(vars(objective)),
         },
     )
+
+
+def _teacher_numbers(settings: Mapping[str, Any]) -> int:
+    """The parameters of a teacher that will be loaded, by its name in an objective's settings."""
+    name = settings.get("teacher") or BASE
+    if name == BASE or Path(name).suffix == ".safetensors":
+        return 0
+    return Shapes.of(name).total
 
 
 def _memory_here(

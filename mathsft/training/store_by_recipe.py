@@ -4,11 +4,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from mathsft.models.same_words import check_same_tokens
-from mathsft.objectives.distillation import Distillation
+from mathsft.objectives.distillation import BASE, Distillation
 from mathsft.training.preview import tokenizer_of
 from mathsft.training.recipe_rows import Recipe, read_rows
 from mathsft.training.teacher_store import store_teacher
-from mathsft.training.teachers import BASE, loaded_teacher
+from mathsft.training.teachers import loaded_teacher
 
 
 def store_by_recipe(recipe: Recipe, path: str | Path) -> Path:

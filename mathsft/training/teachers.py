@@ -17,12 +17,11 @@ from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
 from mathsft.models.modes import evaluating
 from mathsft.models.same_words import check_same_words
 from mathsft.objectives.base import Objective
+from mathsft.objectives.distillation import BASE
 from mathsft.processes import say
 from mathsft.training.batches import OF_TEACHER
 from mathsft.training.reference import reference_model, trains_its_base
 from mathsft.training.teacher_store import StoredTeacher
-
-BASE = "base"
 
 
 @dataclass(frozen=True)
