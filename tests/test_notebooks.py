@@ -168,6 +168,11 @@ WRONG = {
         ("for asked, text", "my_survives = lambda question, ids: question.endswith('?')"),
         ("from itertools", "my_counts = lambda places, words: (places * words, words**places)"),
     ],
+    "10_data.ipynb": [
+        ("for prices", "dialogue_cost = lambda p, a, t, i, o: t * (p * i + a * o) / 1e6"),
+        ("texts = [", "first_of_each = lambda texts: list(dict.fromkeys(texts))"),
+        ("for questions", "leaked_runs = lambda questions, rows, n: 0.5"),
+    ],
 }
 
 

@@ -25,6 +25,8 @@ CARD = {
 ON_DEMAND = {
     "course.py": EXTRAS["notebooks"],
     "instruction_rewards.py": EXTRAS["ifeval"],
+    "conversations.py": EXTRAS["data"],
+    "basket_client.py": ["anyio"],  # of openai and httpx
     "cli.py": EXTRAS["completion"],
     "command_line.py": EXTRAS["completion"],
     "near_duplicates.py": EXTRAS["data"],
