@@ -13,18 +13,22 @@ TASKS = {
         tracker estimate_memory largest_batch memory_gb free_memory""",
     "Read and mix data": """
         load_problems read_rows kind_of head_for pairs_from add_choices mix_datasets training_plan
-        overlap without_test_rows question_template extract_answer same_answer official_choices
+        overlap without_test_rows deduplicate decontaminate pairs_from_groups
+        question_template extract_answer same_answer official_choices
         clean_choices formula_value formula_verdict""",
     "Load, adapt and save models": """
         load_model load_reward_model add_adapter freeze save_adapter load_adapter merge_adapter
         save_model stop_after_turns""",
     "Train": """
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO CPO SimPO
-        ORPO KTO SMPO RewardModel Classification micro_f1 persist keep_folder show_samples""",
+        ORPO KTO SMPO GPO Distillation store_teacher RewardModel Classification micro_f1
+        persist keep_folder show_samples""",
     "Learn from attempts": """
         generate sample_groups served_groups Server logprob_mismatch check_mismatch rollout_trainer
         Reinforce GRPO DrGRPO DAPO GSPO CISPO PPO ReinforcePlusPlus RLOO rejection_sampling
-        best_of_n""",
+        store_attempts best_of_n""",
+    "Ask servers; search for prompts": """
+        read_basket generate_basket basket_rows search_prompt Gumbel Swaps soft_prompt""",
     "Judge answers": """
         FinalAnswer AnswerFormat Length soft_overlong InstructionFollowing JudgedBy Weighted
         reward_by_name call_reward check_judge known_completions score""",

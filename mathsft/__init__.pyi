@@ -10,8 +10,10 @@ from mathsft.data.answers import same_answer as same_answer
 from mathsft.data.choices import add_choices as add_choices
 from mathsft.data.contamination import overlap as overlap
 from mathsft.data.contamination import without_test_rows as without_test_rows
+from mathsft.data.deduplication import deduplicate as deduplicate
 from mathsft.data.formulas import formula_value as formula_value
 from mathsft.data.formulas import formula_verdict as formula_verdict
+from mathsft.data.group_pairs import pairs_from_groups as pairs_from_groups
 from mathsft.data.labelled import head_for as head_for
 from mathsft.data.local_files import read_rows as read_rows
 from mathsft.data.mathqa import clean_choices as clean_choices
@@ -30,6 +32,7 @@ from mathsft.device import device_defaults as device_defaults
 from mathsft.evaluation.compare import compare as compare
 from mathsft.evaluation.compare import compare_all as compare_all
 from mathsft.evaluation.compare import detectable_difference as detectable_difference
+from mathsft.evaluation.decontamination import decontaminate as decontaminate
 from mathsft.evaluation.guards import check_tuned as check_tuned
 from mathsft.evaluation.harness import ForestLM as ForestLM
 from mathsft.evaluation.intervals import wilson_interval as wilson_interval
@@ -51,11 +54,17 @@ from mathsft.evaluation.tables import results_table as results_table
 from mathsft.evaluation.tables import write_csv as write_csv
 from mathsft.evaluation.watch import watch as watch
 from mathsft.evaluation.worked import worked_answers as worked_answers
+from mathsft.generation.basket_client import generate_basket as generate_basket
+from mathsft.generation.baskets import basket_rows as basket_rows
+from mathsft.generation.baskets import read_basket as read_basket
 from mathsft.generation.best_of_n import best_of_n as best_of_n
 from mathsft.generation.generate import generate as generate
 from mathsft.generation.instruction_rewards import InstructionFollowing as InstructionFollowing
 from mathsft.generation.mismatch import check_mismatch as check_mismatch
 from mathsft.generation.mismatch import logprob_mismatch as logprob_mismatch
+from mathsft.generation.prompt_methods import Gumbel as Gumbel
+from mathsft.generation.prompt_methods import Swaps as Swaps
+from mathsft.generation.prompt_search import search_prompt as search_prompt
 from mathsft.generation.reward_calls import call_reward as call_reward
 from mathsft.generation.reward_checks import check_judge as check_judge
 from mathsft.generation.reward_checks import known_completions as known_completions
@@ -70,6 +79,8 @@ from mathsft.generation.scoring import score as score
 from mathsft.generation.selection import rejection_sampling as rejection_sampling
 from mathsft.generation.served import served_groups as served_groups
 from mathsft.generation.server import Server as Server
+from mathsft.generation.soft_prompt import soft_prompt as soft_prompt
+from mathsft.generation.stored_attempts import store_attempts as store_attempts
 from mathsft.generation.weighted import Weighted as Weighted
 from mathsft.models.adapters import add_adapter as add_adapter
 from mathsft.models.adapters import load_adapter as load_adapter
@@ -91,6 +102,8 @@ from mathsft.models.trained_weights import freeze as freeze
 from mathsft.objectives.classification import Classification as Classification
 from mathsft.objectives.classification import micro_f1 as micro_f1
 from mathsft.objectives.conversations import stop_after_turns as stop_after_turns
+from mathsft.objectives.distillation import Distillation as Distillation
+from mathsft.objectives.gpo import GPO as GPO
 from mathsft.objectives.kto import KTO as KTO
 from mathsft.objectives.multiple_choice import MultipleChoice as MultipleChoice
 from mathsft.objectives.policy import CISPO as CISPO
@@ -124,6 +137,7 @@ from mathsft.training.make import sft_trainer as sft_trainer
 from mathsft.training.make_rollouts import rollout_trainer as rollout_trainer
 from mathsft.training.persist import keep_folder as keep_folder
 from mathsft.training.persist import persist as persist
+from mathsft.training.teacher_store import store_teacher as store_teacher
 
 # Former names, which work until the next release.
 free = free_memory
