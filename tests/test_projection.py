@@ -121,8 +121,8 @@ def test_scoring_without_gradients_prepares_none_also_where_the_head_is_trainabl
     model = adapted(small_model_dir)
     model.get_output_embeddings().weight.requires_grad_()
     products: list[int] = []
-    product = projection._product
-    monkeypatch.setattr(projection, "_product", lambda *a: products.append(1) or product(*a))
+    product = projection.product
+    monkeypatch.setattr(projection, "product", lambda *a: products.append(1) or product(*a))
     with torch.no_grad():
         silent = sequence_logprobs(model, batch).sum
     assert products == []
