@@ -35,13 +35,7 @@ from mathsft.data.messages import content_text
 from mathsft.data.preferences import MARGIN, PREFERENCE_FEATURES, read_preference
 from mathsft.data.prompts import sft_completion, sft_prompt
 from mathsft.data.schemas import from_own
-from mathsft.data.scored import (
-    ENDED,
-    GROUP_FEATURES,
-    UNPAIRED_FEATURES,
-    read_group,
-    read_unpaired,
-)
+from mathsft.data.scored import ENDED, GROUP_FEATURES, UNPAIRED_FEATURES, read_group, read_unpaired
 
 Row = Mapping[str, Any]
 
