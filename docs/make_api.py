@@ -12,8 +12,9 @@ TASKS = {
         describe device_defaults default_profile load_recipe load_settings quiet run_dir
         tracker estimate_memory largest_batch memory_gb free_memory""",
     "Read and mix data": """
-        load_problems read_rows kind_of head_for pairs_from add_choices mix_datasets training_plan
-        overlap without_test_rows deduplicate decontaminate pairs_from_groups
+        load_problems read_rows write_rows kind_of head_for pairs_from add_choices mix_datasets
+        training_plan
+        overlap without_test_rows deduplicate decontaminate remove_questions pairs_from_groups
         question_template extract_answer same_answer official_choices
         clean_choices formula_value formula_verdict""",
     "Load, adapt and save models": """
@@ -28,7 +29,8 @@ TASKS = {
         Reinforce GRPO DrGRPO DAPO GSPO CISPO PPO ReinforcePlusPlus RLOO rejection_sampling
         store_attempts best_of_n""",
     "Ask servers; search for prompts": """
-        read_basket generate_basket basket_rows search_prompt Gumbel Swaps soft_prompt""",
+        serving wait_until_ready read_basket generate_basket basket_rows search_prompt Gumbel Swaps soft_prompt
+        PromptCodebook gumbel_noise prompt_logprobs places_of""",
     "Judge answers": """
         FinalAnswer AnswerFormat Length soft_overlong InstructionFollowing JudgedBy Weighted
         reward_by_name call_reward check_judge known_completions score""",
