@@ -29,7 +29,8 @@ TASKS = {
         Reinforce GRPO DrGRPO DAPO GSPO CISPO PPO ReinforcePlusPlus RLOO rejection_sampling
         store_attempts best_of_n""",
     "Ask servers; search for prompts": """
-        serving wait_until_ready read_basket generate_basket basket_rows search_prompt Gumbel Swaps soft_prompt
+        serving wait_until_ready read_basket generate_basket basket_rows
+        search_prompt Gumbel Swaps soft_prompt
         PromptCodebook gumbel_noise prompt_logprobs places_of""",
     "Judge answers": """
         FinalAnswer AnswerFormat Length soft_overlong InstructionFollowing JudgedBy Weighted
