@@ -21,7 +21,8 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 LONGEST = [
     "benchmarks", "distributed", "multiple_choice_learning", "survival", "minimal", "estimate",
     "lesson_on_real_rows", "compiling", "gpu_benchmark", "scaling", "cli_recipes", "slurm",
-    "readme", "row_memory", "deduplicate_slurm", "watch_served", "preference_cli", "policy_cli", "adapted_embeddings", "harness",
+    "readme", "row_memory", "deduplicate_slurm", "watch_served", "preference_cli", "policy_cli",
+    "adapted_embeddings", "harness",
 ]  # fmt: skip
 
 
