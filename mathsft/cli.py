@@ -16,7 +16,14 @@ from typing import Any, Literal
 
 from mathsft.checks import unknown_name
 from mathsft.command_line import CONFIG, Options, completion, split
-from mathsft.data_commands import cleaning, deduplicate_many, generate, mix, store_teacher
+from mathsft.data_commands import (
+    cleaning,
+    deduplicate_many,
+    generate,
+    mix,
+    search_prompt,
+    store_teacher,
+)
 from mathsft.device import default_profile
 from mathsft.options import Option, options_of
 from mathsft.processes import say
@@ -136,14 +143,6 @@ def _watch(about: str, _: Arguments) -> Command:
     watch(**_with_base(given))
 
 
-def _search_prompt(about: str, _: Arguments) -> Command:
-    from mathsft.evaluation.prompted import prompt_options, search_prompt_by_recipe
-
-    how: Any = {"always": ["model"], "recipe": default_profile}
-    recipe, given = yield Options("search-prompt", about, **prompt_options(), **how)
-    search_prompt_by_recipe(recipe, **given)
-
-
 def _estimate_memory(about: str, _: Arguments) -> Command:
     from mathsft.recipes.estimate import estimate_memory
 
@@ -169,7 +168,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "generate": (generate, "answer a basket of prompts through an OpenAI-compatible server"),
     "evaluate": (_evaluate, "score a model on tasks of lm-evaluation-harness"),
     "compare": (_compare, "compare models that answered the same questions (paired tests)"),
-    "search-prompt": (_search_prompt, "search for a prompt of real tokens, and score it"),
+    "search-prompt": (search_prompt, "search for a prompt of real tokens, and score it"),
     "report": (_report, "write tables and plots of results into one page"),
     "watch": (_watch, "evaluate checkpoints while a training run writes them"),
     "estimate-memory": (_estimate_memory, "estimate the memory of a training run before it starts"),

@@ -1,10 +1,11 @@
-"""The commands that make data: a file, a source or a server in, a new file out."""
+"""The commands that make data, and prompts: a file, a source or a server in, a new file out."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from mathsft.command_line import CONFIG, Options
+from mathsft.device import default_profile
 from mathsft.options import Option, options_of
 from mathsft.recipes import RECIPE
 from mathsft.recipes.sections import recipe_sections
@@ -78,3 +79,18 @@ def deduplicate_many(about: str, _: Sequence[str]) -> Command:
 
     own = {"config": CONFIG, **options_of(deduplicate_files)}
     deduplicate_files(**(yield Options("deduplicate-files", about, own))[1])
+
+
+def search_prompt(about: str, _: Sequence[str]) -> Command:
+    from mathsft.evaluation.prompted import search_prompt_by_recipe
+    from mathsft.generation import prompt_methods, prompt_search
+
+    plain = {"config": RECIPE, **options_of(search_prompt_by_recipe, skip={"recipe"})}
+    filled = {"model", "tokenizer", "rows", "method"}
+    plain |= options_of(prompt_search.search_prompt, skip=filled)
+    sections = {name: recipe_sections()[name] for name in ("model", "train", "test", "worked")}
+    sections |= {"gumbel": options_of(prompt_methods.Gumbel)}
+    sections |= {"swaps": options_of(prompt_methods.Swaps)}
+    how: Any = {"sections": sections, "always": ["model"], "recipe": default_profile}
+    recipe, given = yield Options("search-prompt", about, plain, **how)
+    search_prompt_by_recipe(recipe, **given)

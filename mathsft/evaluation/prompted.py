@@ -13,7 +13,6 @@ from mathsft.files import check_writable
 from mathsft.generation.prompt_methods import Gumbel, Swaps
 from mathsft.generation.prompt_search import FoundPrompt, search_prompt, write_prompt
 from mathsft.models.loading import load_model
-from mathsft.options import options_of
 from mathsft.processes import say
 from mathsft.training.recipe_rows import read_test
 
@@ -70,16 +69,3 @@ def search_prompt_by_recipe(
     told = None if accuracy is None else accuracy._asdict()
     write_prompt(found, path, method=method, test=told)
     return ScoredPrompt(found, accuracy)
-
-
-def prompt_options() -> dict[str, Any]:
-    """The command's options: those without a section, and the sections."""
-    from mathsft.recipes import RECIPE
-    from mathsft.recipes.sections import recipe_sections
-
-    plain = {"config": RECIPE, **options_of(search_prompt_by_recipe, skip={"recipe"})}
-    plain |= options_of(search_prompt, skip={"model", "tokenizer", "rows", "method"})
-    known = recipe_sections()
-    sections = {name: known[name] for name in ("model", "train", "test", "worked")}
-    sections |= {"gumbel": options_of(Gumbel), "swaps": options_of(Swaps)}
-    return {"plain": plain, "sections": sections}

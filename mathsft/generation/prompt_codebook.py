@@ -123,7 +123,9 @@ class PromptCodebook(nn.Module):
 def gumbel_noise(shape: tuple[int, int, int], *, generator: torch.Generator) -> Tensor:
     """Noise with which the highest score is a sample of their softmax (Gumbel 1954), float32.
 
-    The random numbers come from the CPU's ``generator``, so that they are the same on each device.
+    Args:
+        shape: rows, places of the prompt, words of the vocabulary.
+        generator: on the CPU, so that the numbers are the same on each device.
     """
     uniform = torch.rand(shape, generator=generator)
     return -torch.log(-torch.log(uniform + _SMALLEST) + _SMALLEST)
