@@ -81,6 +81,30 @@ def test_counters_start_from_zero_and_stop_during_evaluation(loaded, problems, t
     assert counted[0] == counted[1] > 0
 
 
+def test_evaluations_change_nothing_about_a_run_with_dropout(
+    small_model_dir, problems, tmp_path
+) -> None:
+    """Neither the dropout nor the order of the rows, which follow from the random state."""
+
+    def trained(*, evaluated: bool, **arguments) -> list[torch.Tensor]:
+        model = load_model(small_model_dir, lora={"r": 4, "lora_dropout": 0.3}, device="cpu")
+        ours = trainer(
+            model, problems, tmp_path, eval_problems=problems.select(range(2)),
+            packing=False, per_device_train_batch_size=2, warmup_steps=0, **arguments,
+        )  # fmt: skip
+        if evaluated:
+            ours.evaluate()
+        ours.train()
+        return [p.detach() for p in model[0].parameters() if p.requires_grad]
+
+    plain = trained(evaluated=False)
+    for other in (
+        trained(evaluated=True),
+        trained(evaluated=False, eval_strategy="steps", eval_steps=1),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+
+
 def test_predictions_are_refused_with_a_reason(loaded, problems, tmp_path) -> None:
     with pytest.raises(NotImplementedError, match="no predictions"):
         trainer(loaded, problems, tmp_path).predict(problems)

@@ -8,8 +8,9 @@ from datasets import Dataset
 
 from mathsft.data.decontamination import Decontaminated, remove_questions
 from mathsft.data.row_parts import By
-from mathsft.evaluation.requests import quiet_harness, random_state_kept
+from mathsft.evaluation.requests import quiet_harness
 from mathsft.evaluation.tasks import load_tasks, task_manager
+from mathsft.models.modes import random_state_kept
 
 
 def decontaminate(

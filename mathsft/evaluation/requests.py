@@ -2,7 +2,6 @@
 
 import logging
 import math
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -12,8 +11,6 @@ from typing import Any, TextIO, TypeAlias
 
 import lm_eval.evaluator
 import lm_eval.utils
-import numpy as np
-import torch
 from jinja2 import Environment, Template
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.task import Task
@@ -230,18 +227,3 @@ def quiet_harness() -> Iterator[TextIO]:
             yield stderr
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Restore the global generators of Python, NumPy and PyTorch, which the harness seeds.
-
-    Otherwise a training run would depend on whether an evaluation came before it.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

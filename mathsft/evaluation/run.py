@@ -19,7 +19,7 @@ from mathsft.device import installed_version
 from mathsft.evaluation.answer_cache import json_answers
 from mathsft.evaluation.guards import about_model, cache_name, check_distinct
 from mathsft.evaluation.harness import ForestLM
-from mathsft.evaluation.requests import quiet_harness, random_state_kept, shared_out
+from mathsft.evaluation.requests import quiet_harness, shared_out
 from mathsft.evaluation.results import Result, same_questions
 from mathsft.evaluation.samples import figures, prompts_hash, questions_of, short_name
 from mathsft.evaluation.saving import Places
@@ -28,7 +28,7 @@ from mathsft.evaluation.suites import SUITES, in_full
 from mathsft.evaluation.tasks import load_tasks, task_manager
 from mathsft.files import check_writable
 from mathsft.models.memory import memory_gb
-from mathsft.models.modes import evaluating
+from mathsft.models.modes import evaluating, random_state_kept
 from mathsft.processes import in_first
 
 # Arguments of the harness for a model that it loads itself; ours is already loaded.

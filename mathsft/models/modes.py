@@ -1,10 +1,16 @@
-"""Restore a model after temporary use: its mode, its configurations, its tied weights."""
+"""Restore a model after temporary use: its mode, its configurations, its tied weights.
+
+Also the global random state, which whoever uses a model may change.
+"""
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -140,3 +146,19 @@ def forward_restored(model: Any) -> Iterator[None]:
             model.__dict__.pop(name, None)
             if value is not None:
                 model.__dict__[name] = value
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Restore the global generators of Python, NumPy and PyTorch at the end.
+
+    The evaluation harness seeds them, and a data loader draws from PyTorch's whenever it starts.
+    Otherwise the dropout of a training run would depend on whether an evaluation came before it.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

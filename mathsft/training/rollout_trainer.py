@@ -16,7 +16,7 @@ from torch import Tensor
 from mathsft.generation.mismatch import check_mismatch
 from mathsft.generation.selection import reward_about
 from mathsft.models.logprobs import SequenceLogprobs, sequence_logprobs
-from mathsft.models.modes import evaluating
+from mathsft.models.modes import evaluating, random_state_kept
 from mathsft.objectives.base import Objective
 from mathsft.processes import say
 from mathsft.training.attempts import Attempts, CollapseWatch, described
@@ -221,7 +221,7 @@ class RolloutTrainer(AttemptsTrainer):
         if self.eval_prompts is None or eval_dataset is not None:
             raise ValueError("evaluate: give eval_rows to rollout_trainer; there are none")
         started = time.perf_counter()
-        with self._clock_stopped():
+        with self._clock_stopped(), random_state_kept():  # a reward may draw from it
             asked = list(self.eval_prompts.table)
             groups = self._attempted(asked, _EVAL_SEED, prompts=self.eval_prompts)
             told = described(groups, judged=self.reward is not None)

@@ -20,6 +20,7 @@ from mathsft.models.modes import (
     checkpointing_restored,
     checkpoints_activations,
     forward_restored,
+    random_state_kept,
     restored,
     without_dropout,
 )
@@ -167,7 +168,13 @@ class ForestTrainer(EvaluatedTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = self.model
-        with self._clock_stopped(), forward_restored(model), restored(model), lean_adapters(model):
+        with (
+            self._clock_stopped(),
+            random_state_kept(),  # the loader draws from it
+            forward_restored(model),
+            restored(model),
+            lean_adapters(model),
+        ):
             return super().evaluate(*args, **kwargs)
 
     @contextmanager
