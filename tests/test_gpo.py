@@ -25,7 +25,7 @@ from mathsft.models.logprobs import SequenceLogprobs
 from mathsft.objectives.advantages import advantages
 from mathsft.objectives.base import sequences_of
 from mathsft.objectives.gpo import GPO
-from mathsft.objectives.policy import GRPO
+from mathsft.objectives.policy import GRPO, RLOO
 from mathsft.training.make import make_trainer
 from mathsft.training.rows import training_rows
 
@@ -76,30 +76,36 @@ def every(model: Any, tokenizer: Any) -> list[list[Tensor]]:
     ]
 
 
-def by_hand(now: Any, old: Any, reference: Any, *, ratio: bool, beta: float) -> Tensor:
+def by_hand(now: Any, old: Any, reference: Any, *, ratio: bool, beta: float, kl: str) -> Tensor:
     losses = []
     for row, *group in zip(ROWS, now, old, reference, strict=True):
         rewards, loss = row["rewards"], torch.zeros(())
-        for reward, lp, lp_old, lp_ref in zip(rewards, *group, strict=True):
-            a = (reward - fmean(rewards)) / (pstdev(rewards) + 1e-4)
+        moved = [(lp - lp_ref).sum().item() for lp, _, lp_ref in zip(*group, strict=True)]
+        penalties = [beta * (kl == "k1") * (one - fmean(moved)) for one in moved]
+        for reward, penalty, lp, lp_old, lp_ref in zip(rewards, penalties, *group, strict=True):
+            a = (reward - fmean(rewards)) / (pstdev(rewards) + 1e-4) - penalty
             rho = (lp - lp_old).exp()
             each = -lp.exp() * a
             if ratio:
                 each = torch.maximum(-rho * a, -rho.clamp(0.8, 1.2) * a)
             d = lp_ref - lp
-            loss = loss + (each + beta * (d.exp() - d - 1)).mean() / len(rewards)
+            loss = loss + (each + beta * (kl == "k3") * (d.exp() - d - 1)).mean() / len(rewards)
         losses.append(loss)
     return torch.stack(losses).mean()
 
 
 @pytest.mark.parametrize("max_length", [400, 46])
-@pytest.mark.parametrize(("ratio", "beta"), [(False, 0.0), (False, 0.3), (True, 0.0), (True, 0.3)])
+@pytest.mark.parametrize(
+    ("ratio", "beta", "kl"),
+    [(False, 0.0, "k3"), (False, 0.3, "k3"), (False, 0.3, "k1"), (True, 0.0, "k3"),
+     (True, 0.3, "k3")],
+)  # fmt: skip
 def test_the_loss_and_its_gradients_are_the_formula_over_separate_passes(
-    adapted: Any, tokenizer: Any, tmp_path: Path, ratio: bool, beta: float, max_length: int
+    adapted: Any, tokenizer: Any, tmp_path: Path, ratio: bool, beta: float, kl: Any, max_length: int
 ) -> None:
     """Groups of 2 to 4 in one step, one without signal, one answer cut; also groups in parts."""
     how = {"max_length": max_length, "per_device_train_batch_size": 4, "disable_tqdm": True}
-    objective = GPO(ratio=ratio, beta=beta)
+    objective = GPO(ratio=ratio, beta=beta, kl_estimator=kl)
     made = make_trainer(adapted, tokenizer, ROWS, objective, output_dir=tmp_path, **how)
     assert made.reference == ("before_training" if beta else None)
     before = [[value.detach() for value in group] for group in every(adapted, tokenizer)]
@@ -110,7 +116,7 @@ def test_the_loss_and_its_gradients_are_the_formula_over_separate_passes(
     assert len(batch["labels"]) == len(ROWS)
     loss, found = step_gradients(made, [batch], len(ROWS))
     now = every(adapted, tokenizer)
-    expected = by_hand(now, before, before, ratio=ratio, beta=beta)
+    expected = by_hand(now, before, before, ratio=ratio, beta=beta, kl=kl)
     assert loss == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     if ratio:
         ratios = torch.cat([(a - b).exp() for x, y in zip(now, before) for a, b in zip(x, y)])  # noqa: B905
@@ -269,3 +275,13 @@ def test_groups_that_cannot_be_compared_are_counted(
 def test_settings_that_make_no_sense_are_refused(settings: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         GPO(**settings)
+
+
+@pytest.mark.parametrize(
+    "objective", [GPO(ratio=True, beta=0.1, kl_estimator="k1"), RLOO(beta=0.1)]
+)
+def test_a_penalty_that_would_be_0_on_stored_answers_is_refused(
+    tokenizer: Any, objective: Any
+) -> None:
+    with pytest.raises(ValueError, match="for stored answers these are the same: give 'k3'"):
+        training_rows(ROWS, tokenizer, objective)

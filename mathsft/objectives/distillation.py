@@ -62,8 +62,8 @@ class Distillation(SFT):
         packing: put several documents into a row, isolated from each other; False: one per row.
         train_on_prompt: compare the two on the question as well.
         teacher: "base": the model with its adapter switched off. A folder or a hub name: loaded by
-            `load_model` when the trainer is made. A folder of `store_teacher`: what it has stored.
-            A loaded model is given to the trainer instead.
+            `load_model` when the trainer is made. A file of `store_teacher` (its name ends with
+            .safetensors): what is stored in it. A loaded model is given to the trainer instead.
         teacher_adapter: an adapter of the teacher, a folder.
         loss_type: one of the above.
         beta: of "jsd": the teacher's share of the mixture.

@@ -93,6 +93,11 @@ class Policy(Objective):
         An answer that was cut (``ended`` is false) gets no stop token. A group is dropped if SFT
         would drop one of its answers.
         """
+        if self.ratios and self.beta and self.kl_estimator == "k1":
+            raise ValueError(
+                "kl_estimator='k1' compares the model that wrote the answers with the one before "
+                "training, but for stored answers these are the same: give 'k3', 'k2' or beta=0"
+            )
         groups = [Group() for _ in rows]
         answers: list[Row] = []
         owners: list[tuple[int, bool]] = []  # each answer's group, and whether it ended

@@ -115,9 +115,11 @@ class ForestTrainer(EvaluatedTrainer):
         logprobs = sequence_logprobs(self.model, batch, wrapped=wrapped, temperature=temperature)
         if self.reference and reference is None:
             reference = references.kept_logprobs(batch, logprobs, column="reference")
-        old = reference if self.reference == "before_training" else None
-        if self.objective.ratios and (old is None or "old" in batch):
-            old = references.kept_logprobs(batch, logprobs, column="old")
+        old = None
+        if self.objective.ratios:
+            old = reference if self.reference == "before_training" else None
+            if old is None or "old" in batch:
+                old = references.kept_logprobs(batch, logprobs, column="old")
         return replace(logprobs, reference=reference, old=old)
 
     def _reference_logprobs(
