@@ -20,11 +20,13 @@ from transformers import TrainerCallback
 
 from mathsft import (
     DPO,
+    GPO,
     GRPO,
     KTO,
     ORPO,
     SFT,
     SMPO,
+    Distillation,
     MultipleChoice,
     add_adapter,
     evaluate,
@@ -50,6 +52,8 @@ OBJECTIVES = {
     "smpo": SMPO(min_log_prob=-20.0, lower_clip_percentile=0.3, upper_clip_percentile=0.9),
     "kto": KTO(),
     "grpo": GRPO(loss_type="dapo", beta=0.1),
+    "gpo": GPO(beta=0.1),
+    "distillation": Distillation(packing=False, ce_weight=0.5, temperature=2.0),
 }
 SHARDED = ("sft", "choices", "dpo")  # sharding does not depend on what the loss compares
 GSM, MATHQA = load_problems("tiny-gsm", limit=40), load_problems("tiny-mathqa", limit=40)
@@ -78,6 +82,18 @@ GROUPS = Dataset.from_list(
     ]
 )
 
+# The teacher reads another prompt, so it has its own batch, with its own fillers.
+TAUGHT = Dataset.from_list(
+    [
+        {"prompt": row["prompt"], "completion": row["chosen"], "teacher_prompt": "Solve it.\n\n"}
+        for row in PAIRS
+    ]
+)
+ROWS = {
+    "sft": GSM, "choices": MATHQA, "kto": ANSWERS, "grpo": GROUPS, "gpo": GROUPS,
+    "distillation": TAUGHT,
+}  # fmt: skip
+
 
 def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: Any) -> Any:
     model, tokenizer = load_model("tiny", device="cpu")
@@ -90,7 +106,7 @@ def trainer_of(objective: str, folder: Path, *, dropout: float = 0.0, **more: An
         "learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "num_train_epochs": 2,
         "max_length": 256, **more,
     }  # fmt: skip
-    rows = {"sft": GSM, "choices": MATHQA, "kto": ANSWERS, "grpo": GROUPS}.get(objective, PAIRS)
+    rows = ROWS.get(objective, PAIRS)
     held_out = rows.select(range(20, 27))
     return make_trainer(
         model,

@@ -10,7 +10,8 @@ joschu.net/blog/kl-approx.html). It is off by default. With d = lp_ref_t - lp_t:
 - "k2": d² / 2, added to the loss of each token. On fresh samples its gradient is that of the KL;
 - "k1": beta (s_old - s_ref) is subtracted from the reward. In a loss, k1 would do nothing: the
   mean gradient of lp_t over a model's own samples is 0. The baseline applies to it as well if it
-  is over a group, the scale does not.
+  is over a group, the scale does not. Stored answers count as those of the model before training,
+  so it would be 0 there, and is refused. (A loss without ratios takes s for s_old: it can be used.)
 """
 
 from collections.abc import Mapping, Sequence
