@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from mathsft.command_line import CONFIG, Options
@@ -66,8 +67,11 @@ def cleaning(name: Literal["deduplicate", "decontaminate"]) -> Callable[..., Com
             "file": Option(str, help="a new file, .jsonl or .parquet", required=True),
         }
         given = (yield Options(name, about, own | options_of(clean, skip={"rows"})))[1]
-        file = check_new_file(given.pop("file"))
-        rows = published_rows(given.pop("source"), split=given.pop("split", "train"))
+        file, source = check_new_file(given.pop("file")), given.pop("source")
+        report = given.get("report")
+        if report and Path(report).resolve() in (file.resolve(), Path(source).resolve()):
+            raise ValueError(f"--report {report}: the rows are there, or will be: give another")
+        rows = published_rows(source, split=given.pop("split", "train"))
         print(write_rows(clean(rows, **given).rows, file))
 
     return command

@@ -9,6 +9,7 @@ from datasets import Dataset
 from mathsft.data.decontamination import Decontaminated, remove_questions
 from mathsft.data.row_parts import By
 from mathsft.evaluation.requests import quiet_harness
+from mathsft.evaluation.suites import in_full
 from mathsft.evaluation.tasks import load_tasks, task_manager
 from mathsft.models.modes import random_state_kept
 
@@ -31,7 +32,7 @@ def decontaminate(
     Args:
         rows: rows of any kind, as `mathsft.data.deduplication.deduplicate` reads them.
         tasks: names of tasks or groups of lm-evaluation-harness, such as ``["gsm8k", "mmlu"]``,
-            ours (``mathqa_tiny``), or paths of task files, as in `mathsft.evaluate`.
+            ours (``mathqa_tiny``), paths of task files, or suites, as in `mathsft.evaluate`.
         by: "all" looks into everything that a row says, also its answers; "question" only into
             what it asks.
         n: words in a run. 13 is the number of GPT-3 and of lm-evaluation-harness.
@@ -84,7 +85,7 @@ def task_questions(
             make a prompt of.
         ConnectionError: the rows are on the hub only, and the hub does not answer.
     """
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    names = in_full(tasks)
     manager = task_manager(names, file=test_file, trust_task_code=trust_task_code)
     with random_state_kept(), quiet_harness():
         loaded = load_tasks(manager, names)["tasks"]

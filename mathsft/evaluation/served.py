@@ -8,7 +8,14 @@ from typing import Any, TextIO
 
 from mathsft.checks import ABOVE_0, at_least, check_number
 from mathsft.evaluation.served_model import Kind, ServedLM
-from mathsft.generation.server_forms import Ask, ServerError, address_of, connected, kind_of
+from mathsft.generation.server_forms import (
+    Ask,
+    ServerError,
+    address_of,
+    cards_in,
+    connected,
+    kind_of,
+)
 from mathsft.generation.server_scores import continuation_score
 from mathsft.models.model_files import TINY
 from mathsft.models.pretrained import load_tokenizer
@@ -126,8 +133,7 @@ def _tokenizer(given: Any) -> Any:
 
 def _longest(listed: Any, model: str, tokenizer: Any) -> int | None:
     """Tokens of a prompt and its answer: as the server says, or as the tokenizer does."""
-    cards = listed.get("data") or [] if isinstance(listed, dict) else []
-    said = [card.get("max_model_len") for card in cards if card.get("id") == model]
+    said = [card.get("max_model_len") for card in cards_in(listed) if card.get("id") == model]
     longest = next(iter(said), None) or getattr(tokenizer, "model_max_length", None)
     return longest if isinstance(longest, int) and 0 < longest < _UNKNOWN else None
 
@@ -136,7 +142,7 @@ def _check_tokens(lm: ServedLM, ask: Ask, model: str) -> None:
     """Raise ValueError if the server says that its tokenizer makes other tokens."""
     try:
         body = {"model": model, "prompt": _SAMPLE, "add_special_tokens": False}
-        theirs = ask("POST", "/tokenize", body)["tokens"]
+        theirs = list(ask("POST", "/tokenize", body)["tokens"])
     except (ServerError, KeyError, TypeError):
         return  # not every server has it
     if theirs != (ours := lm.tok_encode(_SAMPLE, add_special_tokens=False)):

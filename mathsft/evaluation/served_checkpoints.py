@@ -14,7 +14,8 @@ from mathsft.checks import ABOVE_0, check_number
 from mathsft.evaluation.result import Result
 from mathsft.evaluation.run import evaluate
 from mathsft.files import check_writable
-from mathsft.generation.serving import serve_command, serve_recipes, serving
+from mathsft.generation.serving import search_path, serve_command, serve_recipes, serving
+from mathsft.in_use import claimed_file
 from mathsft.models.adapters import load_adapter
 from mathsft.models.loading import adapter_tokenizer, load_model
 from mathsft.models.merging import merge_adapter
@@ -30,7 +31,7 @@ def check_serve(serve: str, *, timeout: float) -> None:
     """
     check_number("serve_timeout", timeout, ABOVE_0)
     program, *_ = serve_command(serve, model="model", port=1)
-    if shutil.which(program) is None:
+    if shutil.which(program, path=search_path()) is None:
         raise ValueError(f"serve: there is no program {program!r}")
     if "CUDA_VISIBLE_DEVICES" not in os.environ and torch.cuda.device_count():
         raise ValueError(
@@ -69,6 +70,7 @@ def evaluate_served(
     known: Any = server or (serve if serve in serve_recipes() else None)
     log = results / "serving" / "server.log"
     with (
+        claimed_file(log.with_name("checkpoint"), device=None),  # before one is merged there
         _whole(checkpoint, model, log.parent / checkpoint.name) as folder,
         serving(serve, model=folder, log=log, timeout=timeout) as address,
     ):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from mathsft.evaluation.task_files import is_file
+
 SUITES: dict[str, tuple[str, ...]] = {
     "maths": ("gsm8k", "minerva_math", "aime", "mathqa", "svamp", "asdiv"),
     "code": ("humaneval", "mbpp"),
@@ -29,8 +31,8 @@ def in_full(tasks: str | Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for name in [tasks] if isinstance(tasks, str) else tasks:
-        if not isinstance(name, str):
-            found.append(name)  # `task_manager` says what is wrong
+        if not isinstance(name, str) or is_file(name):
+            found.append(name)  # `task_manager` reads it, or says what is wrong
             continue
         plain = "".join(letter for letter in name.lower() if letter.isalnum())
         for other, where in ELSEWHERE.items():

@@ -65,11 +65,15 @@ class BasketPrompt:
         return [] if text is None else [{"role": "system", "content": text}]
 
     def asks(self, line: Mapping[str, Any]) -> bool:
-        """Whether the conversation in a line of answers is one with these messages."""
-        written = set(line.get("generated_message_indices", ()))
+        """Whether the conversation in a line of answers is one with these messages.
+
+        It has all of them, unless an answer before the last was cut.
+        """
+        written = set(line["generated_message_indices"])
         theirs = [m for n, m in enumerate(line["conversation"]) if n not in written]
         mine = [*self.system, *({"role": "user", "content": text} for text in self.prompts)]
-        return theirs == mine[: len(theirs)] and len(theirs) > len(self.system)
+        asked = len(theirs) if line["finish_reasons"][-1] != "stop" else len(mine)
+        return theirs == mine[:asked] and len(theirs) > len(self.system)
 
 
 def read_basket(
@@ -188,7 +192,8 @@ def answers_in(path: str | Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"{path}: there is no such file (looked from {Path.cwd()})")
     _, found = read_journal(Path(path), kind=KIND, key=KEY)
     return [
-        found.results[key] for key in sorted(found.results, key=lambda key: (str(key[0]), key[1]))
+        found.results[key]
+        for key in sorted(found.results, key=lambda key: (str(key[0]), str(key[1]).zfill(9)))
     ]
 
 

@@ -6,6 +6,7 @@ line, and the work goes on. Errors that every request would meet end it: no serv
 unknown model.
 """
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
@@ -16,11 +17,19 @@ from urllib.parse import urlsplit
 from mathsft.data.messages import REASONING
 from mathsft.files import parse_json
 from mathsft.generation.baskets import BasketPrompt
-from mathsft.generation.server_forms import API_KEY, ServerError, check_address, on_this_machine
+from mathsft.generation.server_forms import (
+    API_KEY,
+    ServerError,
+    check_address,
+    holds_key,
+    on_this_machine,
+)
 
 _NO_KEY = "none"  # the client refuses an empty one
 _OPENAI = "api.openai.com"
 _FATAL = (401, 403, 404)
+_MOST = 2**40  # tokens; a larger count is none
+_LONGEST_PAUSE = 60.0  # seconds that the client waits at most, whatever the server says
 
 
 class _FailedError(Exception):
@@ -68,7 +77,7 @@ class Asker:
             usage = given.get("usage")
             for name in ("prompt_tokens", "completion_tokens"):
                 count = usage.get(name) if isinstance(usage, Mapping) else None
-                line[name].append(count if isinstance(count, int) else None)
+                line[name].append(count if type(count) is int and 0 <= count < _MOST else None)
             if finish != "stop":
                 break
         return line
@@ -80,7 +89,10 @@ class Asker:
         about = {**self.sampling, **({} if seed is None else {"seed": seed})}
         create = self.client.chat.completions.with_raw_response.create
         try:
-            raw = await create(messages=messages, **about)
+            async with asyncio.timeout(self._longest):
+                raw = await create(messages=messages, **about)
+            if holds_key(raw.text, self._key):
+                raise _FailedError("the server's answer holds the API key, so it is not kept")
             found = parse_json(raw.text, "the server's answer")
         except openai.APIStatusError as error:
             told = self._hidden(f"the server answered {error.status_code}: {error.response.text}")
@@ -88,7 +100,7 @@ class Asker:
                 raise _FailedError(told) from None
             hint = f" Set the environment variable {API_KEY}." if error.status_code != 404 else ""
             raise ServerError(f"{self.client.base_url}: {told}{hint}") from None
-        except openai.APITimeoutError:
+        except (openai.APITimeoutError, TimeoutError):
             raise _FailedError("no answer in time") from None
         except openai.APIConnectionError as error:
             # The class is that of httpx or httpx2, as the client's version decides.
@@ -104,9 +116,23 @@ class Asker:
             raise _FailedError(f"the server's answer is no object: {raw.text!r:.100}")
         return found
 
+    @property
+    def _key(self) -> str:
+        key: str = self.client.api_key
+        return "" if key == _NO_KEY else key
+
+    @property
+    def _longest(self) -> float:
+        """Seconds for a request and its repetitions.
+
+        The client's own limit is for a pause in the answer: one that comes byte by byte has none.
+        """
+        return float((self.client.max_retries + 1) * (self.client.timeout + _LONGEST_PAUSE))
+
     def _hidden(self, text: str) -> str:
         """A server's message in one line, without the key."""
-        return " ".join(text.replace(self.client.api_key, "…").split())[:300]
+        text = text.replace(self._key, "…") if self._key else text
+        return " ".join(text.split())[:300]
 
 
 def _answer(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

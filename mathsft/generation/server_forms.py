@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from mathsft.checks import unknown_name
+from mathsft.files import parse_json
 
 API_KEY = "MATHSFT_API_KEY"
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
+_SECRET = 12  # letters; a shorter key, such as EMPTY or token, may be a word of an answer
 PLAIN = {
     "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
@@ -55,6 +57,11 @@ def check_address(base_url: str) -> str:
     return base_url.strip().rstrip("/")
 
 
+def holds_key(text: str, key: str) -> bool:
+    """Whether a server's answer repeats the key; answers are stored and shown."""
+    return len(key) >= _SECRET and key in text
+
+
 @contextmanager
 def connected(base_url: str, *, timeout: float, api_key: str | None = None) -> Iterator[Ask]:
     """Yield a function that asks the server (`asked`).
@@ -85,7 +92,7 @@ Answer = dict[str, Any]
 
 def _choices(given: Any, n: int) -> list[Any]:
     choices = given.get("choices") if isinstance(given, dict) else None
-    if not isinstance(choices, list) or len(choices) != n:
+    if not is_objects(choices) or len(choices) != n:
         raise ServerError(f"the server did not give {n} answers to a prompt: {given!r:.100}")
     return choices
 
@@ -190,10 +197,20 @@ def on_this_machine(address: str) -> bool:
     return urlsplit(address).hostname in _LOCAL
 
 
+def is_objects(given: Any) -> bool:
+    """Whether this is a list of JSON objects."""
+    return isinstance(given, list) and all(isinstance(one, dict) for one in given)
+
+
+def cards_in(listed: Any) -> list[dict[str, Any]]:
+    """What ``/v1/models`` says about each model; none if the answer has another form."""
+    cards = listed.get("data") if isinstance(listed, dict) else None
+    return cards if isinstance(cards, list) and is_objects(cards) else []
+
+
 def kind_of(listed: Any, model: str, address: str) -> str:
     """Return which server it is, from its list of models, and check that it serves ``model``."""
-    cards = listed.get("data") or [] if isinstance(listed, dict) else []
-    owners = {str(card.get("id")): str(card.get("owned_by")) for card in cards}
+    owners = {str(card.get("id")): str(card.get("owned_by")) for card in cards_in(listed)}
     if not set(owners.values()) & {"vllm", "sglang"}:
         raise ServerError(
             f"{address} is {' or '.join(set(owners.values())) or 'unknown'}, not vLLM or SGLang. "
@@ -211,7 +228,6 @@ def asked(client: httpx.Client, key: str, method: str, path: str, body: Any = No
     where = f"{client.base_url.copy_with(path=path)}"
     try:
         response = client.request(method, path, json=body)
-        found = response.json() if response.is_success else None
     except httpx.TimeoutException:
         raise ServerError(
             f"{where}: no answer in time. Give a longer timeout, a smaller concurrency, or smaller "
@@ -221,11 +237,14 @@ def asked(client: httpx.Client, key: str, method: str, path: str, body: Any = No
         raise ServerError(
             f"{where}: no server answers ({error}). Is it running, and is base_url its address?"
         ) from None
-    except ValueError:
-        raise ServerError(f"{where}: the answer is not JSON: {response.text!r:.100}") from None
+    text = response.text
     if response.is_success:
-        return found
-    text = response.text[:500]
-    text = text.replace(key, "…") if key else text
+        if holds_key(text, key):
+            raise ServerError(f"{where}: the answer holds the API key, so it is not used")
+        try:
+            return parse_json(text, f"{where}: the answer {text[:100]!r}")
+        except ValueError as error:
+            raise ServerError(f"{error}") from None
+    text = (text.replace(key, "…") if key else text)[:500]
     hint = f" Set {API_KEY}, or give api_key." if response.status_code in (401, 403) else ""
     raise ServerError(f"{where}: the server answered {response.status_code}: {text}{hint}")

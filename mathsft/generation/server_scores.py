@@ -35,7 +35,7 @@ def continuation_score(
     read = {"vllm": _from_vllm, "sglang": _from_sglang}[kind]
     try:
         found = read(ask, ids, model)[len(context) : len(ids)]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ServerError(
             f"the server gave no log-probabilities of a prompt's tokens ({type(error).__name__}: "
             f"{error}), which this task needs. vLLM gives them by echo and logprobs, SGLang by its "

@@ -18,7 +18,9 @@ from typing import Any
 import psutil
 
 from mathsft.checks import unknown_name
+from mathsft.files import check_regular, write_whole
 from mathsft.generation.health import wait_until_ready
+from mathsft.in_use import claimed_file
 from mathsft.processes import say
 
 _GRACE = 20.0  # seconds that a server has to end by itself
@@ -60,6 +62,15 @@ def serve_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.sh"))}
 
 
+def search_path() -> str:
+    """Where a server's program is looked for: ``PATH``, after this Python's own environment.
+
+    So its programs are found also if it is not activated.
+    """
+    own = str(Path(sys.executable).parent)
+    return os.pathsep.join([own, *filter(None, [os.environ.get("PATH")])])
+
+
 @contextmanager
 def serving(
     serve: str, *, model: str | Path, log: str | Path, timeout: float = 600.0
@@ -78,18 +89,17 @@ def serving(
         timeout: seconds until it must be ready (`wait_until_ready`).
 
     Raises:
-        ValueError: what `serve_command` raises.
+        ValueError: what `serve_command` raises; another program serves with this log.
         OSError: the program is not there, or the log cannot be written.
         ServerError: it ended, or was not ready in time, with the end of the log.
     """
     port = _free_port()
-    # Programs of this Python's environment are found also if it is not activated.
-    path = [str(Path(sys.executable).parent), *filter(None, [os.environ.get("PATH")])]
     command = serve_command(serve, model=model, port=port)
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
     note = Path(log).with_suffix(".pid")
-    _stop_left_over(note)
-    with _ended_in_order(), Path(log).open("wb") as file:
+    check_regular(log)
+    check_regular(note)
+    with claimed_file(log, device=None), _ended_in_order(), Path(log).open("wb") as file:
+        _stop_left_over(note)  # it is no running program's: that one would hold the log
         try:
             process: subprocess.Popen[Any] = subprocess.Popen(
                 command,
@@ -97,12 +107,12 @@ def serving(
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PATH": os.pathsep.join(path)},
+                env={**os.environ, "PATH": search_path()},
             )
         except FileNotFoundError as error:
             raise FileNotFoundError(f"serve: there is no program {command[0]!r}") from error
         try:
-            note.write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
+            write_whole(note, f"{process.pid} {psutil.Process(process.pid).create_time()}")
             address = f"http://127.0.0.1:{port}"
             wait_until_ready(address, timeout=timeout, process=process, log=log)
             yield address
@@ -144,7 +154,7 @@ def _stop_left_over(note: Path) -> None:
         left = psutil.Process(int(number))
         if left.create_time() != float(began):  # the number is another process's by now
             return
-    except (OSError, ValueError, psutil.NoSuchProcess):
+    except (OSError, ValueError, OverflowError, psutil.Error):
         return
     say(f"process {number}, a server that an interrupted run has left, is stopped")
     _signal(left.pid, signal.SIGTERM)

@@ -79,6 +79,8 @@ def deduplicate_files(
     if tasks > len(files):
         raise ValueError(f"--tasks {tasks}: there are {len(files)} files; a task needs one or more")
     folder = Path(output).resolve()
+    if inside := [file for file in files if file.parent == folder]:
+        raise ValueError(f"--output {output}: {inside[0].name} of --source is there: give another")
     check_writable(folder)
     settings = {"tasks": tasks, "by": by, "n": n, "threshold": threshold, "seed": seed}
     _check_same(folder / "settings.json", settings | {"files": [file_stamp(one) for one in files]})
