@@ -5,7 +5,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -67,7 +67,15 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault == "slow":
-            time.sleep(0.6)
+            time.sleep(1.6)
+        if fault == "drip":
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # the client leaves
+                for _ in range(50):
+                    self.wfile.write(b" ")
+                    time.sleep(0.2)
+            return
         if fault.isdigit():
             told = {"error": {"message": f"no: {self.headers.get('Authorization')}"}}
             self.reply(told, status=int(fault))
@@ -76,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
         changed = {"empty": " ", "half": "\ud83d", "null": None, "number": 4}
         if fault in changed:
             message["content"] = changed[fault]
+        if fault == "key":
+            message["content"] = f"it is {self.headers.get('Authorization')}"
         if fault == "tool":
             message |= {"content": None, "tool_calls": [{"id": "1"}]}
         if fault == "thought":
@@ -88,6 +98,8 @@ class Handler(BaseHTTPRequestHandler):
         }
         if fault == "uncounted":
             del found["usage"]
+        if fault == "odd counts":
+            found["usage"] = {"prompt_tokens": -4, "completion_tokens": True}
         shapes = {"list": [], "no choices": {"choices": []}, "broken": b'{"choices": [{"mes'}
         self.reply(shapes.get(fault, found))
 

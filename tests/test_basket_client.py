@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mathsft import cli
+from mathsft.generation import conversations
 from mathsft.generation.basket_client import generate_basket
 from mathsft.generation.baskets import answers_in, basket_rows
 from mathsft.generation.server_forms import ServerError
@@ -83,7 +84,7 @@ def test_a_passing_fault_is_tried_again_and_leaves_no_trace(
 ) -> None:
     whole = ask(server.renew(), tmp_path / "a.jsonl")
     faults = {"one two": ["429", "500"], "three": ["503"], "so": ["drop"], "four": ["slow"]}
-    found = ask(server.renew(faults), tmp_path / "b.jsonl", timeout=0.3)
+    found = ask(server.renew(faults), tmp_path / "b.jsonl", timeout=1.0)
     assert found.rows == whole.rows
     assert len(server.bodies) == 6 + 5
 
@@ -101,7 +102,7 @@ def test_a_lasting_fault_is_a_counted_line_and_the_same_call_tries_it_again(
 ) -> None:
     rows = [{"prompt": "good"}, *({"prompt": fault, "id": fault} for fault in LASTING)]
     url = server.renew({fault: [f"{fault}!"] for fault in LASTING})
-    found = ask(url, tmp_path / "a.jsonl", rows, retries=0, timeout=0.3)
+    found = ask(url, tmp_path / "a.jsonl", rows, retries=0, timeout=1.0)
     assert found.counts == {"conversations": 12, "generated": 12, "failed": len(LASTING)}
     for line in found.rows[1:]:
         assert LASTING[line["id"]] in line["error"]
@@ -214,7 +215,7 @@ def test_other_settings_and_other_prompts_are_noticed_and_more_samples_are_not(
     for how in ({"temperature": 0.5}, {"seed": 1}, {"stop": ["x"]}, {"extra_body": {"top_k": 1}}):
         with pytest.raises(ValueError, match=f"begun with {next(iter(how))}="):
             ask(server.renew(), file, **how)
-    for change in ({"prompt": "five"}, {"system_prompt": "hm"}):
+    for change in ({"prompt": "five"}, {"system_prompt": "hm"}, {"follow_up_prompt": "and"}):
         with pytest.raises(ValueError, match="'a' has other prompts there"):
             ask(server.renew(), file, [{**ROWS[0], **change}])
     assert file.read_bytes() == before
@@ -276,6 +277,34 @@ def test_the_key_is_sent_and_never_shown_or_stored(
     stored = (tmp_path / "b.jsonl").read_text()
     assert "sk-" not in f"{error.value} {told.out} {told.err} {stored} {found}"
     assert "Bearer …" in str(error.value)
+
+
+def test_an_answer_that_repeats_the_key_is_not_kept(
+    server: ChatServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MATHSFT_API_KEY", "sk-mine-0123456789")
+    found = ask(server.renew({"four": ["key!"]}), tmp_path / "a.jsonl")
+    assert "holds the API key" in found.rows[2]["error"]
+    assert "sk-" not in f"{(tmp_path / 'a.jsonl').read_text()} {capsys.readouterr().out} {found}"
+    monkeypatch.setenv("MATHSFT_API_KEY", "Bearer")  # no secret: a word of the answer
+    found = ask(server.renew({"four": ["key"]}), tmp_path / "b.jsonl")
+    assert found.rows[2]["conversation"][1]["content"] == "it is Bearer Bearer"
+
+
+def test_an_answer_that_comes_bit_by_bit_has_an_end(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "_LONGEST_PAUSE", 0.5)
+    found = ask(server.renew({"four": ["drip"]}), tmp_path / "a.jsonl", retries=0, timeout=1.0)
+    assert found.rows[2]["error"] == "no answer in time"
+
+
+def test_a_count_that_is_none_is_not_added_up(server: ChatServer, tmp_path: Path) -> None:
+    found = ask(server.renew({"one two": ["odd counts"]}), tmp_path / "a.jsonl")
+    assert (found.rows[0]["prompt_tokens"], found.rows[0]["completion_tokens"]) == ([None], [None])
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,17 @@ def test_a_second_call_resumes_and_other_settings_are_refused(tmp_path: Path) ->
     [
         ({"source": "nothing*.jsonl"}, "there is no such file"),
         ({"tasks": 3}, "--tasks 3: there are 2 files"),
+        ({"output": "."}, "part0.jsonl of --source is there"),
         ({"tasks": 0}, "tasks=0"),
         ({"threshold": 0}, "threshold=0"),
         ({"workers": 0.5}, "workers=0.5"),
     ],
 )
-def test_bad_settings_are_one_line(tmp_path: Path, changes: Any, message: str) -> None:
+def test_bad_settings_are_one_line(
+    tmp_path: Path, changes: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files(tmp_path, count=4, parts=2)
+    monkeypatch.chdir(tmp_path)
     given = {"source": str(tmp_path / "part*.jsonl"), "output": tmp_path / "out", **changes}
     with pytest.raises(ValueError, match=message):
         deduplicate_files(**given)

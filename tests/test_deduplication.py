@@ -388,6 +388,14 @@ def test_the_command_keeps_all_columns_of_the_rows(
     assert len((tmp_path / "groups.csv").read_text().splitlines()) == 3
     with pytest.raises(SystemExit, match="exists already"):
         cli.main(list(map(str, line)))
+    before = source.read_bytes()
+    new = tmp_path / "new.jsonl"
+    for report in (source, new):  # the rows would be lost
+        line = ["deduplicate", "--source", source, "--file", new, "--report", report]
+        with pytest.raises(SystemExit, match="the rows are there"):
+            cli.main(list(map(str, line)))
+    assert source.read_bytes() == before
+    assert not new.exists()
 
 
 def test_values_that_a_file_cannot_hold_are_one_line(tmp_path: Path) -> None:

@@ -203,6 +203,18 @@ def other_tokens(found: Any) -> tuple[int, Any]:
     return 200, {"tokens": [1, 2]} if "tokens" in found else found
 
 
+def a_page(found: Any) -> tuple[int, Any]:
+    return 200, b"<html>log in</html>"
+
+
+def other_form(found: Any) -> tuple[int, Any]:
+    return 200, {"choices": [{"index": 0, "text": "a", "logprobs": ["x"]}]}
+
+
+def no_list(found: Any) -> tuple[int, Any]:
+    return 200, {"choices": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("given", "spoil", "error", "message"),
     [
@@ -212,7 +224,7 @@ def other_tokens(found: Any) -> tuple[int, Any]:
         ({}, without_a_number, ServerError, "expected a finite one for each"),
         ({}, other_tokens, ValueError, "tokenizer makes 2 tokens.*tokenizer="),
         ({"model": "tinny"}, None, ServerError, "tinny"),
-        ({"base_url": "localhost:8000"}, None, ValueError, "give an address"),
+        ({"base_url": "localhost:8000"}, None, ValueError, "give the server's address"),
         ({"base_url": "http://me:pw@localhost"}, None, ValueError, "a password.*MATHSFT_API_KEY"),
         ({"base_url": "http://127.0.0.1:9"}, None, ServerError, "no server answers"),
         ({"quantize": True}, None, ValueError, "quantize does not go with base_url"),
@@ -221,6 +233,10 @@ def other_tokens(found: Any) -> tuple[int, Any]:
         ({"answer_timeout": 0.0}, None, ValueError, "timeout"),
         ({"tokenizer": "no/such/folder/x"}, None, OSError, "tokenizer= names"),
         ({"written": True}, no_text, ServerError, "has no text"),
+        ({"written": True}, a_page, ServerError, "<html>log in.*not valid JSON"),
+        ({"written": True}, other_form, ServerError, "not the form of vllm"),
+        ({"written": True}, no_list, ServerError, "did not give 1 answers"),
+        ({}, a_page, ServerError, "not valid JSON"),
         ({"written": True, "server": "chat"}, None, ValueError, "apply_chat_template=True"),
         ({"written": True, "gen_kwargs": "num_beams=2"}, None, ValueError, "num_beams: not sent"),
     ],

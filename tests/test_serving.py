@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -122,6 +123,19 @@ def test_what_a_killed_program_left_is_stopped_and_only_that(
             assert other.poll() is None
     os.killpg(other.pid, signal.SIGKILL)
     other.wait()
+
+
+def test_the_server_of_a_running_program_is_not_stopped_by_another(
+    command: str, tmp_path: Path
+) -> None:
+    how: Any = {"model": "m", "log": tmp_path / "server.log", "timeout": 60}
+    with serving(command.replace("MODE", "loads a while"), **how) as address:
+        with (
+            pytest.raises(ValueError, match="is in use"),
+            serving(command.replace("MODE", "loads a while"), **how),
+        ):
+            pass
+        wait_until_ready(address, timeout=10)
 
 
 def test_the_recipes_are_commands_with_a_model_and_a_port() -> None:

@@ -137,6 +137,7 @@ def test_suites_and_tasks_may_be_mixed_and_each_task_comes_once() -> None:
     assert in_full("code") == ["humaneval", "mbpp"]
     assert in_full(["ifeval", "instruction", "mathqa_tiny"]) == ["ifeval", "mathqa_tiny"]
     assert in_full("mathqa") == ["mathqa"]
+    assert in_full("mine/mtbench.yaml") == ["mine/mtbench.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm.auto import tqdm
 
-from mathsft.generation.served import as_text
-from mathsft.generation.server_forms import WRITERS, Ask, ServerError
+from mathsft.generation.served import answers_of, as_text
+from mathsft.generation.server_forms import Ask, ServerError
 from mathsft.generation.server_scores import Score, continuation_score
 from mathsft.models.encoding import encode_prompts, stop_tokens
 from mathsft.processes import say
@@ -177,8 +177,8 @@ class ServedLM(TemplateLM):
         }
         if self.kind == "transformers" and sampling["temperature"]:
             raise ServerError("transformers serve answers greedily here: leave temperature out")
-        (answer,) = WRITERS[self.kind](
-            self._ask, prompt, self._seed + number, model=self._name, n=1,
+        (answer,) = answers_of(
+            self.kind, self._ask, prompt, self._seed + number, model=self._name, n=1,
             max_new_tokens=how["max_gen_toks"], sampling=sampling,
         )  # fmt: skip
         if answer["finish"] not in ("stop", "length"):

@@ -35,6 +35,7 @@ from mathsft.generation.rollouts import Completion, check_prompts
 from mathsft.generation.server_forms import (
     WRITERS,
     Answer,
+    Ask,
     ServerError,
     address_of,
     connected,
@@ -145,7 +146,7 @@ def groups_from_server(
                 )
             sent = [as_text(ids, tokenizer, where=f"prompt {n}") for n, ids in enumerate(encoded)]
         about = {"n": num_generations, "max_new_tokens": max_new_tokens, "sampling": sampling}
-        write = partial(WRITERS[kind], ask, model=model, **about)
+        write = partial(answers_of, kind, ask, model=model, **about)
         pool = ThreadPoolExecutor(concurrency)
         try:
             answers = list(tqdm(pool.map(write, sent, seeds), total=len(sent), leave=False))
@@ -160,11 +161,28 @@ def groups_from_server(
     ]
 
 
+def answers_of(kind: str, ask: Ask, prompt: Any, seed: int, **about: Any) -> list[Answer]:
+    """The answers of a server of this kind; ServerError if they have another form."""
+    try:
+        found: list[Answer] = WRITERS[kind](ask, prompt, seed, **about)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ServerError(
+            f"the server's answer has not the form of {kind} ({type(error).__name__}: {error}). "
+            "Is it a server of the kind that it says (server=)?"
+        ) from error
+    return found
+
+
 def _completion(
     answer: Answer, tokenizer: Any, stops: list[int], *, where: str, greedy: bool
 ) -> Completion:
     """Check an answer; raise ServerError if training could not use it, or it is broken off."""
     ids, logprobs = answer.get("ids") or [], answer.get("logprobs") or []
+    if not is_numbers(ids, int) or not is_numbers(logprobs, int | float | None):
+        raise ServerError(
+            f"{where}: the server's token ids or log-probabilities are no numbers: {ids!r:.60}, "
+            f"{logprobs!r:.60}"
+        )
     for name, values in (("token ids", ids), ("log-probabilities", logprobs)):
         if not values and not greedy:
             raise ServerError(
@@ -191,6 +209,13 @@ def _completion(
         )
     text = tokenizer.decode(ids, skip_special_tokens=True)
     return Completion(ids, text=text, ended=finish == "stop", logprobs=logprobs)
+
+
+def is_numbers(given: Any, kind: Any) -> bool:
+    """Whether this is a list whose every item is of this kind of number."""
+    return isinstance(given, list) and all(
+        isinstance(one, kind) and not isinstance(one, bool) for one in given
+    )
 
 
 def as_text(ids: list[int], tokenizer: Any, *, where: str) -> str:
