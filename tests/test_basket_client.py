@@ -350,6 +350,7 @@ def test_the_command_does_the_same(
     line = ["generate", "--basket", str(basket), "--base_url", url, "--model", "m"]
     line += ["--file", str(tmp_path / "b.jsonl"), "--num_generations", "2"]
     cli.main([*line, "--check"])
+    cli.main([*line, "--check", "--temperature", "0"])  # greedy
     assert not (tmp_path / "b.jsonl").exists()
     cli.main([*line, "--columns.id", "id"])
     assert answers_in(tmp_path / "b.jsonl") == sorted(mine.rows, key=by_id)
