@@ -39,13 +39,15 @@ def store_teacher(about: str, _: Sequence[str]) -> Command:
 
 def generate(about: str, _: Sequence[str]) -> Command:
     from mathsft.generation.basket_client import generate_basket
+    from mathsft.generation.server_forms import ServerError
 
     own = {"config": CONFIG, **options_of(generate_basket)}
     file = "a file of prompts: .jsonl, .json, .csv or .parquet, also with .gz"
     own |= {"basket": Option(str, help=file, required=True)}
     own["tokenizer"] = replace(own["tokenizer"], hint=str)
-    own["temperature"] = replace(own["temperature"], ruled=False)  # 0 is greedy
-    generate_basket(**(yield Options("generate", about, own))[1])
+    counts = generate_basket(**(yield Options("generate", about, own))[1]).counts
+    if counts.get("failed") == counts["conversations"]:  # a script should not go on to train
+        raise ServerError("all conversations failed")
 
 
 def cleaning(name: Literal["deduplicate", "decontaminate"]) -> Callable[..., Command]:

@@ -311,6 +311,8 @@ def test_a_count_that_is_none_is_not_added_up(server: ChatServer, tmp_path: Path
     ("how", "message"),
     [
         ({"base_url": "localhost:8000"}, "give the server's address"),
+        ({"base_url": "http://[::1"}, "give the server's address"),
+        ({"base_url": "http://localhost:99999"}, "give the server's address"),
         ({"base_url": "http://me:secret@host/v1"}, "user name, a password"),
         ({"num_generations": 0}, "num_generations=0: give 1 or more"),
         ({"temperature": -1}, "temperature=-1"),
@@ -349,11 +351,13 @@ def test_the_command_does_the_same(
     mine = ask(url, tmp_path / "a.jsonl", num_generations=2)
     line = ["generate", "--basket", str(basket), "--base_url", url, "--model", "m"]
     line += ["--file", str(tmp_path / "b.jsonl"), "--num_generations", "2"]
-    cli.main([*line, "--check"])
-    cli.main([*line, "--check", "--temperature", "0"])  # greedy
+    cli.main([*line, "--check", "--temperature", "0"])
     assert not (tmp_path / "b.jsonl").exists()
     cli.main([*line, "--columns.id", "id"])
     assert answers_in(tmp_path / "b.jsonl") == sorted(mine.rows, key=by_id)
+    server.renew({row["prompt"]: ["400!"] for row in ROWS})
+    with pytest.raises(SystemExit, match="all conversations failed"):
+        cli.main([*line, "--file", str(tmp_path / "c.jsonl")])
 
 
 @pytest.mark.slow

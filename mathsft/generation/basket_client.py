@@ -235,7 +235,7 @@ async def _talk_all(
                             f"{line['error']}"
                         )
 
-            workers = [asyncio.ensure_future(work()) for _ in range(concurrency)]
+            workers = [asyncio.ensure_future(work()) for _ in todo[:concurrency]]
             try:
                 await asyncio.gather(*workers)
             finally:

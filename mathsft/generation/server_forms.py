@@ -18,7 +18,6 @@ from mathsft.checks import unknown_name
 from mathsft.files import parse_json
 
 API_KEY = "MATHSFT_API_KEY"
-_LOCAL = {"localhost", "127.0.0.1", "::1"}
 _SECRET = 12  # letters; a shorter key, such as EMPTY or token, may be a word of an answer
 PLAIN = {
     "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0,
@@ -41,20 +40,25 @@ def address_of(base_url: str) -> str:
 def check_address(base_url: str) -> str:
     """The address without spaces around it and a slash at its end.
 
-    Raises ValueError for what is no address, and for one that holds a name and password to log in
-    with, or a query: results and errors show addresses.
+    Raises ValueError for what is no address, and for one with a user name, a password or a query:
+    results and errors show addresses.
     """
-    parts = urlsplit(base_url.strip()) if isinstance(base_url, str) else urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
-            f"base_url={base_url!r:.200}: give the server's address, such as http://localhost:8000"
-        )
-    if parts.username or parts.password or parts.query:
+    given = base_url.strip() if isinstance(base_url, str) else ""
+    if "@" in given or "?" in given:
         raise ValueError(
             "base_url holds a user name, a password or a query, which results and errors would "
             f"show: give the address alone, and a key in the environment variable {API_KEY}"
         )
-    return base_url.strip().rstrip("/")
+    try:
+        parts = urlsplit(given)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # half an IPv6 address; a port above 65,535
+        good = False
+    if not good:
+        raise ValueError(
+            f"base_url={base_url!r:.200}: give the server's address, such as http://localhost:8000"
+        )
+    return given.rstrip("/")
 
 
 def holds_key(text: str, key: str) -> bool:
@@ -159,9 +163,7 @@ def _from_transformers(
     if sampling.get("stop"):
         body["stop"] = sampling["stop"]
     choices = _choices(ask("POST", "/v1/completions", {**body, "temperature": 0.0}), n)
-    return [
-        {"text": choice.get("text"), "finish": choice.get("finish_reason")} for choice in choices
-    ]
+    return [{"text": one.get("text"), "finish": one.get("finish_reason")} for one in choices]
 
 
 def _from_chat(
@@ -176,11 +178,8 @@ def _from_chat(
         body["stop"] = sampling["stop"][:4]
     choices = _choices(ask("POST", "/v1/chat/completions", body), n)
     return [
-        {
-            "text": (choice.get("message") or {}).get("content"),
-            "finish": choice.get("finish_reason"),
-        }
-        for choice in choices
+        {"text": (one.get("message") or {}).get("content"), "finish": one.get("finish_reason")}
+        for one in choices
     ]
 
 
@@ -194,7 +193,7 @@ WRITERS: dict[str, Any] = {
 
 def on_this_machine(address: str) -> bool:
     """Whether a server is on this machine: no proxy is used for it."""
-    return urlsplit(address).hostname in _LOCAL
+    return urlsplit(address).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
 def is_objects(given: Any) -> bool:
