@@ -145,7 +145,7 @@ def groups_from_server(
                     "so it can only answer greedily (temperature=0)"
                 )
             sent = [as_text(ids, tokenizer, where=f"prompt {n}") for n, ids in enumerate(encoded)]
-        about = {"n": num_generations, "max_new_tokens": max_new_tokens, "sampling": sampling}
+        about: Any = {"n": num_generations, "max_new_tokens": max_new_tokens, "sampling": sampling}
         write = partial(answers_of, kind, ask, model=model, **about)
         pool = ThreadPoolExecutor(concurrency)
         try:

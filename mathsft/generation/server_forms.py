@@ -95,7 +95,7 @@ Answer = dict[str, Any]
 
 
 def _choices(given: Any, n: int) -> list[Any]:
-    choices = given.get("choices") if isinstance(given, dict) else None
+    choices: Any = given.get("choices") if isinstance(given, dict) else None
     if not is_objects(choices) or len(choices) != n:
         raise ServerError(f"the server did not give {n} answers to a prompt: {given!r:.100}")
     return choices
@@ -241,9 +241,9 @@ def asked(client: httpx.Client, key: str, method: str, path: str, body: Any = No
         if holds_key(text, key):
             raise ServerError(f"{where}: the answer holds the API key, so it is not used")
         try:
-            return parse_json(text, f"{where}: the answer {text[:100]!r}")
-        except ValueError as error:
-            raise ServerError(f"{error}") from None
+            return parse_json(text, "")
+        except ValueError:
+            raise ServerError(f"{where}: the answer is not JSON: {text!r:.100}") from None
     text = (text.replace(key, "…") if key else text)[:500]
     hint = f" Set {API_KEY}, or give api_key." if response.status_code in (401, 403) else ""
     raise ServerError(f"{where}: the server answered {response.status_code}: {text}{hint}")
