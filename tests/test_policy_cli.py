@@ -68,10 +68,7 @@ def test_stored_answers_train_each_method(
     tmp_path: Path, objective: str, settings: dict[str, Any]
 ) -> None:
     if settings.get("beta") and "kl_estimator" not in settings and objective != "gpo":
-        settings = {
-            **settings,
-            "kl_estimator": "k2",
-        }  # theirs is k1, which needs a model's attempts
+        settings = {**settings, "kl_estimator": "k2"}  # theirs, k1, needs a model's own attempts
     path = recipe(tmp_path, objective, settings, train=groups(tmp_path))
     mathsft_("train", "--objective", objective, "--config", path, "--output_dir", tmp_path / "run")
     assert len(logged(tmp_path / "run")) == 2
