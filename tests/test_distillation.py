@@ -162,7 +162,7 @@ def test_it_learns_and_a_stopped_run_ends_as_one_that_was_not_stopped(tmp_path: 
             per_device_train_batch_size=1, max_length=64, **given,
         )  # fmt: skip
 
-    before = made("untrained").evaluate()["eval_loss"]  # which moves the random state
+    before = made("untrained").evaluate()["eval_loss"]
     whole = made("whole")
     whole.train()
     assert whole.evaluate()["eval_loss"] < before
@@ -298,7 +298,10 @@ def test_a_store_that_does_not_fit_or_is_damaged_is_refused(
     path.unlink()
     path.mkdir()
     refused("t.safetensors: a folder")
+    (tmp_path / "in the way").touch()
     for told, given, where in (
+        ("t.safetensors: a folder", {"objective": asked}, path.name),
+        ("in the way is a file", {"objective": asked}, "in the way/t.safetensors"),
         ("ends with .safetensors", {"objective": asked}, "t.bin"),
         ("with top_k", {"objective": Distillation()}, "u.safetensors"),
         ("batch_size", {"objective": asked, "batch_size": 0}, "u.safetensors"),

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mathsft.checks import at_least, check_number
 from mathsft.compat import without_progress_bars
-from mathsft.files import check_regular, parse_json, write_whole
+from mathsft.files import check_regular, check_writable, parse_json, write_whole
+from mathsft.models.attention import position_limit
 from mathsft.models.computation import json_hash, tensors_hash
 from mathsft.models.distributions import ScoredTop, Top, likeliest
 from mathsft.models.encoding import pad_token
@@ -62,12 +63,15 @@ def store_teacher(
         max_length: as for `make_trainer`.
         batch_size: rows that the teacher reads at once.
 
-    Raises ValueError for a path with another ending, an objective without ``top_k``, and what
-    `make_trainer` raises for the rows.
+    Raises ValueError for a path with another ending or of a folder, an objective without ``top_k``,
+    and what `make_trainer` raises for the rows; OSError if the file cannot be written there.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: give a name that ends with .safetensors")
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; give the name of a file")
+    check_writable(path.parent)
     if objective.top_k is None or objective.on_policy:
         raise ValueError(
             "store_teacher: give an objective with top_k, and not on_policy: the texts that a "
@@ -83,7 +87,10 @@ def store_teacher(
     alone = Distillation(
         packing=False, train_on_prompt=objective.train_on_prompt, temperature=objective.temperature
     )
-    table = training_rows(rows, tokenizer, alone, max_length=max_length, name="store_teacher")
+    table = training_rows(
+        rows, tokenizer, alone, max_length=max_length,
+        positions=position_limit(teacher.config), name="store_teacher",
+    )  # fmt: skip
     collate = Collator(alone, pad_token_id=pad_token(tokenizer), max_length=max_length)
     found: list[tuple[Tensor, ...]] = []
     sizes: list[int] = []
