@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(name: str, rest: Sequence[str]) -> None:
     if name in ("-h", "--help"):
         print("usage: mathsft COMMAND [--help] …, or mathsft --version, --completion SHELL\n")
-        print("\n".join(f"  {name:16} {about}" for name, (_, about) in COMMANDS.items()))
+        print("\n".join(f"  {name:17} {about}" for name, (_, about) in COMMANDS.items()))
         return
     if name == "--version":
         print(f"mathsft {version('mathsft')}")
