@@ -203,7 +203,7 @@ def test_a_file_cut_at_any_byte_is_completed_to_the_same(
     assert file.read_bytes() == whole_file
     header = end <= whole_file.index(b"\n")
     half = not header and whole_file[:end][-1:] != b"\n"
-    assert found.counts.get("half lines removed", 0) == int(half or (header and end > 0))
+    assert found.counts.get("half line removed", 0) == int(half or (header and end > 0))
 
 
 def test_other_settings_and_other_prompts_are_noticed_and_more_samples_are_not(

@@ -151,7 +151,7 @@ def generate_basket(
             sent.pop("seed", None)
             client = partial(api_client, address, retries=retries, timeout=timeout)
             _in_a_loop(partial(_talk_all, client, sent, seed, todo, concurrency, add))
-    counts = {"half lines removed": half, "failures tried again": again}
+    counts = {"half line removed": half, "failures tried again": again}
     return told(every, todo, done, counts, estimate, prices)
 
 

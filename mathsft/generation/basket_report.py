@@ -21,7 +21,7 @@ class Answers:
     ``rows``: the lines of the basket's conversations (`mathsft.generation.baskets`), in the
     basket's order. ``counts``: how many "conversations" the basket asks for, how many were
     "generated" in this call, and if not 0: "failed", "cut", "empty", "stopped by the server",
-    "half lines removed", "failures tried again" and "other rows in the file". ``estimate``: what
+    "half line removed", "failures tried again" and "other rows in the file". ``estimate``: what
     was still to be generated when the call began.
     """
 
