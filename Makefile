@@ -19,7 +19,7 @@ BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 # Lessons run in two processes of about the same length; 04 uses what 03 made. They start with an empty folder of runs, so
 # that no run of an earlier test is resumed. Given: an environment, what is shorter, further notebooks.
-EARLY := $(wildcard $(addprefix notebooks/,01_* 02_* 05_* 07_*))
+EARLY := $(wildcard $(addprefix notebooks/,01_* 02_* 05_* 07_* 10_*))
 LATE := $(filter-out $(EARLY),$(sort $(wildcard notebooks/[0-9]*.ipynb)))
 QUICK := MATHSFT_PROFILE="$(CURDIR)/tests/quick.yaml" MATHSFT_QUESTIONS=150
 define LESSONS

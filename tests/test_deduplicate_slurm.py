@@ -20,6 +20,8 @@ from mathsft.data.near_duplicates import bands
 from mathsft.data.synthetic.grade_school import tiny_gsm_rows
 from mathsft.recipes.deduplicate_slurm import deduplicate_files
 
+pytestmark = pytest.mark.same_everywhere
+
 SBATCH = r"""#!/bin/bash
 script=${@: -1}
 bash -n "$script" || exit 1

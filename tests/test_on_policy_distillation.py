@@ -105,6 +105,7 @@ def test_a_reward_is_only_logged_and_never_stops_the_run(tmp_path: Path) -> None
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole", num_iterations=2)
     whole.train()

@@ -19,6 +19,8 @@ from mathsft.evaluation.suites import ELSEWHERE, SUITES, in_full
 from mathsft.evaluation.task_files import TASKS, _harness_names
 from mathsft.evaluation.tasks import load_tasks, task_manager
 
+pytestmark = pytest.mark.same_everywhere
+
 
 class CodeEval:
     """The metric code_eval, whose script is on the hub: runs each answer in a process of its own.
