@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def child_of(log: Path) -> int:
     return int(log.read_text().split("child ")[1].split()[0])
 
 
+def ends(process: psutil.Process) -> bool:
+    """Whether a process that was told to end does so; a busy machine takes its time."""
+    for _ in range(200):
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.05)
+                continue
+        return True
+    return False
+
+
 @pytest.mark.parametrize("mode", ["loads a while", "no health"])
 def test_a_server_is_ready_once_it_says_so_and_ends_with_its_processes(
     command: str, tmp_path: Path, mode: str
@@ -67,7 +79,7 @@ def test_a_server_is_ready_once_it_says_so_and_ends_with_its_processes(
         assert "loading m m" in log.read_text()
         child = psutil.Process(child_of(log))
         assert log.with_suffix(".pid").exists()
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert ends(child)
     assert bystander.poll() is None
     assert not log.with_suffix(".pid").exists()
     bystander.kill()
@@ -94,7 +106,8 @@ def test_nothing_is_waited_for_without_end(command: str, tmp_path: Path) -> None
     ):
         pass
     child = child_of(log)
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    with suppress(psutil.NoSuchProcess):
+        assert ends(psutil.Process(child))
     began = time.monotonic()
     with pytest.raises(ServerError, match=r"not ready after 0\.3 seconds"):
         wait_until_ready("http://127.0.0.1:9", timeout=0.3, poll=0.1)
