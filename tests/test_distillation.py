@@ -151,6 +151,7 @@ def test_chats_are_compared_on_all_their_turns(loaded: Any, tmp_path: Path) -> N
     assert float(first_loss(made)) > 0
 
 
+@pytest.mark.slow
 def test_it_learns_and_a_stopped_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     teacher = other()
 
@@ -261,6 +262,7 @@ def test_a_stored_teacher_gives_what_a_live_one_gives(
     assert made.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_fit_or_is_damaged_is_refused(
     loaded: Any, tmp_path: Path, small_model_dir: Path
 ) -> None:
