@@ -15,6 +15,7 @@ Command = Generator[Options, Any, None]
 
 
 def mix(about: str, _: Sequence[str]) -> Command:
+    """The command ``mix``."""
     from mathsft.data.local_files import check_new_file, write_rows
     from mathsft.training.recipe_rows import mixture, read_test
 
@@ -27,6 +28,7 @@ def mix(about: str, _: Sequence[str]) -> Command:
 
 
 def store_teacher(about: str, _: Sequence[str]) -> Command:
+    """The command ``store-teacher``."""
     from mathsft.training.store_by_recipe import store_by_recipe
 
     file = {"config": RECIPE, **options_of(store_by_recipe, skip={"recipe"})}
@@ -38,6 +40,7 @@ def store_teacher(about: str, _: Sequence[str]) -> Command:
 
 
 def generate(about: str, _: Sequence[str]) -> Command:
+    """The command ``generate``; an error if no conversation succeeded."""
     from mathsft.generation.basket_client import generate_basket
     from mathsft.generation.server_forms import ServerError
 
@@ -89,6 +92,7 @@ def deduplicate_many(about: str, _: Sequence[str]) -> Command:
 
 
 def search_prompt(about: str, _: Sequence[str]) -> Command:
+    """The command ``search-prompt``."""
     from mathsft.evaluation.prompted import search_prompt_by_recipe
     from mathsft.generation import prompt_methods, prompt_search
 

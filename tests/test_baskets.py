@@ -176,3 +176,15 @@ def test_a_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
         file.write_text(f"{begin}\n{bad}\n")
         with pytest.raises(ValueError, match=r"a\.jsonl, line [23]"):
             basket_rows(file)
+
+
+def test_rows_of_a_file_are_counted_as_their_reader_counts_them(tmp_path: Path) -> None:
+    path = tmp_path / "basket.jsonl"
+    for second, told in (
+        ('{"question": "y"}', "row 2: column 'prompt' is missing"),
+        ('{"prompt": "y", "id": 1.5}', "row 2, column 'id'"),
+        ('{"prompt": "y", "id": 0}', "rows 1 and 2 have the same id, 0"),
+    ):
+        path.write_text('{"prompt": "x"}\n' + second, encoding="utf-8")
+        with pytest.raises(ValueError, match=told):
+            read_basket(path)

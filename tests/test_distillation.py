@@ -301,15 +301,25 @@ def test_a_store_that_does_not_fit_or_is_damaged_is_refused(
     path.mkdir()
     refused("t.safetensors: a folder")
     (tmp_path / "in the way").touch()
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "half.safetensors").write_bytes(whole[:-20])
+    before = (tmp_path / "model.safetensors").read_bytes()
     for told, given, where in (
         ("t.safetensors: a folder", {"objective": asked}, path.name),
         ("in the way is a file", {"objective": asked}, "in the way/t.safetensors"),
         ("ends with .safetensors", {"objective": asked}, "t.bin"),
+        (
+            "not made by store_teacher; it is not replaced",
+            {"objective": asked},
+            "model.safetensors",
+        ),
+        ("it is not replaced", {"objective": asked}, "half.safetensors"),
         ("with top_k", {"objective": Distillation()}, "u.safetensors"),
         ("batch_size", {"objective": asked, "batch_size": 0}, "u.safetensors"),
     ):
         with pytest.raises(ValueError, match=told):
             store_teacher(ROWS, loaded[1], other()[0], tmp_path / where, **given)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_the_command_line_trains_with_a_model_s_name_and_with_a_store(

@@ -138,7 +138,7 @@ def evaluate(
         refuse_for_server(model, local)
     elif isinstance(tokenizer, str):
         raise ValueError("a model given by name has its own tokenizer: leave tokenizer out")
-    one = isinstance(tasks, str) and tasks not in SUITES
+    single = isinstance(tasks, str) and tasks not in SUITES
     names = in_full(tasks)
     manager = task_manager(names, file=file, examples=examples, trust_task_code=trust_task_code)
     # HFLM switches the model to evaluation mode, and not back.
@@ -147,7 +147,7 @@ def evaluate(
     with stack, mode, shared_out(), random_state_kept(), json_answers(), quiet_harness() as stderr:
         random.seed(0)  # some tasks shuffle their choices (gpqa): the same way each time
         loaded = load_tasks(manager, names)
-        if one and len(loaded["tasks"]) != 1:
+        if single and len(loaded["tasks"]) != 1:
             raise ValueError(f"{tasks} is a group of tasks: give [{tasks!r}], for several results")
         if base is not None and base.task not in loaded["tasks"]:
             raise ValueError(f"base is a result of {base.task}, which is not evaluated here")
@@ -238,4 +238,4 @@ def evaluate(
             wrong.append(error)
     if wrong:
         raise wrong[0]
-    return results[0] if one else results
+    return results[0] if single else results

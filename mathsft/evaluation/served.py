@@ -97,8 +97,9 @@ def _models(ask: Ask) -> Any:
     try:
         return ask("GET", "/v1/models")
     except ServerError as error:  # transformers serve fails if there is no cache of the hub
+        told = str(error) + "." * (str(error)[-1] not in ".?!")
         raise ServerError(
-            f"{error} So it is not known what answers there. If something does: server= says it "
+            f"{told} So it is not known what answers there. If something does: server= says it "
             "(vllm, sglang, transformers, chat)"
         ) from error
 

@@ -88,7 +88,7 @@ def watch(
     evaluated, task = _Evaluated(), task_name(tasks)
     folder = Path(folder)
     results = folder / "results" if results is None else Path(results)
-    seen = time.monotonic()
+    seen, fresh = time.monotonic(), 0  # fresh: how many were evaluated now
     while True:
         checkpoints = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
         pending = [
@@ -117,6 +117,7 @@ def watch(
                 print(f"{checkpoint.name} was {how} while it was evaluated")
                 continue
             print(found)
+            fresh += 1
             if found.task != task:  # else it would be evaluated again and again
                 raise ValueError(f"tasks={tasks!r}: give the task's own name, {found.task!r}")
             if shots not in (None, found.num_fewshot):
@@ -131,6 +132,10 @@ def watch(
             time.sleep(min(poll, timeout))
     for checkpoint in pending:
         print(f"{checkpoint.name} was not evaluated: {_problem(checkpoint)}")
+    if not checkpoints:
+        print(f"{folder}: there is no checkpoint")
+    elif not pending and not fresh:
+        print(f"{folder}: all {len(checkpoints)} checkpoints have a result in {results}")
     stored, damaged = read_results(results) if results.is_dir() else ([], [])
     for told in damaged:
         say(f"left out: {told}")

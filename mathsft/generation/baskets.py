@@ -94,23 +94,24 @@ def read_basket(
     names = dict(zip(_COLUMNS, _COLUMNS, strict=True)) | dict(columns or {})
     if unknown := next((name for name in names if name not in _COLUMNS), None):
         raise ValueError(f"columns: {unknown_name('column of a basket', unknown, _COLUMNS)}")
-    rows: Iterable[Any]
+    placed: Iterable[tuple[int, Any]]  # in a file, the reader's own line or row number
     if isinstance(basket, str | Path):
-        name, rows = str(basket), (row for _, row in iterate_rows(Path(basket)))
+        name, placed = str(basket), iterate_rows(Path(basket))
     else:
-        name, rows = "basket", basket
-        check_rows(rows, name=name)
+        name = "basket"
+        check_rows(basket, name=name)
+        placed = enumerate(basket)
     found: list[BasketPrompt] = []
     places: dict[Any, int] = {}
     unread: Counter[str] = Counter()
     made = 0
-    for number, row in enumerate(rows):
-        check_row(row, where=f"{name}, row {number}")
+    for number, (place, row) in enumerate(placed):
+        check_row(row, where=f"{name}, row {place}")
         try:
-            key = unique_id(row.get(names["id"]), number, places)
+            key = unique_id(row.get(names["id"]), number, places, place=place)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        found.append(_prompt(row, names, key, where=f"{name}, row {number}"))
+        found.append(_prompt(row, names, key, where=f"{name}, row {place}"))
         made += row.get(names["id"]) is None
         unread.update(f"column {n!r}" for n in row if n not in names.values() and holds(row[n]))
     if not found:

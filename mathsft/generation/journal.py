@@ -106,21 +106,25 @@ def read_journal(
     )
 
 
-def unique_id(given: Any, number: int, places: dict[Any, int]) -> str | int:
+def unique_id(
+    given: Any, number: int, places: dict[Any, int], *, place: int | None = None
+) -> str | int:
     """Return the id of a row; default: its ``number``. Add it to ``places``.
+
+    ``place`` is what errors call the row if a file counts it otherwise, as lines from 1.
 
     Raises ValueError if it is neither a text nor a whole number, or another row has it.
     """
-    found = number if given is None else given
+    found, place = number if given is None else given, number if place is None else place
     if not isinstance(found, str | int) or isinstance(found, bool):
         raise ValueError(
-            f"row {number}, column 'id': expected text or a whole number, found {found!r:.40}"
+            f"row {place}, column 'id': expected text or a whole number, found {found!r:.40}"
         )
     if found in places:
         raise ValueError(
-            f"rows {places[found]} and {number} have the same id, {found!r}: each row needs its own"
+            f"rows {places[found]} and {place} have the same id, {found!r}: each row needs its own"
         )
-    places[found] = number
+    places[found] = place
     return found
 
 

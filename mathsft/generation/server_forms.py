@@ -87,6 +87,7 @@ def client_of(address: str, *, timeout: float, key: str = "") -> httpx.Client:
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=timeout,
         trust_env=not on_this_machine(address),
+        limits=httpx.Limits(max_connections=None),  # the caller bounds its requests
     )
 
 

@@ -1,6 +1,6 @@
 """Restore a model after temporary use: its mode, its configurations, its tied weights.
 
-Also the global random state, which whoever uses a model may change.
+Also the global random state, which code that uses a model may change.
 """
 
 import copy

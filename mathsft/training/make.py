@@ -21,7 +21,7 @@ from mathsft.training.leftovers import nothing_left
 from mathsft.training.reference import Reference
 from mathsft.training.rows import training_rows
 from mathsft.training.sized import divided_for
-from mathsft.training.teacher_store import StoredTeacher
+from mathsft.training.stored_teacher import StoredTeacher
 from mathsft.training.teachers import teacher_of
 from mathsft.training.trainer import ForestTrainer
 

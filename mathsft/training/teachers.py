@@ -21,7 +21,7 @@ from mathsft.objectives.distillation import BASE
 from mathsft.processes import say
 from mathsft.training.batches import OF_TEACHER
 from mathsft.training.reference import reference_model, trains_its_base
-from mathsft.training.teacher_store import StoredTeacher
+from mathsft.training.stored_teacher import StoredTeacher
 
 
 @dataclass(frozen=True)

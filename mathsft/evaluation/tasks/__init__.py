@@ -8,6 +8,7 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 
 from mathsft.checks import unknown_name
+from mathsft.evaluation.requests import quiet_harness
 from mathsft.evaluation.task_code import check_task_files
 from mathsft.evaluation.task_files import TASKS, check_names, described, is_file, members
 
@@ -50,7 +51,8 @@ def task_manager(
         names = {path: found.get("group") or found["task"] for path, found in keys.items()}
         check_names(names, manager.all_tasks)
     if not {*needed, *inside} <= set(manager.all_tasks):
-        manager = TaskManager(**known)
+        with quiet_harness():  # it tells of tasks that two of its files have
+            manager = TaskManager(**known)
     for task in needed:
         if task not in manager.all_tasks:
             raise ValueError(unknown_name("task", task, sorted(manager.all_tasks), shown=12))
