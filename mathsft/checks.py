@@ -86,12 +86,12 @@ _RULES = {
     "max_steps": _MAX_STEPS,
     **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), _STEPS),
     **dict.fromkeys(
-        ("adam_epsilon", "lora_alpha", "memory", "num_train_epochs", "poll"), ABOVE_0
+        ("adam_epsilon", "lora_alpha", "memory", "num_train_epochs", "poll", "temperature"), ABOVE_0
     ),
     **dict.fromkeys(
         (
             "early_stopping_threshold", "eval_delay", "learning_rate", "max_grad_norm", "minutes",
-            "neftune_noise_alpha", "temperature", "timeout", "warmup_steps", "weight_decay",
+            "neftune_noise_alpha", "timeout", "warmup_steps", "weight_decay",
         ),
         AT_LEAST_0,
     ),

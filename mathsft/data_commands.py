@@ -48,6 +48,7 @@ def generate(about: str, _: Sequence[str]) -> Command:
     file = "a file of prompts: .jsonl, .json, .csv or .parquet, also with .gz"
     own |= {"basket": Option(str, help=file, required=True)}
     own["tokenizer"] = replace(own["tokenizer"], hint=str)
+    own["temperature"] = replace(own["temperature"], ruled=False)  # 0 is greedy
     counts = generate_basket(**(yield Options("generate", about, own))[1]).counts
     if counts.get("failed") == counts["conversations"]:  # a script should not go on to train
         raise ServerError("all conversations failed")

@@ -35,7 +35,8 @@ class Option:
     given; None if there is no default, or if the library decides. ``inside``: the options of a
     mapping's keys, such as those of ``model.lora``; with ``named``, of each of its values, such as
     the data sets of ``mix.datasets``. ``refused``, ``line_only``: the reason, if it would change
-    nothing, or counts on a command line only.
+    nothing, or counts on a command line only. ``ruled``: the rule for numbers of this name holds
+    (`mathsft.checks`); otherwise its function alone checks it.
     """
 
     hint: Any
@@ -46,6 +47,7 @@ class Option:
     named: bool = False
     refused: str = ""
     line_only: str = ""
+    ruled: bool = True
 
 
 def options_of(
@@ -157,7 +159,7 @@ def checked(
         if option.line_only and not text:
             raise ValueError(f"{where}{key}: {option.line_only}")
         found[str(key)] = _value(value, option, f"{where}{key}", text)
-    check_numbers(found, where=where)
+    check_numbers({key: one for key, one in found.items() if options[key].ruled}, where=where)
     return found
 
 

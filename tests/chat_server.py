@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+SLOW = 6.0  # seconds until a "slow" answer; a busy machine can stop for one or two
+
 
 class ChatServer(ThreadingHTTPServer):
     """Answers a message with its text and the request's seed.
@@ -67,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault == "slow":
-            time.sleep(1.6)
+            time.sleep(SLOW)
         if fault == "drip":
             self.send_response(200)
             self.end_headers()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, chat_server
+from chat_server import SLOW, ChatServer, chat_server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -84,7 +84,7 @@ def test_a_passing_fault_is_tried_again_and_leaves_no_trace(
 ) -> None:
     whole = ask(server.renew(), tmp_path / "a.jsonl")
     faults = {"one two": ["429", "500"], "three": ["503"], "so": ["drop"], "four": ["slow"]}
-    found = ask(server.renew(faults), tmp_path / "b.jsonl", timeout=1.0)
+    found = ask(server.renew(faults), tmp_path / "b.jsonl", timeout=SLOW - 1)
     assert found.rows == whole.rows
     assert len(server.bodies) == 6 + 5
 
@@ -102,7 +102,7 @@ def test_a_lasting_fault_is_a_counted_line_and_the_same_call_tries_it_again(
 ) -> None:
     rows = [{"prompt": "good"}, *({"prompt": fault, "id": fault} for fault in LASTING)]
     url = server.renew({fault: [f"{fault}!"] for fault in LASTING})
-    found = ask(url, tmp_path / "a.jsonl", rows, retries=0, timeout=1.0)
+    found = ask(url, tmp_path / "a.jsonl", rows, retries=0, timeout=SLOW - 1)
     assert found.counts == {"conversations": 12, "generated": 12, "failed": len(LASTING)}
     for line in found.rows[1:]:
         assert LASTING[line["id"]] in line["error"]

@@ -15,7 +15,7 @@ from datasets import List, Value
 from torch import Tensor
 from torch.nn import functional
 
-from mathsft.checks import ABOVE_0, check_number
+from mathsft.checks import check_numbers
 from mathsft.data.given import CHOICES_MADE_BY, check_column, given_row, is_texts, row_kind
 from mathsft.data.schemas import UnusableRowError
 from mathsft.models.likelihood import encode_choices
@@ -66,7 +66,7 @@ class MultipleChoice(Objective):
             raise ValueError(
                 f"normalization={self.normalization!r}: give 'none', 'tokens' or 'characters'"
             )
-        check_number("temperature", self.temperature, ABOVE_0)
+        check_numbers({"temperature": self.temperature})
 
     def groups(
         self, rows: Sequence[Row], tokenizer: Any, *, first: int, arrow: bool
