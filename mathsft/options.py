@@ -9,6 +9,7 @@ import builtins
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date
 from enum import Enum
@@ -35,8 +36,7 @@ class Option:
     given; None if there is no default, or if the library decides. ``inside``: the options of a
     mapping's keys, such as those of ``model.lora``; with ``named``, of each of its values, such as
     the data sets of ``mix.datasets``. ``refused``, ``line_only``: the reason, if it would change
-    nothing, or counts on a command line only. ``ruled``: the rule for numbers of this name holds
-    (`mathsft.checks`); otherwise its function alone checks it.
+    nothing, or counts on a command line only. ``ruled``: `mathsft.checks` has its rule.
     """
 
     hint: Any
@@ -245,8 +245,6 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _numbers(inner) for key, inner in value.items()}
     for kind in (int, float) if isinstance(value, str) else ():
-        try:
+        with suppress(ValueError):
             return kind(value)
-        except ValueError:
-            continue
     return value
