@@ -268,7 +268,7 @@ def test_a_killed_process_ends_the_run_soon_and_the_next_start_resumes_to_the_bi
     began = time.monotonic()
     killed = subprocess.run(
         command(WORK, tmp_path, 2, "killed"), env=environment(), capture_output=True,
-        text=True, timeout=90, check=False,
+        text=True, timeout=300, check=False,
     )  # fmt: skip
     took = time.monotonic() - began
     assert killed.returncode != 0
@@ -299,7 +299,7 @@ def test_two_hosts_train_the_adapter_of_one_process(one: Path, tmp_path: Path) -
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             ))  # fmt: skip
         try:
-            printed = [process.communicate(timeout=120)[0] for process in started]
+            printed = [process.communicate(timeout=400)[0] for process in started]
         finally:
             for process in started:
                 process.kill()

@@ -24,7 +24,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
-def torchrun(*arguments: object, processes: int = 2, timeout: float = 240) -> str:
+def torchrun(*arguments: object, processes: int = 2, timeout: float = 900) -> str:
     """Run a script, or ``-m`` and a module, in several processes; return what they printed.
 
     stderr is left out, because progress bars may break the lines of another process. If a
