@@ -51,7 +51,7 @@ from nbclient import NotebookClient
 os.chdir({folder!r})
 notebook = nbformat.read({name!r}, 4)
 try:
-    NotebookClient(notebook, timeout=280, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=850, kernel_name="python3").execute()
 finally:
     nbformat.write(notebook, {name!r})
 """

@@ -77,7 +77,7 @@ def test_lesson_three_mixes_real_rows_under_either_objective(
 ) -> None:
     variables = first_rows(data_dir, tmp_path, 120)
     variables["MATHSFT_OBJECTIVE"] = objective
-    shorter = 'recipe["mixing"]["max_steps"] = 8'
+    shorter = 'recipe["mixing"]["max_steps"] = 4'
     printed = run("03_mathqa_mixing.ipynb", tmp_path, variables, shorter=shorter)
     assert "mathqa.json: 240 rows read, 239 kept" in printed
     assert "some.jsonl: 120 rows read, 120 kept" in printed
