@@ -53,7 +53,7 @@ class LocalHub:
         """Run ``code`` in a new process with that environment."""
         kept = self.environment(home=home) | {"PYTHONIOENCODING": "utf-8"}
         return subprocess.run(
-            [sys.executable, "-c", code], env=kept, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", code], env=kept, capture_output=True, text=True, timeout=900
         )
 
 
