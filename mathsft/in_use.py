@@ -5,7 +5,7 @@ killed. Who only reads a folder, such as ``mathsft watch``, does not look at the
 
 On one machine the lock holds for every file system that has locks. Over NFS it holds between
 machines if the server does locking (the default of NFSv4). A FUSE mount, such as Google Drive in
-Colab, knows only the processes of its own machine: there, a line names a training that another
+Colab, knows only the processes of its own machine: there, a line names a training run that another
 machine has begun and not ended.
 """
 
@@ -46,7 +46,7 @@ def claimed(
             that were made for this run.
 
     Raises ValueError, with the process, the machine and the time, if another training holds it. A
-    folder that cannot be written to is not held: a training that writes nothing may use it.
+    folder that cannot be written to is not held: a training run that writes nothing may use it.
     """
     with ExitStack() as held:
         in_first(partial(_hold, Path(folder), held, remove_empty=remove_empty), device=device)

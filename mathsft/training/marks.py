@@ -51,7 +51,7 @@ def set_mark(model: Any, mark: Mark) -> None:
 
 
 def trained_already(mark: Mark) -> str:
-    """The line for a training that begins with weights that were trained before.
+    """The line for a training run that begins with weights that were trained before.
 
     Args:
         mark: that of the weights; it has steps.

@@ -57,7 +57,7 @@ def rows_of_split(
             if len(rows) - before < _RARE * _DRAWS * len(_SHARES[split]) / 256:
                 raise ValueError(
                     f"{seed}: the split {split!r} has about {len(rows):,} different questions, and "
-                    f"{wanted:,} are wanted; only {len(rows) - before:,} of the last {_DRAWS:,} "
+                    f"{wanted:,} are needed; only {len(rows) - before:,} of the last {_DRAWS:,} "
                     f"draws gave a new one. Give a limit of {len(rows):,} or less"
                 )
             drawn, before = 0, len(rows)
