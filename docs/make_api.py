@@ -9,8 +9,8 @@ import mathsft
 PAGE = Path(__file__).with_name("api.md")
 TASKS = {
     "Look at the machine, choose settings": """
-        describe device_defaults default_profile load_recipe load_settings quiet run_dir
-        tracker estimate_memory largest_batch memory_gb free_memory""",
+        describe device_defaults default_profile exercise load_recipe load_settings quiet run_dir
+        show_figure tracker estimate_memory largest_batch memory_gb free_memory""",
     "Read and mix data": """
         load_problems read_rows write_rows kind_of head_for pairs_from add_choices mix_datasets
         training_plan

@@ -14,6 +14,8 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 _HOME = {
     "describe": "mathsft.device",
+    "exercise": "mathsft.notebook",
+    "show_figure": "mathsft.notebook",
     "device_defaults": "mathsft.device",
     "default_profile": "mathsft.device",
     "load_settings": "mathsft.settings",

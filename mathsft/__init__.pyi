@@ -107,6 +107,8 @@ from mathsft.models.memory import memory_gb as memory_gb
 from mathsft.models.reward_head import load_reward_model as load_reward_model
 from mathsft.models.saving import save_model as save_model
 from mathsft.models.trained_weights import freeze as freeze
+from mathsft.notebook import exercise as exercise
+from mathsft.notebook import show_figure as show_figure
 from mathsft.objectives.classification import Classification as Classification
 from mathsft.objectives.classification import micro_f1 as micro_f1
 from mathsft.objectives.conversations import stop_after_turns as stop_after_turns

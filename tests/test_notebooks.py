@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -111,84 +112,131 @@ def test_cells_that_nbval_compares_have_something_to_compare(path: Path) -> None
         assert cell["outputs"], source(cell)
 
 
+def check_cells(path: Path) -> list[dict]:
+    return [cell for cell in cells(path) if "exercise" in tags(cell)]
+
+
+def shown(cell: dict) -> str:
+    """What a cell shows as text."""
+    texts = (o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell["outputs"])
+    return "".join("".join(text) for text in texts)
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
-def test_only_unsolved_exercises_fail_and_each_has_a_check(path: Path) -> None:
-    failing = [c for c in cells(path) if any(o["output_type"] == "error" for o in c["outputs"])]
-    assert 2 <= len(failing) <= 3
-    assert all("raises-exception" in tags(cell) for cell in failing)
-    assert len([c for c in cells(path) if "raises-exception" in tags(c)]) == len(failing)
+def test_no_cell_fails_and_each_exercise_says_that_it_is_not_solved_yet(path: Path) -> None:
+    assert not any(o["output_type"] == "error" for c in cells(path) for o in c["outputs"])
+    checks = check_cells(path)
+    assert 2 <= len(checks) <= 4
+    for number, cell in enumerate(checks, start=1):
+        assert source(cell).startswith(f"with exercise({number}):")
+        assert f"Exercise {number}: not solved yet" in shown(cell)
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_a_lesson_asks_to_predict_and_to_change_and_says_what_a_t4_shows(path: Path) -> None:
+    text = "\n".join(map(source, cells(path, "markdown")))
+    asked = re.findall(
+        r"\*\*Predict\.\*\*.*?<details>\s*<summary>.*?</summary>\n\n.*?</details>", text, re.S
+    )
+    assert len(asked) >= 2
+    assert any("change" in tags(cell) for cell in cells(path)), "an exercise that trains again"
+    t4 = text.partition("\n## On a T4\n")[2].partition("\n## ")[0]
+    for word in ("Runtime", "out of memory", "Try next"):
+        assert word in t4, word
+    assert "$$" in text or path.name.startswith(NO_FORMULA)
+    assert "https://arxiv.org/abs/" in text
+
+
+NO_FORMULA = ("11_",)
+
+
+@pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS], ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_colab_gives_a_t4_and_installs_the_tagged_version(path: Path) -> None:
+    about = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    assert (about["accelerator"], about["colab"]["gpuType"]) == ("GPU", "T4")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    install = next(source(c) for c in cells(path) if "google.colab" in source(c))
+    assert f"git clone -q --depth 1 -b v{version} " in install
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_a_page_has_no_pink_boxes_no_empty_tables_and_its_figures_have_texts(path: Path) -> None:
+    for output in (o for cell in cells(path) for o in cell["outputs"]):
+        assert output.get("name") != "stderr"
+        assert "<progress" not in "".join(output.get("data", {}).get("text/html", ""))
+        if "image/png" in output.get("data", {}):
+            assert len(output["metadata"]["image/png"]["alt"]) > 20
+
+
+# A wrong answer for each check, in order: the check must refuse it.
 WRONG = {
     "01_sft.ipynb": [
-        ("assert len(end)", "end = [7, 7, 7, 5, 5, 0, 0]"),
-        ("for text, wanted", "my_answer = str.upper"),
-        ("assert share", "share = 0.5"),
+        "end = [7, 7, 7, 5, 5, 0, 0]",
+        "my_answer = str.upper",
+        "share = 0.5",
     ],
     "02_multiple_choice.ipynb": [
-        ("labels = [", "my_ids, my_position, my_end = [0, 1, 5, 6], [0, 1, 2, 3], [4, 4, 4, 3]"),
-        ("some_scores", "normalized_scores = lambda scores, choices: scores / 3"),
-        ("assert ratio", "ratio = 2"),
+        "my_ids, my_position, my_end = [0, 1, 5, 6], [0, 1, 2, 3], [4, 4, 4, 3]",
+        "normalized_scores = lambda scores, choices: scores / 3",
+        "ratio = 2",
     ],
     "03_mathqa_mixing.ipynb": [
-        ("assert ...", "my_steps, my_rows_seen = (1125, 3000), (4500, 3000)"),
-        ("assert shares", "shares = lambda ws, total: [round(total * w) for w in ws]"),
-        ("others = [", "contained = lambda question, others, n=3: float(question in others)"),
+        "my_steps, my_rows_seen = (1125, 3000), (4500, 3000)",
+        "shares = lambda ws, total: [round(total * w) for w in ws]",
+        "contained = lambda question, others, n=3: float(question in others)",
     ],
     "04_evaluation.ipynb": [
-        ("assert reported", "reported = 0.3"),
-        ("def close", "holm = lambda ps: [min(1.0, p * len(ps)) for p in ps]"),
-        ("assert my_questions", "my_questions = 2985"),
+        "reported = 0.3",
+        "holm = lambda ps: [min(1.0, p * len(ps)) for p in ps]",
+        "my_questions = 2985",
     ],
     "05_preferences.ipynb": [
-        ("mine = ipo_loss", "ipo_loss = lambda scores, reference, tokens, beta: 0.0"),
-        ("texts, scores", "n_pairs, n_alone, n_tree = 15, 30, 9"),
-        ("for z_value", "pull = lambda z, beta: beta"),
+        "ipo_loss = lambda scores, reference, tokens, beta: 0.0",
+        "n_pairs, n_alone, n_tree = 15, 30, 9",
+        "pull = lambda z, beta: beta",
     ],
     "06_rewards.ipynb": [
-        ("from itertools import combinations", "pass_at = lambda k, n, c: 1 - (1 - c / n) ** k"),
-        ("fooled = ", "my_reward = lambda completions, **_: [1.0] * len(completions)"),
-        ("from math import exp", "chain = lambda p, q: p * q"),
+        "pass_at = lambda k, n, c: 1 - (1 - c / n) ** k",
+        "my_reward = lambda completions, **_: [1.0] * len(completions)",
+        "chain = lambda p, q: p * q",
     ],
     "07_reinforcement.ipynb": [
-        ("mine = rloo_advantages", "rloo_advantages = lambda rs: [r - 0.25 for r in rs]"),
-        ("for value in", "clipped_slope = lambda ratio, advantage: -ratio * advantage"),
-        ("draws = ", "chance_of_signal = lambda p: 1 - p**8"),
+        "rloo_advantages = lambda rs: [r - 0.25 for r in rs]",
+        "clipped_slope = lambda ratio, advantage: -ratio * advantage",
+        "chance_of_signal = lambda p: 1 - p**8",
     ],
     "08_groups_distillation.ipynb": [
-        ("mine = reverse_kl", "reverse_kl = lambda student, teacher: forward_kl(student, teacher)"),
-        ("for value in", "gpo_slope = lambda lp, advantage: -advantage"),
-        ("for rewards in", "wins = lambda rewards: [2 * r - 1 for r in rewards]"),
+        "reverse_kl = lambda student, teacher: forward_kl(student, teacher)",
+        "gpo_slope = lambda lp, advantage: -advantage",
+        "wins = lambda rewards: [2 * r - 1 for r in rewards]",
     ],
     "09_prompt_search.ipynb": [
-        (
-            "for first, last",
-            "my_cosine = lambda step, steps, a, b: a + (b - a) * step / (steps - 1)",
-        ),
-        ("for asked, text", "my_survives = lambda question, ids: question.endswith('?')"),
-        ("from itertools", "my_counts = lambda places, words: (places * words, words**places)"),
+        "my_cosine = lambda step, steps, a, b: a + (b - a) * step / (steps - 1)",
+        "my_survives = lambda question, ids: question.endswith('?')",
+        "my_counts = lambda places, words: (places * words, words**places)",
     ],
     "10_data.ipynb": [
-        ("for prices", "dialogue_cost = lambda p, a, t, i, o: t * (p * i + a * o) / 1e6"),
-        ("texts = [", "first_of_each = lambda texts: list(dict.fromkeys(texts))"),
-        ("for questions", "leaked_runs = lambda questions, rows, n: 0.5"),
+        "dialogue_cost = lambda p, a, t, i, o: t * (p * i + a * o) / 1e6",
+        "first_of_each = lambda texts: list(dict.fromkeys(texts))",
+        "leaked_runs = lambda questions, rows, n: 0.5",
     ],
 }
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
 def test_checks_pass_the_solution_and_fail_a_wrong_answer(path: Path) -> None:
+    strict = {"exercise": lambda number: nullcontext()}  # so that what fails is seen here
     names: dict = {}
-    code = [s for s in map(source, cells(path)) if "google.colab" not in s]
     wrong = iter(WRONG[path.name])
-    beginning, answer = next(wrong)
-    for text in code:
-        if text.startswith(beginning):
+    for cell in cells(path):
+        text = source(cell)
+        if "exercise" in tags(cell):
             with pytest.raises(AssertionError):
-                exec(text, {**names, **_answered(answer, names)})
-            beginning, answer = next(wrong, ("(no further check)", ""))
-        exec(text, names)
-    assert beginning == "(no further check)"
+                exec(text, {**names, **_answered(next(wrong), names), **strict})
+            exec(text, {**names, **strict})
+        elif "google.colab" not in text:
+            exec(text, names)
+    assert next(wrong, None) is None
 
 
 def _answered(answer: str, names: dict) -> dict:
@@ -198,8 +246,9 @@ def _answered(answer: str, names: dict) -> dict:
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
 def test_solutions_hold_every_check_of_the_lesson_and_pass_it(path: Path) -> None:
-    solved = [source(cell) for cell in cells(path)]
-    lesson = ROOT / "notebooks" / path.name
-    for check in (c for c in cells(lesson) if "raises-exception" in tags(c)):
-        assert source(check) in solved
+    checks = [source(cell) for cell in check_cells(ROOT / "notebooks" / path.name)]
+    assert [source(cell) for cell in check_cells(path)] == checks
+    for number, cell in enumerate(check_cells(path), start=1):
+        assert shown(cell).strip() == f"Exercise {number}: solved"
+        assert "nbval-check-output" in tags(cell)
     assert not any(o["output_type"] == "error" for c in cells(path) for o in c["outputs"])

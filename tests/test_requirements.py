@@ -34,6 +34,7 @@ ON_DEMAND = {
     "deduplicate_slurm.py": EXTRAS["data"],
     "embedding_duplicates.py": [*EXTRAS["data"], "scikit-learn", "sentence-transformers"],
     "memory.py": ["IPython"],  # only if it runs already
+    "notebook.py": ["IPython"],  # otherwise it prints
 }
 
 
