@@ -35,7 +35,7 @@ def numbers(text: str) -> list[tuple[str, float, float]]:
     for whole, decimals, exponent, percent in NUMBER.findall(text):
         scale = 10.0 ** int(exponent or 0)
         value = float(whole.replace(",", "") + decimals) * scale
-        worth = 10.0 ** -max(0, len(decimals) - 1) * scale / 2 if decimals or percent else 0.0
+        worth = 10.0 ** -max(0, len(decimals) - 1) * scale / 2 if decimals or percent or exponent else 0.0
         found.append((whole.replace(",", "") + decimals, value, worth))
     return found
 
