@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mathsft.bars import hidden
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -50,7 +52,8 @@ def exercise(number: int | str) -> Iterator[None]:
     """
     name, told, trace, solved = f"Exercise {number}", "", "", False
     try:
-        yield
+        with hidden():
+            yield
         solved = True
     except AssertionError as error:
         told = str(error)

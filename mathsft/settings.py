@@ -11,6 +11,7 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mathsft.bars import in_notebook
 from mathsft.checks import unknown_name
 from mathsft.processes import say
 
@@ -206,8 +207,9 @@ def run_folder(given: str | Path | None, name: str, *, make: bool) -> tuple[Path
 def quiet() -> None:
     """Keep a notebook readable: no bars for loading from disk, no notices about internals.
 
-    Downloads and training keep their progress bars. Call it before importing transformers,
-    because that import already prints a notice in a notebook without ipywidgets.
+    Downloads keep their progress bars. Trainers of any library show one line of progress in place
+    of transformers' table of losses, which stays empty on a page. Call it before importing
+    transformers, because that import already prints a notice in a notebook without ipywidgets.
     """
     warnings.filterwarnings("ignore", message="IProgress not found")
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
@@ -218,3 +220,7 @@ def quiet() -> None:
     disable_progress_bars()
     disable_progress_bar()
     enable_progress_bars()  # of downloads, which the line above switches off as well
+    if in_notebook():
+        from mathsft.training.progress import lines_for_all_trainers
+
+        lines_for_all_trainers()

@@ -35,6 +35,7 @@ ON_DEMAND = {
     "embedding_duplicates.py": [*EXTRAS["data"], "scikit-learn", "sentence-transformers"],
     "memory.py": ["IPython"],  # only if it runs already
     "notebook.py": ["IPython"],  # otherwise it prints
+    "bars.py": ["IPython"],  # only if it runs already
 }
 
 

@@ -17,9 +17,9 @@ import torch
 from accelerate import Accelerator
 from lm_eval.api.registry import register_model
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mathsft.bars import progress
 from mathsft.checks import check_numbers, unknown_name
 from mathsft.compat import set_rank
 from mathsft.evaluation.harness_text import TextLM
@@ -173,25 +173,24 @@ class ForestLM(TextLM):
             )
             check_finite([requests[i] for i in alone], usual)
             results.update(zip(alone, usual, strict=True))
-        progress = tqdm(
+        bar = progress(
             total=len(requests) - len(alone),
             desc="log-likelihoods",
-            leave=False,
             delay=5,  # shorter work needs no bar
-            file=self._progress_to,
+            to=self._progress_to,
             disable=disable_tqdm or self.rank != 0 or not groups,
         )
         planned = passes(requests, groups, pass_tokens=self._pass_tokens(requests))
         laid_out = ((some, self._laid_out(requests, some)) for some in planned)
         ahead = made_ahead(laid_out, device=self.device)
-        with evaluating(self.model), progress, ahead as batches:
+        with evaluating(self.model), bar, ahead as batches:
             for some, batch in batches:
                 for index, score in self._scores(requests, some, batch):
                     check_finite([requests[index]], [score])  # before it gets into the cache
                     results[index] = score
                     if (key := requests[index][0]) is not None:
                         self.cache_hook.add_partial("loglikelihood", key, score)
-                    progress.update()
+                    bar.update()
         return [results[index] for index in range(len(requests))]
 
     def _keeps_apart(self) -> bool:

@@ -17,8 +17,8 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm.auto import tqdm
 
+from mathsft.bars import progress
 from mathsft.generation.served import answers_of, as_text
 from mathsft.generation.server_forms import Ask, ServerError
 from mathsft.generation.server_scores import Score, continuation_score
@@ -199,9 +199,8 @@ class ServedLM(TemplateLM):
         try:
             done = pool.map(work, jobs)
             return list(
-                tqdm(
-                    done, total=len(jobs), desc=what, leave=False, delay=5,
-                    file=self._progress_to, disable=disable,
+                progress(
+                    done, total=len(jobs), desc=what, delay=5, to=self._progress_to, disable=disable
                 )
             )  # fmt: skip
         finally:

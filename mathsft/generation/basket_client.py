@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm.auto import tqdm
-
+from mathsft.bars import progress
 from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number
 from mathsft.files import check_writable
 from mathsft.generation.basket_cost import estimated
@@ -218,7 +217,7 @@ async def _talk_all(
     left, failures, answered = iter(todo), 0, False
     async with client() as connection:
         asker = Asker(connection, sampling, seed)
-        with tqdm(total=len(todo), desc="conversations", leave=False) as bar:
+        with progress(total=len(todo), desc="conversations") as bar:
 
             async def work() -> None:
                 nonlocal failures, answered

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from mathsft.bars import progress
 from mathsft.data.given import check_row, check_rows, reading_advice
 from mathsft.data.prompts import sft_prompt
 from mathsft.generation.journal import add_lines, open_journal, unique_id
@@ -103,7 +102,7 @@ def judged_lines(
         state = processes(device)
         each = sampling["num_generations"]
         starts = range(0, len(given), max(1, batch_size * state.num_processes // each))
-        for start in tqdm(starts, desc="blocks", leave=False, disable=not state.is_main_process):
+        for start in progress(starts, desc="blocks", disable=not state.is_main_process):
             block = given[start : start + starts.step]
             if all(key in done for key, _, _ in block):
                 continue

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from mathsft.bars import progress
 from mathsft.generation.prompt_codebook import (
     PromptCodebook,
     cosine,
@@ -106,7 +106,7 @@ class Search:
         optimizer = torch.optim.Adam(codebook.parameters(), lr=method.learning_rate)
         losses, often = [], Counter[tuple[int, ...]]()
         shape = (method.batch_size, num_tokens, len(self.forbidden))
-        for step in tqdm(range(steps), desc="prompt search", leave=False):
+        for step in progress(range(steps), desc="prompt search"):
             temperature = cosine(
                 step, steps, first=method.first_temperature, last=method.last_temperature
             )
@@ -143,7 +143,7 @@ class Search:
             every = torch.arange(len(self.forbidden), device=self.forbidden.device)
             table = model.get_input_embeddings()(every)
         best, losses = start, []
-        for step in tqdm(range(method.steps), desc="prompt search", leave=False):
+        for step in progress(range(method.steps), desc="prompt search"):
             places = self.batch(method.batch_size)
             gradient = one_hot_gradient(model, places, best, table, scale=self.scale, **self.how)
             others = swaps(

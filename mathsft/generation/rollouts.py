@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
+from mathsft.bars import progress
 from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number, check_numbers
 from mathsft.models.choosing import Greedy, Sampler
 from mathsft.models.encoding import prompt_ids, stop_tokens
@@ -137,7 +137,7 @@ def written_groups(
     found: list[tuple[int, int, Completion]] = []
     total = sum(min(size, num_generations - first) for _, first in share)
     quiet = not state.is_main_process or total <= batch_size
-    bar = tqdm(total=total, desc="answers", leave=False, disable=quiet)
+    bar = progress(total=total, desc="answers", disable=quiet)
     with bar, merged_for_reading(model):
         for start in range(0, len(share), at_once):
             pieces = share[start : start + at_once]

@@ -28,8 +28,8 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from mathsft.bars import progress
 from mathsft.checks import ABOVE_0, AT_LEAST_0, SHARE, at_least, check_number, check_numbers
 from mathsft.generation.rollouts import Completion, check_prompts
 from mathsft.generation.server_forms import (
@@ -149,7 +149,7 @@ def groups_from_server(
         write = partial(answers_of, kind, ask, model=model, **about)
         pool = ThreadPoolExecutor(concurrency)
         try:
-            answers = list(tqdm(pool.map(write, sent, seeds), total=len(sent), leave=False))
+            answers = list(progress(pool.map(write, sent, seeds), desc="prompts", total=len(sent)))
         finally:
             pool.shutdown(cancel_futures=True)
     return [

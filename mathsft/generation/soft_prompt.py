@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from peft import PeftModel, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from mathsft.bars import progress
 from mathsft.checks import ABOVE_0, at_least, check_number
 from mathsft.generation.prompt_places import PROMPT, places_of
 from mathsft.models.adapter_checks import has_adapter
@@ -97,7 +97,7 @@ def soft_prompt(
     trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=learning_rate)
     losses = []
-    for step in tqdm(range(steps), desc="soft prompt", leave=False):
+    for step in progress(range(steps), desc="soft prompt"):
         drawn = torch.randint(len(sequences), (batch_size,), generator=generator).tolist()
         batch = _padded([sequences[n] for n in drawn], fill=pad_token(tokenizer))
         loss = tuned(**{name: value.to(model.device) for name, value in batch.items()}).loss

@@ -30,6 +30,7 @@ from mathsft.training import reference as references
 from mathsft.training.arguments import renaming_notices_off
 from mathsft.training.batches import Collator
 from mathsft.training.evaluated import EvaluatedTrainer
+from mathsft.training.progress import use_training_line
 from mathsft.training.reference import Reference
 from mathsft.training.step_sums import FiniteCheck, Means
 
@@ -74,6 +75,7 @@ class ForestTrainer(EvaluatedTrainer):
                 f"{self.args.n_gpu} devices in one process: start one process for each with "
                 "torchrun --nproc_per_node, or choose one by CUDA_VISIBLE_DEVICES=0"
             )
+        use_training_line(self)
         # `compute_loss` divides by the items of the whole step: Trainer must count all labels.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
