@@ -25,6 +25,7 @@ from mathsft.data_commands import (
     store_teacher,
 )
 from mathsft.device import default_profile
+from mathsft.model_commands import chat, merge, submit
 from mathsft.options import Option, options_of
 from mathsft.processes import say
 from mathsft.recipes import RECIPE
@@ -171,6 +172,9 @@ COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "search-prompt": (search_prompt, "search for a prompt of real tokens, and score it"),
     "report": (_report, "write tables and plots of results into one page"),
     "watch": (_watch, "evaluate checkpoints while a training run writes them"),
+    "chat": (chat, "ask a model questions in the terminal"),
+    "merge": (merge, "merge an adapter into its base, as a whole model"),
+    "submit": (submit, "score a run on the capstone's questions, for the leaderboard"),
     "estimate-memory": (_estimate_memory, "estimate the memory of a training run before it starts"),
 }
 

@@ -150,9 +150,9 @@ def written_groups(
             if temperature == 0:
                 choose = Greedy((len(places), max_new_tokens), device=model.device)
             else:
-                draws = [_uniform(max_new_tokens, seed, named[row], copy) for row, copy in places]
-                uniform = torch.tensor(np.stack(draws), device=model.device)
-                choose = Sampler(uniform, temperature=temperature, top_p=top_p)
+                draws = [uniform(max_new_tokens, seed, named[row], copy) for row, copy in places]
+                drawn = torch.tensor(np.stack(draws), device=model.device)
+                choose = Sampler(drawn, temperature=temperature, top_p=top_p)
             written = written_tokens(
                 model,
                 tokenizer,
@@ -201,7 +201,7 @@ def _parts(prompts: int, processes: int) -> int:
     return 1 if processes == 1 else -(-4 * processes // prompts)
 
 
-def _uniform(count: int, *key: int) -> np.ndarray[Any, Any]:
+def uniform(count: int, *key: int) -> np.ndarray[Any, Any]:
     """``count`` random numbers in [0, 1) that only the key decides."""
     stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
     return stream.random(count, dtype=np.float32)

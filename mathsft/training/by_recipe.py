@@ -35,7 +35,7 @@ from mathsft.training.leftovers import nothing_left
 from mathsft.training.make import make_trainer
 from mathsft.training.make_rollouts import rollout_trainer
 from mathsft.training.persist import persist
-from mathsft.training.preview import preview, preview_prompts, tokenizer_of, usable
+from mathsft.training.preview import preview, preview_memory, preview_prompts, tokenizer_of, usable
 from mathsft.training.recipe_rows import Recipe, read_rows
 from mathsft.training.runs import rows_hash
 from mathsft.training.sized import sized
@@ -71,8 +71,8 @@ def train_by_recipe(
             that already holds a run is refused unless ``resume`` is given.
         resume: resume the run in ``output_dir`` from its newest complete checkpoint; if there is
             none yet, start from step 0.
-        check: read the data, print the counts and three rows token by token, and stop: no weights
-            are loaded and no run is started.
+        check: read the data, print the counts, the lengths, three rows token by token and an
+            estimate of the memory, and stop: no weights are loaded and no run is started.
 
     Returns the folder, which then holds ``config.yaml`` and ``environment.json``
     (`mathsft.record`), ``trainer_state.json`` with the log, checkpoints, and ``adapter``, or
@@ -162,6 +162,7 @@ def _train(
             preview_prompts(train, reward, model=model_keys)
         else:
             preview(train, evaluated, target, model=model_keys, max_length=length)
+        preview_memory(given, objective, kind)
         say("\nno weights were loaded, and no run was started")
         return folder
     if not online:

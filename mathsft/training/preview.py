@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, pairwise
+from statistics import median
 from typing import Any
 
 from datasets import Dataset
@@ -20,6 +22,7 @@ from mathsft.objectives.asked import asked
 from mathsft.objectives.base import Group, Objective
 from mathsft.processes import say
 from mathsft.training.rows import training_rows
+from mathsft.training.sized import sized
 
 _LOOKED_AT = 200  # rows
 # Not trained, and trained: two shades each, to show where a token ends.
@@ -83,6 +86,11 @@ def preview(
     say("trained tokens are " + ("green" if colour else "in ⟦ ⟧, others between |"))
     found = usable(rows, tokenizer, objective)
     objective.drop_long([group for _, group in found], max_length=max_length, positions=positions)
+    if lengths := [group.length for _, group in found if group.length]:
+        say(
+            f"tokens of a row, in the first {len(lengths)}: {min(lengths)} to {max(lengths)}, "
+            f"median {median(lengths):.0f}; max_length is {max_length}"
+        )
     for place, group in [one for one in found if not one[1].dropped][:shown]:
         several = f", {len(group.sequences)} {objective.nouns[1]}" * (len(group.sequences) > 1)
         told = {key: v for key, v in group.columns.items() if key not in objective.unshown}
@@ -94,6 +102,25 @@ def preview(
             same = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), 0)
             say(("… " if same else "") + coloured(sequence, tokenizer, start=same, colour=colour))
             before = ids
+
+
+def preview_memory(recipe: Mapping[str, Any], section: str, objective: type[Objective]) -> None:
+    """Print an estimate of the memory of a training run, by parts.
+
+    Args:
+        recipe: sections by name.
+        section: that of the training run.
+        objective: of this section.
+
+    A model whose configuration the arithmetic does not know gets a line that says so.
+    """
+    try:
+        estimate = sized(recipe, section, objective, free=True)
+        say(
+            f"\nmemory, as an estimate:\n{replace(estimate.estimate(), verdict=estimate.verdict())}"
+        )
+    except ValueError as error:
+        say(f"\nmemory: no estimate ({error})")
 
 
 def preview_prompts(rows: Any, reward: Any, *, model: Mapping[str, Any], shown: int = 3) -> None:

@@ -14,6 +14,7 @@ from mathsft.data.mathqa import clean_choices, official_choices
 from mathsft.data.readers import columns_of
 from mathsft.data.schemas import UnusableRowError, from_mathqa
 from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
+from mathsft.evaluation.capstone import capstone_questions
 from mathsft.processes import say
 
 _COLUMNS = {"Problem", "options", "correct"}
@@ -62,6 +63,11 @@ def generated_rows(**_: Any) -> DatasetDict:
 def _generated() -> DatasetDict:
     splits = ("train", "validation", "test")
     return DatasetDict({split: Dataset.from_list(tiny_mathqa_rows(split)) for split in splits})
+
+
+def capstone_rows(**_: Any) -> DatasetDict:
+    """The capstone's test: rows of the tiny MathQA source that no lesson asks, and its training."""
+    return DatasetDict({**_generated(), "test": Dataset.from_list(capstone_questions())})
 
 
 def official(doc: dict[str, Any]) -> list[str]:
