@@ -1,4 +1,4 @@
-"""Write docs/leaderboard.md from the submissions in docs/leaderboard: python docs/make_leaderboard.py
+"""Write docs/leaderboard.md from the submissions beside it: python docs/make_leaderboard.py
 
 A file that claims more than it holds stops the script (`mathsft.evaluation.leaderboard`).
 """

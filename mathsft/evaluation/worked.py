@@ -1,15 +1,25 @@
 """Worked answers: let the model solve problems in writing, and compare the final answer."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
+
+from peft import PeftModel
 
 from mathsft.checks import at_least, check_number, check_numbers
 from mathsft.data.answers import extract_answer, reference_answer, same_answer
 from mathsft.data.columns import PROBLEM_COLUMNS, refuse_half
 from mathsft.data.given import check_column, check_rows, check_texts
 from mathsft.data.prompts import sft_prompt
+from mathsft.device import hardware, installed_version
+from mathsft.evaluation.guards import fingerprints
+from mathsft.evaluation.result import Result
 from mathsft.generation.generate import generate
 from mathsft.generation.server import Server
+
+_VERSIONS = ("mathsft", "torch", "transformers", "peft")
 
 
 def worked_answers(
@@ -85,3 +95,51 @@ def _references(problems: Sequence[Mapping[str, Any]]) -> list[str]:
             question = problem["question"]
             raise ValueError(f"problem {row} has {error}; its question: {question}") from None
     return references
+
+
+def worked_result(
+    answers: Sequence[Mapping[str, Any]],
+    problems: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    model: Any,
+    task: str = "worked_answers",
+) -> Result:
+    """The answers of `worked_answers` as a `Result`: for `compare`, tables and a model card.
+
+    Args:
+        answers: what `worked_answers` returned.
+        problems: the problems that were solved, in the same order.
+        name: what tables call this run.
+        model: the model that answered; its weights and its adapter are hashed.
+        task: what tables call the questions.
+
+    Two results can be compared if they are of the same problems: a question's id is a hash of its
+    text and its answer. There are no log-likelihoods, so `compare` cannot find out that one model
+    answered twice.
+
+    Raises ValueError if there are not as many answers as problems.
+    """
+    problems = list(problems)
+    if len(answers) != len(problems):
+        raise ValueError(f"{len(answers):,} answers to {len(problems):,} problems: give all")
+    questions = [
+        {
+            "id": sha256(f"{problem['question']}\0{problem['answer']}".encode()).hexdigest(),
+            "question": problem["question"], "choices": [], "label": -1, "category": "",
+            "loglikelihoods": [], "metrics": {"acc": float(answer["correct"])},
+        }
+        for answer, problem in zip(answers, problems, strict=True)
+    ]  # fmt: skip
+    weights, adapter_hash = fingerprints(model)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return Result(
+        name=name, task=task, model=str(base.name_or_path),
+        adapter="adapter" if adapter_hash else "", weights=weights, adapter_hash=adapter_hash,
+        dtype=str(model.dtype).removeprefix("torch."),
+        quantized=bool(getattr(model, "is_quantized", False)), num_fewshot=0, seed=0,
+        date=datetime.now(UTC).isoformat(timespec="seconds"), minutes=math.nan,
+        peak_memory_gb=math.nan, hardware=hardware(), harness={},
+        versions={package: installed_version(package) for package in _VERSIONS},
+        questions=questions,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Open whatever a training run left: a model, or an adapter on its base; merge one into a folder."""
+"""Open what a training run left, a model or an adapter on its base; merge it into a folder."""
 
 from pathlib import Path
 from typing import Any
