@@ -170,6 +170,11 @@ def test_a_page_has_no_pink_boxes_no_empty_tables_and_its_figures_have_texts(pat
 
 # A wrong answer for each check, in order: the check must refuse it.
 WRONG = {
+    "00_start.ipynb": [
+        "my_log_likelihood = lambda logits, ids: logits.softmax(1)[range(len(ids)), ids].sum()",
+        "my_bits = lambda block, second=None: 4 + (40 if second else 32) / block",
+        "my_lora = LoRA(my_plain, r=16, alpha=32)",
+    ],
     "01_sft.ipynb": [
         "end = [7, 7, 7, 5, 5, 0, 0]",
         "my_answer = str.upper",
