@@ -219,11 +219,13 @@ WRONG = {
         "my_cosine = lambda step, steps, a, b: a + (b - a) * step / (steps - 1)",
         "my_survives = lambda question, ids: question.endswith('?')",
         "my_counts = lambda places, words: (places * words, words**places)",
+        "better = 1",
     ],
     "10_data.ipynb": [
         "dialogue_cost = lambda p, a, t, i, o: t * (p * i + a * o) / 1e6",
         "first_of_each = lambda texts: list(dict.fromkeys(texts))",
         "leaked_runs = lambda questions, rows, n: 0.5",
+        "my_p = 0.5",
     ],
 }
 
