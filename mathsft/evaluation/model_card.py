@@ -5,12 +5,21 @@ et al. 2019, Model Cards for Model Reporting, arXiv:1810.03993).
 """
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mathsft.evaluation.card_parts import (
+    data_lines,
+    licence_lines,
+    loading_lines,
+    local_file,
+    scores_lines,
+    settings_lines,
+    versions_lines,
+    what_lines,
+)
 from mathsft.evaluation.compare import Comparison, compare_some
 from mathsft.evaluation.result import Result
 from mathsft.files import read_json, read_text, write_whole
@@ -22,7 +31,6 @@ from mathsft.record import CONFIG, ENVIRONMENT
 CARD = "README.md"
 _OURS = "<!-- written by mathsft.write_model_card -->"
 _TEMPLATE = "[More Information Needed]"  # of the card that peft puts beside an adapter
-_DATA = ("train", "choices_train", "mix", "add_choices", "test", "choices")
 
 
 def write_model_card(
@@ -72,14 +80,14 @@ def write_model_card(
     text = "\n".join(
         [
             f"---\n{data.to_yaml().strip()}\n---\n\n{_OURS}\n\n# {title}\n",
-            *_what(folder, source, record),
+            *what_lines(folder, source, record),
             *([notes.strip(), ""] if notes.strip() else []),
-            *_data(recipe, record),
-            *_settings(recipe, record),
-            *_scores(results, given, compared),
-            *_loading(folder, source),
-            *_versions(record, results),
-            *_licence(license),
+            *data_lines(recipe, record),
+            *settings_lines(recipe, record),
+            *scores_lines(results, given, compared),
+            *loading_lines(folder, source),
+            *versions_lines(record, results),
+            *licence_lines(license),
         ]
     )
     ModelCard(text)  # raises if the front matter cannot be read
@@ -147,7 +155,7 @@ def _front_matter(
     license: str | None,
 ) -> ModelCardData:
     sources = [recipe.get(name, {}).get("source") for name in ("train", "choices_train")]
-    hub = [str(one) for one in sources if one and str(one).count("/") == 1 and not _local(one)]
+    hub = [str(one) for one in sources if one and str(one).count("/") == 1 and not local_file(one)]
     scores = [
         EvalResult(
             task_type="text-generation", dataset_type=one.task, dataset_name=one.task,
@@ -166,121 +174,3 @@ def _front_matter(
         pipeline_tag="text-generation",
         tags=["mathsft", *(["lora"] if holds_adapter(folder) else [])],
     )
-
-
-def _what(folder: Path, base: str, record: Mapping[str, Any]) -> list[str]:
-    kind = "A LoRA adapter" if holds_adapter(folder) else "A whole model"
-    named = f"`{base}`" + (", the model embedded in mathsft" if base == "tiny" else "")
-    of = f"trained from {named}" if base else "whose base is not recorded"
-    how = f" by `mathsft {record['command']}`" if record else ""
-    files = ", ".join(
-        f"`{path.name}` {sha256(path.read_bytes()).hexdigest()[:16]}"
-        for path in sorted(folder.glob("*.safetensors"))
-    )
-    return [f"{kind}, {of}{how}.", "", f"Weights (the start of their SHA-256): {files}", ""]
-
-
-def _data(recipe: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    lines = ["## Data", ""]
-    if not recipe:
-        return [*lines, "Not recorded: the model was not trained by a recipe.", ""]
-    for name in _DATA:
-        if name in recipe:
-            told = ", ".join(f"{key} {_public(value)}" for key, value in recipe[name].items())
-            lines.append(f"- {name}: {told}")
-            if path := _local(recipe[name].get("source")):
-                lines[-1] += f" (file, SHA-256 {sha256(path.read_bytes()).hexdigest()})"
-    resolved = record["resolved"]
-    lines.append(
-        f"- {resolved['training_rows']:,} rows were trained; SHA-256 of their tokens: "
-        f"{resolved['training_rows_sha256']}"
-    )
-    return [*lines, ""]
-
-
-def _settings(recipe: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    lines = ["## Training", ""]
-    if not recipe:
-        return [*lines, "The settings are not recorded.", ""]
-    lines += ["| setting | value |", "|---|---|", f"| optimiser steps | {record['steps']} |"]
-    for section, keys in recipe.items():
-        if section not in _DATA:
-            lines += [
-                f"| {section}.{key} | {_public(value)} |"
-                for key, value in keys.items()
-                if value is not None and key != "output_dir"
-            ]
-    for key in ("dtype", "attn_implementation", "optim", "bf16", "fp16"):
-        lines.append(f"| {key} | {record['resolved'].get(key)} |")
-    for key in ("seed", "processes", "hardware", "date"):
-        lines.append(f"| {key} | {record.get(key)} |")
-    return [*lines, ""]
-
-
-def _scores(
-    results: Sequence[Result], base: Sequence[Result], compared: Sequence[Comparison]
-) -> list[str]:
-    lines = ["## Scores", ""]
-    if not results:
-        return [*lines, "Not evaluated.", ""]
-    lines += ["| task | model | score, 95 % interval | n |", "|---|---|---|---|"]
-    for one in [*base, *results]:
-        found = one.mean()
-        shown = f"{found.accuracy:.1%} [{found.low:.1%}, {found.high:.1%}]"
-        lines.append(f"| {one.task} ({one.metric}) | {one.name} | {shown} | {found.n:,} |")
-    lines.append("")
-    for pair in compared:
-        verdict = "" if pair.p_holm < 0.05 else ": no difference shows"
-        lines.append(f"- {pair}; p (Holm) = {pair.p_holm:.2g}{verdict}")
-    if not compared:
-        lines.append("Not compared with its base.")
-    return [*lines, ""]
-
-
-def _loading(folder: Path, base: str) -> list[str]:
-    lines = ["## How to load it", "", "```python"]
-    if holds_adapter(folder):
-        lines += [
-            "from mathsft import load_adapter, load_model",
-            "",
-            f"model, tokenizer = load_model({base or 'BASE'!r})",
-            'model = load_adapter(model, "THIS_FOLDER_OR_REPOSITORY")',
-        ]
-    else:
-        lines += [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER_OR_REPOSITORY")',
-            'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")',
-        ]
-    return [*lines, "```", "", "In a terminal: `mathsft chat THIS_FOLDER`.", ""]
-
-
-def _versions(record: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
-    known = {**(results[0].versions if results else {}), **record.get("versions", {})}
-    told = ", ".join(f"{name} {version}" for name, version in known.items() if version)
-    python = f"Python {record['python']}, " if record.get("python") else ""
-    return ["## Versions", "", f"{python}{told or 'not recorded'}", ""]
-
-
-def _licence(license: str | None) -> list[str]:
-    open_ = (
-        "Not chosen yet. The base model's licence and those of the data say what is allowed; then "
-        "`write_model_card(folder, license=…)` puts it here."
-    )
-    return ["## Licence", "", license or open_, ""]
-
-
-def _local(source: Any) -> Path | None:
-    """The file that a source names; None for a data set."""
-    path = Path(str(source)).expanduser() if source else None
-    return path if path is not None and path.is_file() else None
-
-
-def _public(value: Any) -> Any:
-    """A setting for a table, without the folders of this machine."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_public(key)}: {_public(one)}" for key, one in value.items())
-    if isinstance(value, str | Path) and Path(value).is_absolute():
-        return Path(value).name
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -54,8 +54,8 @@ def share(folder: str | Path, repo_id: str | None = None, *, private: bool = Tru
     missing = "no repo_id was given" if repo_id is None else "no token was found"
     say(
         f"{folder} is complete: {', '.join(sorted(path.name for path in _files(folder)))}. Nothing "
-        f"was uploaded, since {missing}. To upload it: hf auth login, then hf upload "
-        f"{repo_id or 'USER/NAME'} {folder}"
+        f"was uploaded, since {missing}. To upload it: hf auth login, or HF_TOKEN, and then "
+        f"share({str(folder)!r}, {repo_id or 'USER/NAME'!r})"
     )
     return str(folder)
 
