@@ -29,15 +29,17 @@ $(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(EARLY) $(3) & early=$$!; \
 $(1)/python -m pytest $(NBVAL) $(LATE); late=$$?; wait $$early && exit $$late
 endef
 
-.PHONY: help install install-both course test test-slow test-all test-colab test-gpu bench docs format check
+.PHONY: help install install-both course test test-slow test-all test-colab test-gpu bench docs site twins format check
 
 help:
-	@echo "make course      install, then run every lesson (pages and a report in runs/course)"
+	@echo "make course      install, then run every lesson (a site and a report in runs/course)"
 	@echo "make test        the quick tests and every lesson (with few steps), newest versions"
 	@echo "make test-all    make test, then what is slow: kills, processes, real widths, full lessons"
 	@echo "make test-colab  make test on Colab's versions, and what only Colab does (needs a registry)"
 	@echo "make test-gpu    what needs a CUDA device: exactness, memory, speed in half precision"
 	@echo "make bench       every benchmark"
+	@echo "make site        build the site of the kept notebooks, README and docs in runs/site"
+	@echo "make twins       write the lessons as Python files, which show in a review what changed"
 	@echo "make docs        write docs/api.md from the docstrings"
 	@echo "make format      let ruff format code and notebooks"
 	@echo "make check       fail where format, lint or types are off"
@@ -47,7 +49,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml constraints/latest.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints/latest.txt -r requirements.txt
-	$(BIN)/python -m pip install -q -c constraints/latest.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints/latest.txt -e ".[dev,site,browser]"
 	touch $@
 
 .venv-colab/.installed: requirements.txt pyproject.toml constraints/colab.txt
@@ -99,6 +101,12 @@ bench: install
 
 docs: install
 	$(BIN)/python docs/make_api.py
+
+site: install
+	$(BIN)/python -m mathsft.site
+
+twins: install
+	$(BIN)/python notebooks/make_twins.py
 
 format: install
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Run the lessons from top to bottom: a page for each, a report, and an index of them all."""
+"""Run the lessons from top to bottom, and build the site of what they showed."""
 
 import os
 import sys
@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mathsft.checks import at_least, check_number, unknown_name
-from mathsft.device import default_profile
-from mathsft.files import write_whole
+from mathsft.device import device_defaults
+from mathsft.execution import execute_notebooks
 from mathsft.settings import runs_folder
+from mathsft.site import check_site_can_be_built, write_site
 
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+# Lesson 04 scores the adapters of these. It would train short versions itself, and which ones
+# would depend on what else runs.
+_AFTER = {"04_evaluation": ("01_sft", "02_multiple_choice", "03_mathqa_mixing")}
 
 
 def course(
@@ -19,26 +23,36 @@ def course(
     *,
     output_dir: str | Path = "runs/course",
     timeout: int = 3600,
+    workers: int | None = None,
 ) -> list[Path]:
-    """Execute the lessons' notebooks; pages, ``report.html`` and ``index.html`` show the results.
+    """Execute the lessons' notebooks and build a site of them, with a report of all results.
 
     Args:
         lessons: a name such as ``01_sft``, or several; default: all, in order. Each can run on its
             own.
-        output_dir: where the pages go; made if absent.
+        output_dir: where the executed notebooks and ``report.html`` go, and the site in ``site``;
+            made if absent.
         timeout: seconds that one cell may take.
+        workers: how many lessons run at once. Default: 2, or 1 if there is one CPU core, or a GPU,
+            whose memory they would share. Lessons that run at once use one thread each
+            (``OMP_NUM_THREADS``, if it is not set).
 
-    One line says which lesson runs, and how many minutes it took. The notebooks themselves do not
-    change. ``MATHSFT_PROFILE`` chooses the recipe, and ``MATHSFT_RUNS`` where runs go. Returns the
-    pages, the index last.
+    A line says which lesson starts, and another how many minutes it took. The notebooks themselves
+    do not change. ``MATHSFT_PROFILE`` chooses the recipe, and ``MATHSFT_RUNS`` where runs go.
+    Lessons that an earlier call executed into ``output_dir`` stay in the site. Returns the executed
+    notebooks, the report if there are results, and the site's first page.
 
     Raises:
         FileNotFoundError: the package was installed without its notebooks.
         ValueError: there is no such lesson.
-        ImportError: a package that runs notebooks is missing.
-        RuntimeError: a cell failed. Its traceback was printed, and the page shows the cells so far.
+        ImportError: a package that runs notebooks or builds the site is missing.
+        RuntimeError: a cell failed. Its traceback was printed, the page shows the cells so far, and
+            lessons that had not started do not run.
     """
     check_number("timeout", timeout, at_least(1))
+    if workers is None:
+        workers = 1 if device_defaults().capability else min(2, os.cpu_count() or 1)
+    check_number("workers", workers, at_least(1))
     there = {path.stem: path for path in sorted(_NOTEBOOKS.glob("[0-9]*.ipynb"))}
     if not there:
         raise FileNotFoundError(
@@ -48,97 +62,61 @@ def course(
     for name in lessons:
         if name not in there:
             raise ValueError(unknown_name("lesson", name, there))
+    check_site_can_be_built()
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    minutes: dict[str, float] = {}
     names = list(lessons or there)
-    try:
-        for number, name in enumerate(names, start=1):
-            print(f"lesson {number} of {len(names)}, {name} …", flush=True)
-            began = time.perf_counter()
-            _run(there[name], output_dir / f"{name}.html", timeout)
-            minutes[name] = (time.perf_counter() - began) / 60
-            print(f"    {minutes[name]:.1f} minutes, {output_dir / name}.html", flush=True)
-        results = runs_folder() / "results"
-        if results.is_dir() and any(results.glob("*.json")):
-            from mathsft.evaluation.report import write_report
-
-            write_report(results, output_dir / "report.html")
-    finally:
-        index = _index(there, minutes, output_dir)
-    print(f"Done in {sum(minutes.values()):.1f} minutes. Open {index}: it links every page.")
-    report = output_dir / "report.html"
-    return [*(output_dir / f"{name}.html" for name in names), *[report] * report.exists(), index]
-
-
-def _run(notebook: Path, page: Path, timeout: int) -> None:
-    """Execute a notebook and write its page. Raises RuntimeError if a cell fails."""
-    # Importing the kernel, here and in its own process, would print a warning on frozen modules.
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-        from nbconvert import HTMLExporter
-    except ImportError as error:
-        raise ImportError(f"{error}: pip install 'mathsft[notebooks]' brings it") from error
-    from tqdm.auto import tqdm
-
-    book = nbformat.read(notebook, as_version=4)
-    # disable=None: a bar of cells in a terminal, and none in a log file.
-    code = sum(cell.cell_type == "code" for cell in book.cells)
-    bar = tqdm(total=code, unit="cell", leave=False, disable=None)
-    client = NotebookClient(
-        book,
+    began = time.perf_counter()
+    run = execute_notebooks(
+        {name: there[name] for name in names},
+        output_dir,
         timeout=timeout,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(notebook.parent)}},
-        extra_arguments=["--log-level=ERROR"],  # no warnings about the kernel's transport
-        on_cell_executed=lambda **_: bar.update(),
+        workers=workers,
+        after=_AFTER,
     )
-    # Kernels start beside the notebook; runs and recipe are the ones of this process.
-    places = {"MATHSFT_RUNS": str(runs_folder().resolve())}
-    profile = default_profile()
-    if Path(profile).is_file():
-        places["MATHSFT_PROFILE"] = str(Path(profile).resolve())
-    failed: Exception | None = None
-    try:
-        client.execute(env=os.environ | places)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        failed = error
-    finally:
-        bar.close()
-    name = {"metadata": {"name": notebook.stem}}  # the page's title
-    write_whole(page, HTMLExporter().from_notebook_node(book, name)[0])
-    if failed is not None:
-        print(failed, file=sys.stderr)
-        raise RuntimeError(f"{notebook.stem} stopped: the traceback is above, the cells in {page}")
-
-
-def _index(notebooks: Mapping[str, Path], minutes: Mapping[str, float], folder: Path) -> Path:
-    """Write ``index.html``, which links the pages that are in the folder.
-
-    ``minutes`` are those of the lessons that this call ran; other pages are of earlier calls.
-    """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("mathsft.evaluation"), autoescape=select_autoescape(["html", "j2"])
+    made = [path for name in there if (path := output_dir / f"{name}.ipynb").exists()]
+    report = _report(output_dir)
+    index = write_site(
+        output_dir / "site",
+        notebooks={f"notebooks/{path.stem}": path for path in made},
+        run=_about(there, made, run.minutes, report=bool(report)),
+        files=report,
+        root=_NOTEBOOKS.parent,
     )
-    lessons = [
-        {"page": f"{name}.html", "title": _title(path), "minutes": minutes.get(name)}
-        for name, path in notebooks.items()
-        if (folder / f"{name}.html").exists()
-    ]
-    report = (folder / "report.html").exists()
-    text = environment.get_template("course.html.j2").render(lessons=lessons, report=report)
-    return write_whole(folder / "index.html", text)
+    minutes = (time.perf_counter() - began) / 60
+    print(f"Done in {minutes:.1f} minutes. Open {index}: it has every page.", flush=True)
+    for name, error in run.failed.items():
+        print(f"\n{name}:\n{error}", file=sys.stderr)
+    if run.failed:
+        raise RuntimeError(
+            f"{', '.join(run.failed)} stopped: the traceback is above, the cells in {index}"
+        )
+    return [*(output_dir / f"{name}.ipynb" for name in names), *report[:1], index]
 
 
-def _title(notebook: Path) -> str:
-    """The first heading of a notebook."""
-    import nbformat
+def _report(folder: Path) -> list[Path]:
+    """The report and its table, if there are results."""
+    results = runs_folder() / "results"
+    if not results.is_dir() or not any(results.glob("*.json")):
+        return []
+    from mathsft.evaluation.report import write_report
 
-    cells = nbformat.read(notebook, as_version=4).cells
-    lines = (line for cell in cells for line in cell.source.splitlines())
-    return next((line[2:] for line in lines if line.startswith("# ")), notebook.stem)
+    page = write_report(results, folder / "report.html")
+    return [page, page.with_suffix(".csv")]
+
+
+def _about(
+    there: Mapping[str, Path], made: Sequence[Path], minutes: Mapping[str, float], *, report: bool
+) -> str:
+    """The site's page about this run; lessons without minutes are of an earlier call."""
+    lines = ["# The course as it ran here", "", "| lesson | minutes |", "|---|---|"]
+    for path in made:
+        took = f"{minutes[path.stem]:.1f}" if path.stem in minutes else "from an earlier run"
+        lines.append(f"| [](notebooks/{path.name}) | {took} |")
+    if report:
+        lines += [
+            "",
+            '<a href="report.html">All results on one page</a>: accuracies with their intervals,',
+            "and which differences are real.",
+        ]
+    return "\n".join(lines) + "\n"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from small_training import trainer
 
-from mathsft.course import _index
 from mathsft.files import own_file, remove, write_whole
 from mathsft.generation.journal import add_lines, open_journal
 from mathsft.record import write_record
@@ -150,12 +149,6 @@ def test_a_file_aside_is_not_written_through_a_link(tmp_path: Path, outside: Pat
     assert (outside / "thesis.tex").read_text() == "years of work"
     assert (tmp_path / "environment.json").read_text() == "{}"
     assert not aside.is_symlink()
-
-
-def test_a_page_of_the_course_replaces_a_link(tmp_path: Path, outside: Path) -> None:
-    (tmp_path / "index.html").symlink_to(outside / "thesis.tex")
-    assert "<" in _index({}, {}, tmp_path).read_text()
-    assert (outside / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_journal_cut_in_a_line_is_repaired_in_its_own_file_only(tmp_path: Path) -> None:

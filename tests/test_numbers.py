@@ -131,7 +131,7 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, tuple[Any, ...]]]] = {
         lambda **bad: detectable_difference(**{"n": 9, "unequal": 0.1, **bad}),
         {"n": NOT_COUNTS, "power": (0, 1, NAN)},
     ),
-    "course": (lambda **bad: course(**bad), {"timeout": NOT_COUNTS}),
+    "course": (lambda **bad: course(**bad), {"timeout": NOT_COUNTS, "workers": NOT_COUNTS}),
 }  # fmt: skip
 
 

@@ -23,7 +23,9 @@ CARD = {
 }  # fmt: skip
 # Imported only when the user needs them; a message says which extra installs them.
 ON_DEMAND = {
-    "course.py": EXTRAS["notebooks"],
+    "execution.py": EXTRAS["notebooks"],
+    "site.py": ["Sphinx", "nbformat", *EXTRAS["site"]],
+    "site_extension.py": ["docutils", "Sphinx", *EXTRAS["site"]],
     "instruction_rewards.py": EXTRAS["ifeval"],
     "conversations.py": EXTRAS["data"],
     "basket_client.py": ["anyio"],  # of openai and httpx
