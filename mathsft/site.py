@@ -107,8 +107,6 @@ def _write_sources(
     for name, notebook in notebooks.items():
         book = nbformat.read(notebook, as_version=4)
         texts |= figure_texts(book.cells)
-        # Without it Sphinx reads lines such as "!pip install" as Python, and warns.
-        book.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
         for cell in book.cells:
             if cell.cell_type == "markdown":
                 cell.source = linked(cell.source, f"{name}.ipynb", pages, root)
@@ -193,6 +191,8 @@ def _build(sources: Path, output_dir: Path, texts: Mapping[str, str]) -> None:
         "extensions": ["myst_nb", "mathsft.site_extension", "sphinx.ext.githubpages"],
         "nb_execution_mode": "off",  # the notebooks have their outputs
         "nb_merge_streams": True,
+        # "!pip install" is no Python: such a cell is coloured all the same.
+        "suppress_warnings": ["misc.highlighting_failure"],
         "myst_enable_extensions": ["dollarmath", "amsmath"],
         "myst_heading_anchors": 4,
         "html_math_renderer": "mathml",

@@ -1,9 +1,9 @@
-"""Write each notebook's cells as a Python file in the percent format: a change can be read there.
+"""Write each notebook's cells as a Python file, which a review can read.
 
     python notebooks/make_twins.py
 
-The files in ``percent/`` have no outputs and no metadata but the cells' tags. Editors and
-`jupytext --to ipynb` open them as notebooks; the notebooks remain what is edited.
+The files in ``percent/`` have no outputs, and of the metadata only the tags
+of cells. The notebooks remain what is edited.
 """
 
 from pathlib import Path
@@ -13,10 +13,12 @@ import nbformat
 
 NOTEBOOKS = Path(__file__).resolve().parent
 TWINS = NOTEBOOKS / "percent"
-# Versions of jupytext or of the kernel change no twin.
+# No version of jupytext or of the kernel, so that only cells change a file.
+# Lines such as "!pip install" stay as they are.
 ONLY = {
     "notebook_metadata_filter": "-all",
     "cell_metadata_filter": "tags,-all",
+    "comment_magics": False,
 }
 
 
