@@ -197,13 +197,15 @@ WRONG = {
     ],
     "05_preferences.ipynb": [
         "ipo_loss = lambda scores, reference, tokens, beta: 0.0",
-        "n_pairs, n_alone, n_tree = 15, 30, 9",
+        "counts = lambda right, wrong: (right * wrong, 2 * right * wrong, right + wrong + 1)",
         "pull = lambda z, beta: beta",
+        "my_model = from_start()",
     ],
     "06_rewards.ipynb": [
         "pass_at = lambda k, n, c: 1 - (1 - c / n) ** k",
         "my_reward = lambda completions, **_: [1.0] * len(completions)",
         "chain = lambda p, q: p * q",
+        "my_judge = load_reward_model(**recipe['model'], lora=True, seed=1)[0]",
     ],
     "07_reinforcement.ipynb": [
         "rloo_advantages = lambda rs: [r - 0.25 for r in rs]",
