@@ -193,6 +193,7 @@ def _build(sources: Path, output_dir: Path, texts: Mapping[str, str]) -> None:
         "nb_merge_streams": True,
         # "!pip install" is no Python: such a cell is coloured all the same.
         "suppress_warnings": ["misc.highlighting_failure"],
+        "nb_ipywidgets_js": {},  # it would load scripts from elsewhere
         "myst_enable_extensions": ["dollarmath", "amsmath"],
         "myst_heading_anchors": 4,
         "html_math_renderer": "mathml",
