@@ -157,7 +157,7 @@ def _estimate_memory(about: str, _: Arguments) -> Command:
 
 COMMANDS: dict[str, tuple[Callable[[str, Arguments], Command], str]] = {
     "describe": (_describe, "show what this machine can do, and the reason for each choice"),
-    "course": (_course, "run the lessons, with a page for each and a report"),
+    "course": (_course, "run the lessons, and build a site of them with a report"),
     "train": (_training(), "train a model for any objective"),
     "sft": (_training("sft"), "fine-tune on worked solutions or conversations"),
     "multiple-choice": (_training("multiple_choice"), "train the log-likelihood of choices"),

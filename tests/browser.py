@@ -76,9 +76,13 @@ def watched(context: Any, address: str) -> Watched:
         if said.type in ("error", "warning"):
             it.wrong.append(f"console: {said.text}")
 
+    def failed(sent: Any) -> None:
+        if "ERR_ABORTED" not in (sent.failure or ""):  # the next page was opened meanwhile
+            it.wrong.append(f"failed: {sent.url}")
+
     it.page.on("response", response)
     it.page.on("request", request)
-    it.page.on("requestfailed", lambda sent: it.wrong.append(f"failed: {sent.url}"))
+    it.page.on("requestfailed", failed)
     it.page.on("pageerror", lambda error: it.wrong.append(f"script: {error}"))
     it.page.on("console", message)
     return it

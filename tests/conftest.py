@@ -27,7 +27,7 @@ LONGEST = [
     "benchmarks", "distributed", "multiple_choice_learning", "survival", "minimal", "estimate",
     "lesson_on_real_rows", "compiling", "gpu_benchmark", "scaling", "cli_recipes", "slurm",
     "readme", "row_memory", "deduplicate_slurm", "watch_served", "preference_cli", "policy_cli",
-    "adapted_embeddings", "harness",
+    "adapted_embeddings", "harness", "site",
 ]  # fmt: skip
 
 
