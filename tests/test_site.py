@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
-import jupytext
 import nbformat
 import pytest
 from browser import chromium, served, watched
@@ -17,6 +16,7 @@ from mathsft.site import linked, repository, write_site
 
 # Only the newest stack has the packages that build the site.
 pytestmark = pytest.mark.same_everywhere
+jupytext = pytest.importorskip("jupytext", reason="needs the extra site")
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [p.relative_to(ROOT) for p in sorted((ROOT / "notebooks").glob("**/[0-9]*.ipynb"))]
