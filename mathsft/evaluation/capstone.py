@@ -6,6 +6,7 @@ rate, adapter and all other settings are free.
 """
 
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
@@ -52,4 +53,9 @@ def capstone_questions() -> list[dict[str, str]]:
     They are rows 1,000 to 1,999 of the test split of ``tiny-mathqa``. Lessons and recipes ask only
     the first thousand, and no training split can contain a question of the test split.
     """
+    return [dict(row) for row in _questions()]
+
+
+@cache  # making them takes seconds
+def _questions() -> list[dict[str, str]]:
     return tiny_mathqa_rows("test", _ASKED + QUESTIONS)[_ASKED:]
