@@ -11,7 +11,10 @@ from mathsft.data.local_files import write_rows
 from mathsft.evaluation.compare import compare_all
 from mathsft.evaluation.report import write_report
 from mathsft.evaluation.run import evaluate
+from mathsft.evaluation.submissions import submit
 from mathsft.evaluation.watch import watch
+from mathsft.generation.chat import chat
+from mathsft.models.tuned import merge_folder
 from mathsft.objectives import objective_classes
 from mathsft.options import options_of
 from mathsft.recipes.estimate import estimate_memory
@@ -22,7 +25,8 @@ from mathsft.training.by_recipe import train_by_recipe
 COMMANDS: dict[Callable[..., Any], set[str]] = {
     course: set(), train_by_recipe: {"recipe", "objective"}, write_rows: {"rows"},
     evaluate: set(), watch: set(), compare_all: {"results"}, write_report: {"results", "path"},
-    estimate_memory: {"recipe"},
+    estimate_memory: {"recipe"}, chat: {"model"}, merge_folder: {"adapter", "output_dir"},
+    submit: {"run"},
 }  # fmt: skip
 
 

@@ -79,8 +79,8 @@ def test_a_person_s_own_text_stays_and_a_program_s_is_replaced(adapter: Path) ->
         write_model_card(adapter)
     with pytest.raises(ValueError, match="holds no adapter and no model"):
         write_model_card(adapter.parent / "nothing")
+    (adapter / "README.md").unlink()
     with pytest.raises(FileNotFoundError, match="it holds no run"):
-        (adapter / "README.md").unlink()
         write_model_card(adapter, run=adapter)
 
 
