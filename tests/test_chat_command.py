@@ -1,4 +1,4 @@
-"""Asking a model: the answer is generate's, a pipe gets answers alone, an adapter finds its base."""
+"""Asking a model: answers are generate's, a pipe gets them alone, an adapter finds its base."""
 
 import io
 import json
@@ -136,6 +136,6 @@ def test_a_merged_folder_answers_as_base_and_adapter_do(adapter: Path, tmp_path:
     assert own.get_vocab() == tokenizer.get_vocab()
     with pytest.raises(ValueError, match="is not empty: give a new folder"):
         merge_folder(adapter, merged)
-    with pytest.raises(SystemExit, match="1|output_dir|holds a full model"):
+    with pytest.raises(SystemExit, match="holds a full model"):
         cli.main(["merge", str(merged), str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
