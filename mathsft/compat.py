@@ -32,6 +32,9 @@ HOOKS = {
     "subclasses must define it. For good",
     "_model_generate": "lm_eval's HFLM: logits that are not finite must not become answers. Until "
     "generation takes logits processors",
+    "_constructor": "pandas.DataFrame: its documented way to keep the kind of a table if rows are "
+    "picked. For good",
+    "_repr_html_": "pandas.DataFrame: IPython's name for what a notebook shows. For good",
 }
 # What accelerate leaves on a model that it has wrapped. Until it can take a wrapper off again.
 ACCELERATE_MARKS = ("_original_forward", "_is_accelerate_prepared")

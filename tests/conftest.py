@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,16 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr("mathsft.training.by_recipe.load_model", load_model)
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    """A real browser, by playwright; without one (``CHROMIUM`` names it) the test is skipped."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+    if not path.is_file():
+        pytest.skip(f"there is no browser {path}")
+    with api.sync_playwright() as started:
+        shown = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield shown
+        shown.close()

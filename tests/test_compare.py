@@ -157,11 +157,11 @@ def test_a_metric_that_is_a_number_is_compared_by_its_mean() -> None:
     assert found.p == pytest.approx(float(theirs.pvalue), abs=0.01)
     assert found.low == pytest.approx(theirs.confidence_interval().low, abs=0.01)
     assert found.gained + found.lost <= 60
-    assert f"tuned against base: mean acc {found.difference:+.3g} [" in str(found)
+    assert f"tuned against base: mean acc {found.difference:+.3g} [" in found.line()
     assert "would show" in str(found)
     same = compare(a, with_metric(result("unchanged", [1] * 60), "acc", before))
     assert math.isnan(same.low)
-    assert str(same).endswith("mean acc +0, higher for 0 and lower for 0 of 60, p = 1")
+    assert same.line().endswith("mean acc +0, higher for 0 and lower for 0 of 60, p = 1")
 
 
 def test_each_task_is_compared_by_a_metric_that_it_has() -> None:

@@ -1,9 +1,7 @@
 """The mask explorer shows the mask that training uses: opened in a real browser."""
 
 import html
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from mathsft import TokenForest, forest_mask, load_model
 from mathsft.evaluation.mask_explorer import mask_explorer
 
 pytestmark = pytest.mark.same_everywhere
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 
 
 class Words:
@@ -72,19 +69,8 @@ def test_what_cannot_be_shown_is_an_error(forests: Any, more: Any, message: str)
         mask_explorer(forests, Words(), **more)
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"there is no browser {CHROMIUM}")
-    with api.sync_playwright() as started:
-        shown = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield shown
-        shown.close()
-
-
 @pytest.mark.slow
-def test_what_the_browser_marks_is_the_row_of_the_mask(browser: Any, tmp_path: Path) -> None:
+def test_what_the_browser_marks_is_the_row_of_the_mask(chromium: Any, tmp_path: Path) -> None:
     _, tokenizer = load_model("tiny")
     real = TokenForest(
         [sequence(*tokenizer(text)["input_ids"]) for text in ("Ann has 3 pears.", "Bo has 4.")],
@@ -101,7 +87,7 @@ def test_what_the_browser_marks_is_the_row_of_the_mask(browser: Any, tmp_path: P
         + "<hr>".join(piece.html for piece in pieces),
         encoding="utf-8",
     )
-    page, errors = browser.new_page(viewport={"width": 390, "height": 844}), []
+    page, errors = chromium.new_page(viewport={"width": 390, "height": 844}), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
     page.on("request", lambda asked: errors.append(asked.url) if asked.url[:4] != "file" else None)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mathsft.evaluation.guards import ROUNDING, check_distinct
+from mathsft.evaluation.narrow import narrow_html, pair_cells
 from mathsft.evaluation.paired import (
     detectable_difference,
     detectable_mean,
@@ -30,7 +31,7 @@ class Comparison:
     ``high``. Only b answers the ``gained`` questions correctly, only a the ``lost`` ones. ``p`` is
     McNemar's exact p; ``p_holm`` is p corrected for all comparisons in the same table.
     ``detectable`` is the smallest true difference that would show (p < 0.05) four times out of
-    five.
+    five. Printed, it is a few short lines; `line` is all in one.
 
     If ``metric`` is a number and not right or wrong, ``right_or_wrong`` is false: ``difference``
     is that of the means, ``gained`` questions have a higher number from b and ``lost`` ones a lower
@@ -53,6 +54,33 @@ class Comparison:
     right_or_wrong: bool = True
 
     def __str__(self) -> str:
+        """Short lines, which a phone shows whole, the difference and p first."""
+        shows = f"a true difference of {100 * self.detectable:.1f} points would show"
+        if self.right_or_wrong:
+            told = (
+                f"{100 * self.difference:+.1f} points "
+                f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+            )
+            if self.detectable == 1:
+                shows = "too few differ for any difference to show"
+        else:
+            interval = "" if math.isnan(self.low) else f" [{self.low:+.3g}, {self.high:+.3g}]"
+            told = f"mean {self.metric} {self.difference:+.3g}{interval}"
+            shows = f"a true difference of {self.detectable:.2g} would show"
+        lines = [
+            f"{self.b} against {self.a}:",
+            f"{told}, p = {self.p:.2g}",
+            f"{self.gained} gained, {self.lost} lost of {self.n:,}",
+            shows,
+        ]
+        return "\n".join(lines[: 3 if math.isnan(self.detectable) else 4])
+
+    def _repr_html_(self) -> str:
+        return narrow_html(["run", "points" if self.right_or_wrong else self.metric, "p"],
+                           [pair_cells(self)])  # fmt: skip
+
+    def line(self) -> str:
+        """All of it in one line, for a terminal and for scripts."""
         if not self.right_or_wrong:
             return self._of_numbers()
         shows = f"a true difference of {100 * self.detectable:.1f} points would show"

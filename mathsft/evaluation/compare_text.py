@@ -78,7 +78,7 @@ def _compared(
     except ValueError as error:
         return [], [str(error)], str(error)
     holm = [f"; p = {pair.p_holm:.2g} after Holm" if len(found) > 1 else "" for pair in found]
-    return [f"{pair}{more}" for pair, more in zip(found, holm, strict=True)], refused, ""
+    return [f"{pair.line()}{more}" for pair, more in zip(found, holm, strict=True)], refused, ""
 
 
 def _read(sources: Sequence[str | Path]) -> tuple[list[tuple[str, Result]], list[str]]:

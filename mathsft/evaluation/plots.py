@@ -1,10 +1,13 @@
 """The plots of the lessons. Each function draws one figure and returns it.
 
+Figures are narrow, so that a phone, which shrinks them to its width, shows legible letters.
+
 Names of runs are not read as formulas, which matplotlib does with two dollar signs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.colors import ListedColormap
@@ -14,6 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from mathsft.evaluation.intervals import Accuracy
 
 _INK, _LIGHT, _WARM = "#1b6ca8", "#9bb8d0", "#c8553d"
+_WIDTH = 5.2  # inches: 10 points are about 10 pixels on a phone that is 390 wide
+_SMALL = 9  # points of the smallest letters
 _COLOURS = (_INK, _WARM, "#5b8c5a", "#8e6c8a", "#b08c2c", "#555555")
 
 
@@ -23,6 +28,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _wrapped(names: Iterable[str], width: int) -> list[str]:
+    """Names of runs in lines of at most so many characters; single words are not divided."""
+    return ["\n".join(wrap(name, width, break_long_words=False)) or name for name in names]
 
 
 def plot_loss(
@@ -36,7 +46,7 @@ def plot_loss(
     If the log has evaluation losses, they are drawn too. ``chance`` is a dashed line: the loss of
     guessing (multiple choice: the logarithm of the number of choices).
     """
-    figure, axes = _figure(6, 3)
+    figure, axes = _figure(_WIDTH, 3)
     for key, label, colour in (("loss", "training", _INK), ("eval_loss", "held out", _WARM)):
         points = [(row["step"], row[key]) for row in log_history if key in row]
         if points:
@@ -54,7 +64,7 @@ def plot_packing(rows: Sequence[Sequence[int]], *, max_length: int, title: str =
     ``rows[r]`` lists the lengths in tokens of row r's documents. Neighbouring documents differ in
     shade. The white rest, up to ``max_length``, is padding.
     """
-    figure, axes = _figure(7, 0.6 + 0.14 * len(rows))
+    figure, axes = _figure(_WIDTH, 0.7 + 0.14 * len(rows))
     for y, lengths in enumerate(rows):
         left = 0
         for number, length in enumerate(lengths):
@@ -71,12 +81,16 @@ def plot_mask(mask: Any, tokens: Sequence[str]) -> Figure:
 
     ``tokens`` are the L texts to write at the rows; the columns have numbers only.
     """
-    size = 1.2 + 0.15 * len(tokens)
+    size = min(1.2 + 0.15 * len(tokens), _WIDTH + 0.3)
     figure, axes = _figure(size, size)
     axes.imshow(
         [[bool(seen) for seen in row] for row in mask], cmap=ListedColormap(["white", _INK])
     )
-    axes.set_yticks(range(len(tokens)), [repr(text)[1:-1] for text in tokens], fontsize=7)
+    axes.set_yticks(
+        range(len(tokens)),
+        [repr(text)[1:-1] for text in tokens],
+        fontsize=max(5, min(_SMALL, 230 / len(tokens))),
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="sees the token of this number", ylabel="this token")
     return figure
@@ -89,7 +103,7 @@ def plot_accuracy(
 
     ``chance`` has shares (0 to 1) by bar name: guessing does not give the same for all questions.
     """
-    figure, axes = _figure(1.6 + 1.1 * len(results), 3)
+    figure, axes = _figure(min(1.6 + 1.1 * len(results), _WIDTH + 0.3), 3)
     for x, result in enumerate(results.values()):
         # A bound at 0 or 1 may miss the accuracy by a last digit, and no length is negative.
         below, above = result.accuracy - result.low, result.high - result.accuracy
@@ -104,7 +118,9 @@ def plot_accuracy(
         axes.hlines(share, x - 0.45, x + 0.45, color="black", linestyle="--", label="chance")
     if guesses:
         axes.legend(*(part[:1] for part in axes.get_legend_handles_labels()), frameon=False)
-    axes.set_xticks(range(len(results)), list(results), parse_math=False)
+    letters = max(7, 50 // max(1, len(results)))
+    axes.set_xticks(range(len(results)), _wrapped(results, letters), parse_math=False)
+    axes.tick_params(axis="x", labelsize=_SMALL)
     axes.set(ylim=(0, 1.05), ylabel="accuracy", title=title)
     return figure
 
@@ -120,17 +136,19 @@ def plot_intervals(
 
     Use it for many runs, or long names. ``chance`` (0 to 1) is a dashed line.
     """
-    figure, axes = _figure(6.5, 0.9 + 0.32 * len(results))
+    names = _wrapped(results, 18)
+    figure, axes = _figure(_WIDTH, 1 + sum(0.18 + 0.17 * (name.count("\n") + 1) for name in names))
     for y, result in enumerate(results.values()):
         axes.plot([result.low, result.high], [y, y], color=colour, linewidth=2, alpha=0.5)
         axes.plot(result.accuracy, y, "o", color=colour)
         axes.annotate(f"{result.accuracy:.1%}", (result.high, y), (5, 0), va="center",
-                      textcoords="offset points", fontsize=8)  # fmt: skip
+                      textcoords="offset points", fontsize=_SMALL)  # fmt: skip
     if chance is not None:
         axes.axvline(chance, color="black", linestyle="--", linewidth=1)
         axes.annotate("chance", (chance, 1), (0, 2), xycoords=("data", "axes fraction"),
-                      ha="center", textcoords="offset points", fontsize=8)  # fmt: skip
-    axes.set_yticks(range(len(results)), list(results), parse_math=False)
+                      ha="center", textcoords="offset points", fontsize=_SMALL)  # fmt: skip
+    axes.set_yticks(range(len(results)), names, parse_math=False)
+    axes.tick_params(axis="y", labelsize=_SMALL)
     axes.invert_yaxis()
     highest = max((result.high for result in results.values()), default=1.0)
     axes.set(xlim=(0, min(1.08, highest + 0.12)), xlabel="accuracy")
@@ -150,7 +168,7 @@ def plot_curves(
     The axis of sizes is logarithmic, since each doubling costs twice the rows. An `Accuracy` is
     drawn with its interval, a plain number without one; ``chance`` is a dashed line.
     """
-    figure, axes = _figure(6, 3)
+    figure, axes = _figure(_WIDTH, 3)
     sizes = sorted({size for curve in curves.values() for size in curve})
     for colour, (name, curve) in zip(cycle(_COLOURS), curves.items(), strict=False):
         points = sorted(curve.items())

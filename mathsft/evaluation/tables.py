@@ -14,6 +14,7 @@ import pandas as pd
 
 from mathsft.evaluation.compare import Comparison, compare_all, compare_some
 from mathsft.evaluation.intervals import wilson_share
+from mathsft.evaluation.narrow import PairsTable, ResultsTable
 from mathsft.evaluation.results import Result, by_questions, shared_metric
 from mathsft.files import inert, write_whole
 
@@ -63,7 +64,8 @@ def results_table(
     ``difference`` with ``diff_low`` and ``diff_high`` (Tango's score interval), ``p`` (McNemar,
     exact), ``p_holm`` (corrected for the rows of the same task), ``detectable`` (the smallest true
     difference that would show); and ``whose``: "ours", or text that begins with "not ours". Of a
-    metric that is a number, accuracy is the mean, and the other columns are as in `compare`.
+    metric that is a number, accuracy is the mean, and the other columns are as in `compare`. A
+    notebook shows the run, the difference and p in three columns, which a phone shows whole.
 
     If the results are of several tasks, numbers of examples or sets of questions, each has rows of
     its own that are compared with one another only, and the first columns are ``task`` and
@@ -145,7 +147,7 @@ def table_and_refused(
         "run", "accuracy", "low", "high", "acc_norm", "chance", "n", "difference", "diff_low",
         "diff_high", "p", "p_holm", "detectable", "whose",
     ]  # fmt: skip
-    table = pd.DataFrame(rows).reindex(
+    table = ResultsTable(pd.DataFrame(rows)).reindex(
         columns=[*(["task", "num_fewshot"] if len(groups) > 1 else []), *columns]
     )
     if reference:
@@ -194,7 +196,7 @@ def pairs_table(results: Sequence[Result], *, metric: str | None = None) -> pd.D
 
     ``p_holm`` is corrected for all pairs. ``metric``, and what is raised, are as in `compare`.
     """
-    return pd.DataFrame(vars(c) for c in compare_all(results, metric=metric))
+    return PairsTable([vars(c) for c in compare_all(results, metric=metric)])
 
 
 def write_csv(results: Sequence[Result], path: str | Path) -> Path:
