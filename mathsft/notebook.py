@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 _DPI = 110  # legible on a phone, and some 20 kB a figure
 _BOX = (
-    '<div role="status" style="border-left:4px solid {colour};padding:.4em .8em;margin:.3em 0">'
-    "<b>{title}</b>{rest}</div>"
+    '<div role="status" style="border-left:5px solid {colour};border-radius:4px;max-width:44rem;'
+    'padding:.5em .9em;margin:.4em 0;background:{colour}1f;overflow-wrap:anywhere">'
+    '<span aria-hidden="true">{mark} </span><b>{title}</b>{rest}</div>'
 )
 
 
@@ -32,12 +33,15 @@ class _Box:
         return f"{self._title}: {self._told}" if self._told else self._title
 
     def _repr_html_(self) -> str:
-        rest = f"<br>{html.escape(self._told)}" if self._told else ""
+        told = html.escape(self._told)
+        rest = f'<div style="white-space:pre-line">{told}</div>' if told else ""
         if self._trace:
             text = html.escape(self._trace)
-            rest += f"<details><summary>where</summary><pre>{text}</pre></details>"
-        colour = "#2e7d32" if self._solved else "#b26a00"  # both can be read on white and on black
-        return _BOX.format(colour=colour, title=html.escape(self._title), rest=rest)
+            rest += "<details><summary>where</summary>"
+            rest += f'<pre style="white-space:pre-wrap">{text}</pre></details>'
+        colour = "#3c9a42" if self._solved else "#c77a00"  # both show on white and on black
+        mark = "✓" if self._solved else "○"
+        return _BOX.format(colour=colour, mark=mark, title=html.escape(self._title), rest=rest)
 
 
 @contextmanager

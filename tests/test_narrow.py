@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from result_rows import result
 
-from mathsft import compare, pairs_table, plot_intervals, results_table, write_report
+from mathsft import compare, exercise, pairs_table, plot_intervals, results_table, write_report
 from mathsft.evaluation.results import Result
 
 NAMES = {"base": 0.2, "SFT": 0.22, "multiple <choice>, MathQA + GSM8K": 0.5}
@@ -62,17 +62,20 @@ def test_long_names_leave_room_for_the_intervals(runs: list[Result]) -> None:
 
 @pytest.mark.slow
 def test_a_phone_shows_every_cell_of_the_report_and_of_the_tables(
-    runs: list[Result], chromium: Any, tmp_path: Path
+    runs: list[Result], chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = write_report(runs, tmp_path / "report.html")
     tables = tmp_path / "tables.html"
     pieces = [results_table(runs, reference=True), pairs_table(runs), compare(*runs[1:])]
+    monkeypatch.setattr("IPython.display.display", pieces.append)
+    with exercise(1):
+        raise ValueError("a long message, " * 20 + "long_name" * 20)
     tables.write_text(
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        + "".join(piece._repr_html_() for piece in pieces),
+        + "".join(piece._repr_html_() for piece in pieces).replace("<details>", "<details open>"),
         encoding="utf-8",
     )
-    shown = {report: "td, figure, p", tables: "td, th, p"}
+    shown = {report: "td, figure, p", tables: "td, th, p, div, pre"}
     for path, scheme in ((report, "light"), (report, "dark"), (tables, "light")):
         page = chromium.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
         page.goto(path.as_uri())
