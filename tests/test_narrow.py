@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from result_rows import result
 
 from mathsft import compare, exercise, pairs_table, plot_intervals, results_table, write_report
@@ -58,6 +59,7 @@ def test_long_names_leave_room_for_the_intervals(runs: list[Result]) -> None:
     assert axes.get_position().width > 0.6
     assert all(text.get_fontsize() >= 9 for text in [*axes.texts, *axes.get_yticklabels()])
     assert figure.get_figwidth() <= 5.5
+    pyplot.close(figure)
 
 
 @pytest.mark.slow
