@@ -186,9 +186,10 @@ WRONG = {
         "ratio = 2",
     ],
     "03_mathqa_mixing.ipynb": [
-        "my_steps, my_rows_seen = (1125, 3000), (4500, 3000)",
+        "budget = lambda rows, passes, batch: (rows * passes // batch, rows * passes)",
         "shares = lambda ws, total: [round(total * w) for w in ws]",
         "contained = lambda question, others, n=3: float(question in others)",
+        "start_weights = {key: value.detach().clone() for key, value in weights.items()}",
     ],
     "04_evaluation.ipynb": [
         "reported = 0.3",
