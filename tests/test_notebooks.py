@@ -192,9 +192,10 @@ WRONG = {
         "start_weights = {key: value.detach().clone() for key, value in weights.items()}",
     ],
     "04_evaluation.ipynb": [
-        "reported = 0.3",
+        "best_of = lambda k, n, q: q",
         "holm = lambda ps: [min(1.0, p * len(ps)) for p in ps]",
-        "my_questions = 2985",
+        "questions_needed = lambda d, u: 2985",
+        "mine = [results['MathQA'], results['MathQA']]; my_p = 1.0",
     ],
     "05_preferences.ipynb": [
         "ipo_loss = lambda scores, reference, tokens, beta: 0.0",

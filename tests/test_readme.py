@@ -1,5 +1,6 @@
 """The README is correct: its links lead to files, its commands exist, its scripts run."""
 
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,20 @@ CARD = ROOT / "mathsft" / "models" / "tiny" / "README.md"
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
+
+
+def test_the_speed_of_scoring_is_the_one_in_the_benchmarks_results_everywhere() -> None:
+    """README rounds it; lesson 04 quotes it."""
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    lines = [x for x in results.splitlines() if x.startswith("| `multiple_choice_scoring.py` |")]
+    measured = [float(line.split("|")[4].strip(" ×")) for line in lines]
+    lesson = json.loads((ROOT / "notebooks" / "04_evaluation.ipynb").read_text(encoding="utf-8"))
+    texts = ("".join(cell["source"]) for cell in lesson["cells"])
+    quoted = next(text for text in texts if "SPEED = {" in text)
+    assert [float(x) for x in re.findall(r": ([\d.]+),$", quoted, re.M)] == measured
+    scoring = README.split("multiple choice, scoring |")[1].split("\n\n")[0]
+    told = [float(x) for x in re.findall(r"([\d.]+) × as fast", scoring)]
+    assert told == [round(measured[0], 1), round(measured[2])]
 
 
 @pytest.mark.parametrize(
