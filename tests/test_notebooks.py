@@ -212,12 +212,14 @@ WRONG = {
     "07_reinforcement.ipynb": [
         "rloo_advantages = lambda rs: [r - 0.25 for r in rs]",
         "clipped_slope = lambda ratio, advantage: -ratio * advantage",
-        "chance_of_signal = lambda p: 1 - p**8",
+        "chance_of_signal = lambda p, attempts=8: 1 - p**attempts",
+        "saved = from_start()",
     ],
     "08_groups_distillation.ipynb": [
         "reverse_kl = lambda student, teacher: forward_kl(student, teacher)",
         "gpo_slope = lambda lp, advantage: -advantage",
         "wins = lambda rewards: [2 * r - 1 for r in rewards]",
+        "my_student = add_adapter(load_model(**recipe['model'])[0], seed=0)",
     ],
     "09_prompt_search.ipynb": [
         "my_cosine = lambda step, steps, a, b: a + (b - a) * step / (steps - 1)",
