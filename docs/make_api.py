@@ -18,16 +18,16 @@ TASKS = {
         question_template extract_answer same_answer official_choices
         clean_choices formula_value formula_verdict""",
     "Load, adapt and save models": """
-        load_model load_reward_model add_adapter freeze save_adapter load_adapter merge_adapter
-        save_model stop_after_turns""",
+        load_model load_tuned load_reward_model add_adapter freeze save_adapter load_adapter merge_adapter
+        merge_folder save_model stop_after_turns""",
     "Train": """
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO CPO SimPO
         ORPO KTO SMPO GPO Distillation store_teacher RewardModel Classification micro_f1
-        persist keep_folder show_samples""",
+        train_by_recipe persist keep_folder show_samples""",
     "Learn from attempts": """
         generate sample_groups served_groups Server logprob_mismatch check_mismatch rollout_trainer
         Reinforce GRPO DrGRPO DAPO GSPO CISPO PPO ReinforcePlusPlus RLOO rejection_sampling
-        store_attempts best_of_n""",
+        store_attempts best_of_n ask chat""",
     "Ask servers; search for prompts": """
         serving wait_until_ready read_basket generate_basket basket_rows
         search_prompt Gumbel Swaps soft_prompt
@@ -41,10 +41,11 @@ TASKS = {
     "Evaluate and compare": """
         evaluate watch worked_answers load_results compare compare_all check_tuned accuracy_by
         template_labels reading_labels wilson_interval
-        detectable_difference ForestLM quiet_harness""",
+        worked_result detectable_difference ForestLM quiet_harness capstone_recipe submit
+        read_submission""",
     "Show results": """
         results_table pairs_table write_csv write_report plot_accuracy plot_curves plot_intervals
-        plot_loss plot_mask plot_packing""",
+        plot_loss plot_mask plot_packing mask_explorer write_model_card share""",
 }
 
 

@@ -156,6 +156,18 @@ _HOME = {
     "plot_packing": "mathsft.evaluation.plots",
     "ForestLM": "mathsft.evaluation.harness",
     "quiet_harness": "mathsft.evaluation.requests",
+    "train_by_recipe": "mathsft.training.by_recipe",
+    "load_tuned": "mathsft.models.tuned",
+    "merge_folder": "mathsft.models.tuned",
+    "ask": "mathsft.generation.chat",
+    "chat": "mathsft.generation.chat",
+    "write_model_card": "mathsft.evaluation.model_card",
+    "share": "mathsft.evaluation.sharing",
+    "worked_result": "mathsft.evaluation.worked",
+    "capstone_recipe": "mathsft.evaluation.capstone",
+    "submit": "mathsft.evaluation.submissions",
+    "read_submission": "mathsft.evaluation.submission",
+    "mask_explorer": "mathsft.evaluation.mask_explorer",
 }
 __all__ = sorted(_HOME)
 # Former names, which work for one more release.

@@ -31,6 +31,7 @@ from mathsft.data.rows import kind_of as kind_of
 from mathsft.device import default_profile as default_profile
 from mathsft.device import describe as describe
 from mathsft.device import device_defaults as device_defaults
+from mathsft.evaluation.capstone import capstone_recipe as capstone_recipe
 from mathsft.evaluation.compare import compare as compare
 from mathsft.evaluation.compare import compare_all as compare_all
 from mathsft.evaluation.compare import detectable_difference as detectable_difference
@@ -38,6 +39,8 @@ from mathsft.evaluation.decontamination import decontaminate as decontaminate
 from mathsft.evaluation.guards import check_tuned as check_tuned
 from mathsft.evaluation.harness import ForestLM as ForestLM
 from mathsft.evaluation.intervals import wilson_interval as wilson_interval
+from mathsft.evaluation.mask_explorer import mask_explorer as mask_explorer
+from mathsft.evaluation.model_card import write_model_card as write_model_card
 from mathsft.evaluation.plots import plot_accuracy as plot_accuracy
 from mathsft.evaluation.plots import plot_curves as plot_curves
 from mathsft.evaluation.plots import plot_intervals as plot_intervals
@@ -51,15 +54,21 @@ from mathsft.evaluation.results import load_results as load_results
 from mathsft.evaluation.results import reading_labels as reading_labels
 from mathsft.evaluation.results import template_labels as template_labels
 from mathsft.evaluation.run import evaluate as evaluate
+from mathsft.evaluation.sharing import share as share
+from mathsft.evaluation.submission import read_submission as read_submission
+from mathsft.evaluation.submissions import submit as submit
 from mathsft.evaluation.tables import pairs_table as pairs_table
 from mathsft.evaluation.tables import results_table as results_table
 from mathsft.evaluation.tables import write_csv as write_csv
 from mathsft.evaluation.watch import watch as watch
 from mathsft.evaluation.worked import worked_answers as worked_answers
+from mathsft.evaluation.worked import worked_result as worked_result
 from mathsft.generation.basket_client import generate_basket as generate_basket
 from mathsft.generation.baskets import basket_rows as basket_rows
 from mathsft.generation.baskets import read_basket as read_basket
 from mathsft.generation.best_of_n import best_of_n as best_of_n
+from mathsft.generation.chat import ask as ask
+from mathsft.generation.chat import chat as chat
 from mathsft.generation.generate import generate as generate
 from mathsft.generation.health import wait_until_ready as wait_until_ready
 from mathsft.generation.instruction_rewards import InstructionFollowing as InstructionFollowing
@@ -107,6 +116,8 @@ from mathsft.models.memory import memory_gb as memory_gb
 from mathsft.models.reward_head import load_reward_model as load_reward_model
 from mathsft.models.saving import save_model as save_model
 from mathsft.models.trained_weights import freeze as freeze
+from mathsft.models.tuned import load_tuned as load_tuned
+from mathsft.models.tuned import merge_folder as merge_folder
 from mathsft.notebook import exercise as exercise
 from mathsft.notebook import show_figure as show_figure
 from mathsft.objectives.classification import Classification as Classification
@@ -140,6 +151,7 @@ from mathsft.settings import load_settings as load_settings
 from mathsft.settings import quiet as quiet
 from mathsft.settings import run_dir as run_dir
 from mathsft.settings import tracker as tracker
+from mathsft.training.by_recipe import train_by_recipe as train_by_recipe
 from mathsft.training.callbacks import show_samples as show_samples
 from mathsft.training.make import make_trainer as make_trainer
 from mathsft.training.make import multiple_choice_trainer as multiple_choice_trainer
