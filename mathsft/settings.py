@@ -1,5 +1,6 @@
 """Where tokens come from and where runs go. Tokens are never printed, logged or stored."""
 
+import logging
 import os
 import sys
 import warnings
@@ -204,6 +205,11 @@ def run_folder(given: str | Path | None, name: str, *, make: bool) -> tuple[Path
     raise AssertionError("numbers do not end")
 
 
+def _no_alignment_notice(record: logging.LogRecord) -> bool:
+    """Leave out that a trainer fills in the special tokens which a model's config lacks."""
+    return "PAD/BOS/EOS tokens that differ" not in record.getMessage()
+
+
 def quiet() -> None:
     """Keep a notebook readable: no bars for loading from disk, no notices about internals.
 
@@ -220,6 +226,8 @@ def quiet() -> None:
     disable_progress_bars()
     disable_progress_bar()
     enable_progress_bars()  # of downloads, which the line above switches off as well
+    for name in ("transformers.trainer", "transformers.trainer_utils"):  # by version
+        logging.getLogger(name).addFilter(_no_alignment_notice)
     if in_notebook():
         from mathsft.training.progress import lines_for_all_trainers
 
