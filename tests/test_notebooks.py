@@ -233,6 +233,11 @@ WRONG = {
         "leaked_runs = lambda questions, rows, n: 0.5",
         "my_p = 0.5",
     ],
+    "11_your_turn.ipynb": [
+        'my_row = lambda row: {"question": row["working"], "answer": "So\\n#### 1"}',
+        "my_model = base",
+        'my_submission = place / "lesson-03-mixture.json"',
+    ],
 }
 
 
