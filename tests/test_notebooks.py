@@ -211,7 +211,7 @@ WRONG = {
     ],
     "07_reinforcement.ipynb": [
         "rloo_advantages = lambda rs: [r - 0.25 for r in rs]",
-        "clipped_slope = lambda ratio, advantage: -ratio * advantage",
+        "clipped_slope = lambda ratio, advantage, epsilon=0.2: -ratio * advantage",
         "chance_of_signal = lambda p, attempts=8: 1 - p**attempts",
         "saved = from_start()",
     ],
