@@ -176,14 +176,16 @@ WRONG = {
         "my_lora = LoRA(my_plain, r=16, alpha=32)",
     ],
     "01_sft.ipynb": [
-        "end = [7, 7, 7, 5, 5, 0, 0]",
+        "tree_end = lambda asked, answers: [asked + sum(answers)] * (asked + sum(answers))",
         "my_answer = str.upper",
-        "share = 0.5",
+        "sorted_fill = batch_fill",
+        "my_model = add_adapter(load_model('tiny')[0], r=1)",
     ],
     "02_multiple_choice.ipynb": [
-        "my_ids, my_position, my_end = [0, 1, 5, 6], [0, 1, 2, 3], [4, 4, 4, 3]",
+        "tokens_read = lambda asked, choices: len(asked) + sum(len(c) - 1 for c in choices)",
         "normalized_scores = lambda scores, choices: scores / 3",
-        "ratio = 2",
+        "share_of_longest = lambda problems: 0.2",
+        "my_model = add_adapter(load_model('tiny')[0])",
     ],
     "03_mathqa_mixing.ipynb": [
         "budget = lambda rows, passes, batch: (rows * passes // batch, rows * passes)",
