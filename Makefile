@@ -40,7 +40,7 @@ help:
 	@echo "make bench       every benchmark"
 	@echo "make site        build the site of the kept notebooks, README and docs in runs/site"
 	@echo "make twins       write the lessons as Python files, which show in a review what changed"
-	@echo "make docs        write docs/api.md from the docstrings"
+	@echo "make docs        write docs/api.md and docs/leaderboard.md"
 	@echo "make format      let ruff format code and notebooks"
 	@echo "make check       fail where format, lint or types are off"
 
@@ -101,6 +101,7 @@ bench: install
 
 docs: install
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_leaderboard.py
 
 site: install
 	$(BIN)/python -m mathsft.site
