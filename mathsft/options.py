@@ -36,7 +36,7 @@ class Option:
     given; None if there is no default, or if the library decides. ``inside``: the options of a
     mapping's keys, such as those of ``model.lora``; with ``named``, of each of its values, such as
     the data sets of ``mix.datasets``. ``refused``, ``line_only``: the reason, if it would change
-    nothing, or counts on a command line only. ``ruled``: `mathsft.checks` has its rule.
+    nothing, or counts on a command line only. ``ruled``: `mathsft.checks` checks it.
     """
 
     hint: Any
