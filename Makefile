@@ -17,15 +17,16 @@ IN_TWO := -n 2 --dist worksteal
 # (tests/conftest.py).
 BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
-# Lessons run in two processes of about the same length; 04 uses what 03 made. They start with an empty folder of runs, so
-# that no run of an earlier test is resumed. Given: an environment, what is shorter, further notebooks.
-EARLY := $(wildcard $(addprefix notebooks/,01_* 02_* 05_* 07_* 10_*))
+# Lessons run in two processes of about the same length; 04 uses what 03 made. They start with an
+# empty folder of runs, so that no run of an earlier test is resumed. Given: an environment, and
+# what is shorter.
+EARLY := $(wildcard $(addprefix notebooks/,01_* 02_* 05_* 07_* 10_* 11_*))
 LATE := $(filter-out $(EARLY),$(sort $(wildcard notebooks/[0-9]*.ipynb)))
 QUICK := MATHSFT_PROFILE="$(CURDIR)/tests/quick.yaml" MATHSFT_QUESTIONS=150
 define LESSONS
 rm -rf runs/test
 export OMP_NUM_THREADS=1 MATHSFT_RUNS="$(CURDIR)/runs/test" $(TESTING) $(2); \
-$(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(EARLY) $(3) & early=$$!; \
+$(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(EARLY) & early=$$!; \
 $(1)/python -m pytest $(NBVAL) $(LATE); late=$$?; wait $$early && exit $$late
 endef
 
@@ -34,8 +35,8 @@ endef
 help:
 	@echo "make course      install, then run every lesson (a site and a report in runs/course)"
 	@echo "make test        the quick tests and every lesson (with few steps), newest versions"
-	@echo "make test-all    make test, then what is slow: kills, processes, real widths, full lessons"
-	@echo "make test-colab  make test on Colab's versions, and what only Colab does (needs a registry)"
+	@echo "make test-all    make test, then what is slow: kills, processes, real widths, solutions"
+	@echo "make test-colab  the quick tests and the whole lessons on Colab's versions (needs a registry)"
 	@echo "make test-gpu    what needs a CUDA device: exactness, memory, speed in half precision"
 	@echo "make bench       every benchmark"
 	@echo "make site        build the site of the kept notebooks, README and docs in runs/site"
@@ -68,18 +69,18 @@ course: install
 
 test: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab and not slow" tests
-	$(call LESSONS,$(BIN),$(QUICK),notebooks/solutions)
+	$(call LESSONS,$(BIN),$(QUICK))
 
-# What test-all runs after test: the slow tests, and the lessons as learners run them.
+# What test-all runs after test; the solutions of the exercises are among it.
 test-slow: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(BY_FILE) -m "slow and not colab" tests
-	$(call LESSONS,$(BIN))
 
 test-all: test test-slow
 
+# With the lessons whole, as learners run them.
 test-colab: .venv-colab/.installed
 	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) -m "colab or not (slow or same_everywhere)" tests
-	$(call LESSONS,.venv-colab/bin,$(QUICK),notebooks/solutions)
+	$(call LESSONS,.venv-colab/bin)
 
 test-gpu: install
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python -m pytest -s tests/gpu

@@ -55,6 +55,9 @@ OBJECTIVES = {
     "gpo": GPO(beta=0.1),
     "distillation": Distillation(packing=False, ce_weight=0.5, temperature=2.0),
 }
+# Objective and steps of accumulation. What a batch's loss is divided by does not depend on the
+# objective, so two of them show that it holds without accumulation too.
+TRAININGS = [*((name, 2) for name in OBJECTIVES), ("sft", 1), ("choices", 1)]
 SHARDED = ("sft", "choices", "dpo")  # sharding does not depend on what the loss compares
 GSM, MATHQA = load_problems("tiny-gsm", limit=40), load_problems("tiny-mathqa", limit=40)
 # Chosen: the solution of the problem. Rejected: the solution of another problem.
@@ -134,9 +137,8 @@ def train(folder: Path, objective: str, steps: int) -> None:
 
 
 def train_all(folder: Path) -> None:
-    for objective in OBJECTIVES:
-        for steps in (1, 2):
-            train(folder, objective, steps)
+    for objective, steps in TRAININGS:
+        train(folder, objective, steps)
 
 
 def full_dpo(folder: Path) -> None:

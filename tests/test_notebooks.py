@@ -243,8 +243,14 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
-def test_checks_pass_the_solution_and_fail_a_wrong_answer(path: Path) -> None:
+def test_checks_pass_the_solution_and_fail_a_wrong_answer(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATHSFT_PROFILE", str(Path(__file__).with_name("quick.yaml")))
+    monkeypatch.setenv("MATHSFT_QUESTIONS", "150")
+    monkeypatch.setenv("MATHSFT_RUNS", str(tmp_path))
     strict = {"exercise": lambda number: nullcontext()}  # so that what fails is seen here
     names: dict = {}
     wrong = iter(WRONG[path.name])
