@@ -18,8 +18,8 @@ TASKS = {
         question_template extract_answer same_answer official_choices
         clean_choices formula_value formula_verdict""",
     "Load, adapt and save models": """
-        load_model load_tuned load_reward_model add_adapter freeze save_adapter load_adapter merge_adapter
-        merge_folder save_model stop_after_turns""",
+        load_model load_tuned load_reward_model add_adapter freeze save_adapter load_adapter
+        merge_adapter merge_folder save_model stop_after_turns""",
     "Train": """
         make_trainer sft_trainer multiple_choice_trainer SFT MultipleChoice DPO CPO SimPO
         ORPO KTO SMPO GPO Distillation store_teacher RewardModel Classification micro_f1

@@ -165,7 +165,7 @@ _HOME = {
     "share": "mathsft.evaluation.sharing",
     "worked_result": "mathsft.evaluation.worked",
     "capstone_recipe": "mathsft.evaluation.capstone",
-    "submit": "mathsft.evaluation.submissions",
+    "submit": "mathsft.evaluation.submit",
     "read_submission": "mathsft.evaluation.submission",
     "mask_explorer": "mathsft.evaluation.mask_explorer",
 }

@@ -56,7 +56,7 @@ from mathsft.evaluation.results import template_labels as template_labels
 from mathsft.evaluation.run import evaluate as evaluate
 from mathsft.evaluation.sharing import share as share
 from mathsft.evaluation.submission import read_submission as read_submission
-from mathsft.evaluation.submissions import submit as submit
+from mathsft.evaluation.submit import submit as submit
 from mathsft.evaluation.tables import pairs_table as pairs_table
 from mathsft.evaluation.tables import results_table as results_table
 from mathsft.evaluation.tables import write_csv as write_csv

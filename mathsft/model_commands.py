@@ -37,7 +37,7 @@ def merge(about: str, _: Sequence[str]) -> Command:
 
 def submit(about: str, _: Sequence[str]) -> Command:
     """The command ``submit``."""
-    from mathsft.evaluation.submissions import submit as write_submission
+    from mathsft.evaluation.submit import submit as write_submission
     from mathsft.processes import say
 
     run = {"run": Option(str, help="the run's folder, with adapter or model in it", required=True)}

@@ -151,14 +151,10 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mathsft.training.by_recipe.load_model", load_model)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A real browser, by playwright; without one (``CHROMIUM`` names it) the test is skipped."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-    if not path.is_file():
-        pytest.skip(f"there is no browser {path}")
-    with api.sync_playwright() as started:
-        shown = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield shown
-        shown.close()
+    """The system's browser; without one the test is skipped."""
+    from browser import chromium
+
+    with chromium() as it:
+        yield it

@@ -11,7 +11,7 @@ from mathsft.data.local_files import write_rows
 from mathsft.evaluation.compare import compare_all
 from mathsft.evaluation.report import write_report
 from mathsft.evaluation.run import evaluate
-from mathsft.evaluation.submissions import submit
+from mathsft.evaluation.submit import submit
 from mathsft.evaluation.watch import watch
 from mathsft.generation.chat import chat
 from mathsft.models.tuned import merge_folder

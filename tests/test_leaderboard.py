@@ -131,7 +131,7 @@ def test_a_run_is_submitted_and_one_that_breaks_a_rule_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mathsft.evaluation import submission
-    from mathsft.evaluation.submissions import submit
+    from mathsft.evaluation.submit import submit
     from mathsft.training.by_recipe import train_by_recipe
 
     recipe = capstone_recipe()

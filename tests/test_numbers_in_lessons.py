@@ -28,9 +28,7 @@ SMALL = 12  # small whole numbers count things that the reader sees
 COMMON = {"95": "the level of the intervals", "0.05": "the level of the tests", "100": "per cent"}
 _MATHQA = "counted once on MathQA's validation split, which the course does not ship"
 ELSEWHERE: dict[str, dict[str, str]] = {
-    "03_mathqa_mixing.ipynb": dict.fromkeys(
-        ("190", "4475", "115", "2237", "2238", "589"), _MATHQA
-    ),
+    "03_mathqa_mixing.ipynb": dict.fromkeys(("190", "4475", "115", "2237", "2238", "589"), _MATHQA),
 }
 
 
@@ -40,7 +38,11 @@ def numbers(text: str) -> list[tuple[str, float, float]]:
     for whole, decimals, exponent, percent in NUMBER.findall(text):
         scale = 10.0 ** int(exponent or 0)
         value = float(whole.replace(",", "") + decimals) * scale
-        worth = 10.0 ** -max(0, len(decimals) - 1) * scale / 2 if decimals or percent or exponent else 0.0
+        worth = (
+            10.0 ** -max(0, len(decimals) - 1) * scale / 2
+            if decimals or percent or exponent
+            else 0.0
+        )
         found.append((whole.replace(",", "") + decimals, value, worth))
     return found
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import nbformat
 import pytest
-from browser import chromium, served, watched
+from browser import served, watched
 
 from mathsft.site import linked, repository, write_site
 
@@ -124,15 +124,9 @@ def test_each_notebook_has_a_button_that_opens_it_in_colab(pages: dict[str, Part
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as it:
-        yield it
-
-
-@pytest.fixture(scope="module")
-def opened(browser: Any, site: tuple[Path, str]) -> Iterator[tuple[Any, str]]:
+def opened(chromium: Any, site: tuple[Path, str]) -> Iterator[tuple[Any, str]]:
     with served(site[0]) as address:
-        yield browser, address
+        yield chromium, address
 
 
 @pytest.mark.slow
@@ -193,14 +187,14 @@ $$\\begin{aligned} a &= \\frac{1}{G} \\sum_{i=1}^{G} r_i \\\\ b &= \\pi_\\theta 
 
 @pytest.mark.slow
 def test_answers_are_folded_printed_open_and_formulas_are_drawn(
-    browser: Any, tmp_path: Path
+    chromium: Any, tmp_path: Path
 ) -> None:
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(PREDICT)])
     nbformat.write(book, tmp_path / "00_a.ipynb")
     site = tmp_path / "site"
     write_site(site, notebooks={"notebooks/00_a": tmp_path / "00_a.ipynb"}, root=tmp_path)
     with served(site) as address:
-        page = browser.new_page()
+        page = chromium.new_page()
         page.goto(f"{address}/notebooks/00_a.html")
         answer = page.locator("details em")
         assert not answer.is_visible()

@@ -23,8 +23,6 @@ from mathsft.record import ENVIRONMENT
 from mathsft.training.batch_size import BATCH, STEPS
 from mathsft.training.recipe_rows import read_rows
 
-__all__ = ["Submission", "read_submission", "submit"]
-
 
 def submit(
     run: str | Path,
