@@ -1,11 +1,11 @@
 """Write docs/leaderboard.md from the submissions beside it: python docs/make_leaderboard.py
 
-A file that claims more than it holds stops the script (`mathsft.evaluation.leaderboard`).
+A file that claims more than it holds stops the script (`mathsft.sharing.leaderboard`).
 """
 
 from pathlib import Path
 
-from mathsft.evaluation.leaderboard import leaderboard_page
+from mathsft.sharing.leaderboard import leaderboard_page
 
 PAGE = Path(__file__).with_name("leaderboard.md")
 FOLDER = PAGE.with_suffix("")

@@ -161,12 +161,12 @@ _HOME = {
     "merge_folder": "mathsft.models.tuned",
     "ask": "mathsft.generation.chat",
     "chat": "mathsft.generation.chat",
-    "write_model_card": "mathsft.evaluation.model_card",
-    "share": "mathsft.evaluation.sharing",
+    "write_model_card": "mathsft.sharing.model_card",
+    "share": "mathsft.sharing.upload",
     "worked_result": "mathsft.evaluation.worked",
     "capstone_recipe": "mathsft.evaluation.capstone",
-    "submit": "mathsft.evaluation.submit",
-    "read_submission": "mathsft.evaluation.submission",
+    "submit": "mathsft.sharing.submit",
+    "read_submission": "mathsft.sharing.submission",
     "mask_explorer": "mathsft.evaluation.mask_explorer",
 }
 __all__ = sorted(_HOME)

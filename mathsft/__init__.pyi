@@ -40,7 +40,6 @@ from mathsft.evaluation.guards import check_tuned as check_tuned
 from mathsft.evaluation.harness import ForestLM as ForestLM
 from mathsft.evaluation.intervals import wilson_interval as wilson_interval
 from mathsft.evaluation.mask_explorer import mask_explorer as mask_explorer
-from mathsft.evaluation.model_card import write_model_card as write_model_card
 from mathsft.evaluation.plots import plot_accuracy as plot_accuracy
 from mathsft.evaluation.plots import plot_curves as plot_curves
 from mathsft.evaluation.plots import plot_intervals as plot_intervals
@@ -54,9 +53,6 @@ from mathsft.evaluation.results import load_results as load_results
 from mathsft.evaluation.results import reading_labels as reading_labels
 from mathsft.evaluation.results import template_labels as template_labels
 from mathsft.evaluation.run import evaluate as evaluate
-from mathsft.evaluation.sharing import share as share
-from mathsft.evaluation.submission import read_submission as read_submission
-from mathsft.evaluation.submit import submit as submit
 from mathsft.evaluation.tables import pairs_table as pairs_table
 from mathsft.evaluation.tables import results_table as results_table
 from mathsft.evaluation.tables import write_csv as write_csv
@@ -151,6 +147,10 @@ from mathsft.settings import load_settings as load_settings
 from mathsft.settings import quiet as quiet
 from mathsft.settings import run_dir as run_dir
 from mathsft.settings import tracker as tracker
+from mathsft.sharing.model_card import write_model_card as write_model_card
+from mathsft.sharing.submission import read_submission as read_submission
+from mathsft.sharing.submit import submit as submit
+from mathsft.sharing.upload import share as share
 from mathsft.training.by_recipe import train_by_recipe as train_by_recipe
 from mathsft.training.callbacks import show_samples as show_samples
 from mathsft.training.make import make_trainer as make_trainer

@@ -37,8 +37,8 @@ def merge(about: str, _: Sequence[str]) -> Command:
 
 def submit(about: str, _: Sequence[str]) -> Command:
     """The command ``submit``."""
-    from mathsft.evaluation.submit import submit as write_submission
     from mathsft.processes import say
+    from mathsft.sharing.submit import submit as write_submission
 
     run = {"run": Option(str, help="the run's folder, with adapter or model in it", required=True)}
     own = {"config": CONFIG, **options_of(write_submission, skip={*run})}

@@ -11,7 +11,6 @@ from mathsft.data.local_files import write_rows
 from mathsft.evaluation.compare import compare_all
 from mathsft.evaluation.report import write_report
 from mathsft.evaluation.run import evaluate
-from mathsft.evaluation.submit import submit
 from mathsft.evaluation.watch import watch
 from mathsft.generation.chat import chat
 from mathsft.models.tuned import merge_folder
@@ -19,6 +18,7 @@ from mathsft.objectives import objective_classes
 from mathsft.options import options_of
 from mathsft.recipes.estimate import estimate_memory
 from mathsft.recipes.sections import NOT_KEYS, recipe_sections
+from mathsft.sharing.submit import submit
 from mathsft.training.by_recipe import train_by_recipe
 
 # Functions of commands, with the arguments that are set or explained elsewhere.

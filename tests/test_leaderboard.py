@@ -14,9 +14,9 @@ from mathsft import cli
 from mathsft.data.synthetic import split_of
 from mathsft.data.synthetic.multiple_choice import tiny_mathqa_rows
 from mathsft.evaluation.capstone import capstone_questions, capstone_recipe
-from mathsft.evaluation.leaderboard import leaderboard_page
-from mathsft.evaluation.submission import read_submission
 from mathsft.recipes.sections import recipe_sections
+from mathsft.sharing.leaderboard import leaderboard_page
+from mathsft.sharing.submission import read_submission
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BASE = "lesson 03's mixture"
@@ -116,7 +116,8 @@ def test_ranks_follow_from_paired_exact_p_and_ties_are_told(tmp_path: Path) -> N
         return change
 
     a_bit, much = (changed(tmp_path, better(n), f"plus | {n}") for n in (4, 60))
-    page = leaderboard_page([*FILES, a_bit, much], base=BASE)
+    untrained = MIXTURE.with_name("tiny-untrained.json")
+    page = leaderboard_page([MIXTURE, untrained, a_bit, much], base=BASE)
     lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
     assert [line[0].strip("| ") for line in lines] == ["1", "2", "2", "4"]
     assert [line[1] for line in lines][:2] == [r"plus \| 60", r"plus \| 4"]
@@ -130,8 +131,8 @@ def test_ranks_follow_from_paired_exact_p_and_ties_are_told(tmp_path: Path) -> N
 def test_a_run_is_submitted_and_one_that_breaks_a_rule_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mathsft.evaluation import submission
-    from mathsft.evaluation.submit import submit
+    from mathsft.sharing import submission
+    from mathsft.sharing.submit import submit
     from mathsft.training.by_recipe import train_by_recipe
 
     recipe = capstone_recipe()

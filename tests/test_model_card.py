@@ -10,12 +10,12 @@ from huggingface_hub import ModelCard
 from result_rows import result
 
 from mathsft.evaluation.compare import compare
-from mathsft.evaluation.model_card import write_model_card
-from mathsft.evaluation.sharing import share
 from mathsft.evaluation.worked import worked_result
 from mathsft.models.adapters import save_adapter
 from mathsft.models.loading import load_model
 from mathsft.record import write_record
+from mathsft.sharing.model_card import write_model_card
+from mathsft.sharing.upload import share
 
 BASE = result("base", [0, 1] * 30)
 TUNED = result("mine", [1] * 60, seed=3)

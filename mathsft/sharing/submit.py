@@ -8,7 +8,11 @@ from typing import Any
 from mathsft.data.contamination import rows_asking
 from mathsft.evaluation.capstone import MODEL, TASK, capstone_questions
 from mathsft.evaluation.run import evaluate
-from mathsft.evaluation.submission import (
+from mathsft.files import check_writable, read_json, write_whole
+from mathsft.processes import say
+from mathsft.recipes import load_recipe
+from mathsft.record import ENVIRONMENT
+from mathsft.sharing.submission import (
     Submission,
     as_json,
     check_rules,
@@ -16,10 +20,6 @@ from mathsft.evaluation.submission import (
     questions_hash,
     read_submission,
 )
-from mathsft.files import check_writable, read_json, write_whole
-from mathsft.processes import say
-from mathsft.recipes import load_recipe
-from mathsft.record import ENVIRONMENT
 from mathsft.training.batch_size import BATCH, STEPS
 from mathsft.training.recipe_rows import read_rows
 

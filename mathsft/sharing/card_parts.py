@@ -1,4 +1,4 @@
-"""The parts of a model card, as lines of Markdown (`mathsft.evaluation.model_card`)."""
+"""The parts of a model card, as lines of Markdown (`mathsft.sharing.model_card`)."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256

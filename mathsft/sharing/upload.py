@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mathsft.evaluation.model_card import CARD, has_card
 from mathsft.files import read_json
 from mathsft.models.adapter_files import IDENTITY_FILE
 from mathsft.models.model_files import (
@@ -19,6 +18,7 @@ from mathsft.models.model_files import (
 )
 from mathsft.processes import say
 from mathsft.settings import load_settings
+from mathsft.sharing.model_card import CARD, has_card
 
 
 def share(folder: str | Path, repo_id: str | None = None, *, private: bool = True) -> str:

@@ -10,7 +10,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mathsft.evaluation.card_parts import (
+from mathsft.evaluation.compare import Comparison, compare_some
+from mathsft.evaluation.result import Result
+from mathsft.files import read_json, read_text, write_whole
+from mathsft.models.adapter_files import read_config
+from mathsft.models.model_files import TINY, holds_adapter, holds_model, refuse_mixed
+from mathsft.recipes import load_recipe
+from mathsft.record import CONFIG, ENVIRONMENT
+from mathsft.sharing.card_parts import (
     data_lines,
     licence_lines,
     loading_lines,
@@ -20,13 +27,6 @@ from mathsft.evaluation.card_parts import (
     versions_lines,
     what_lines,
 )
-from mathsft.evaluation.compare import Comparison, compare_some
-from mathsft.evaluation.result import Result
-from mathsft.files import read_json, read_text, write_whole
-from mathsft.models.adapter_files import read_config
-from mathsft.models.model_files import TINY, holds_adapter, holds_model, refuse_mixed
-from mathsft.recipes import load_recipe
-from mathsft.record import CONFIG, ENVIRONMENT
 
 CARD = "README.md"
 _OURS = "<!-- written by mathsft.write_model_card -->"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mathsft.evaluation.capstone import QUESTIONS, ROWS, STEPS, TASK
 from mathsft.evaluation.compare import Comparison, compare_some
-from mathsft.evaluation.submission import Submission, read_submission
+from mathsft.sharing.submission import Submission, read_submission
 
 _SURE = 0.05
 
