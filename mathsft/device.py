@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -178,14 +179,15 @@ def describe() -> None:
 def description() -> str:
     """One short block: device, precision and why, free memory in GB (1e9 bytes), versions.
 
-    Works when packages are missing, and shows no environment variable but the profile's name.
+    Lines have at most 79 characters. Works when packages are missing, and shows no environment
+    variable but the profile's name.
     """
     versions = ", ".join(f"{name} {installed_version(name)}" for name in _PACKAGES)
     tail = f"packages   Python {sys.version.split()[0]}, {versions}"
     try:
         choice = device_defaults()
     except ImportError:
-        return "device     unknown: PyTorch is not installed\n" + tail
+        return _narrow(["device     unknown: PyTorch is not installed", tail])
     dtype = str(choice.dtype).removeprefix("torch.")
     lines = [
         f"device     {_device_name(choice)} ({choice.reasons['device']})",
@@ -197,7 +199,11 @@ def description() -> str:
         f"optimiser  {choice.optim} ({choice.reasons['optim'].partition(': ')[2]})",
         tail,
     ]
-    return "\n".join(lines)
+    return _narrow(lines)
+
+
+def _narrow(lines: list[str]) -> str:
+    return "\n".join(textwrap.fill(line, 79, subsequent_indent=" " * 11) for line in lines)
 
 
 def hardware() -> str:
@@ -210,7 +216,8 @@ def _device_name(choice: DeviceDefaults) -> str:
 
     if choice.device == "cuda":
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def _free_memory(choice: DeviceDefaults) -> str:

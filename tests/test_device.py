@@ -152,7 +152,8 @@ def test_the_description_is_one_short_block_without_secrets(
     assert "planted" not in text
     assert torch.__version__.split("+")[0] in text
     assert "GB free" in text
-    assert len(text.splitlines()) <= 10
+    assert len(text.splitlines()) <= 12
+    assert max(map(len, text.splitlines())) <= 79
 
 
 def test_the_description_works_where_packages_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:

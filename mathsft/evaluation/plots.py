@@ -121,7 +121,7 @@ def plot_accuracy(
     letters = max(7, 50 // max(1, len(results)))
     axes.set_xticks(range(len(results)), _wrapped(results, letters), parse_math=False)
     axes.tick_params(axis="x", labelsize=_SMALL)
-    axes.set(ylim=(0, 1.05), ylabel="accuracy", title=title)
+    axes.set(ylim=(0, 1.12), yticks=[0, 0.25, 0.5, 0.75, 1], ylabel="accuracy", title=title)
     return figure
 
 
