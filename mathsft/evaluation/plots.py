@@ -117,7 +117,9 @@ def plot_accuracy(
     for x, share in guesses:
         axes.hlines(share, x - 0.45, x + 0.45, color="black", linestyle="--", label="chance")
     if guesses:
-        axes.legend(*(part[:1] for part in axes.get_legend_handles_labels()), frameon=False)
+        # Outside, where no bar and no label can be behind it.
+        first = (part[:1] for part in axes.get_legend_handles_labels())
+        figure.legend(*first, loc="outside lower right", frameon=False)
     letters = max(7, 50 // max(1, len(results)))
     axes.set_xticks(range(len(results)), _wrapped(results, letters), parse_math=False)
     axes.tick_params(axis="x", labelsize=_SMALL)
