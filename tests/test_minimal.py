@@ -95,7 +95,6 @@ def test_a_script_is_short_and_takes_from_the_package_only_the_model_and_the_dat
 FEWER = {
     **dict.fromkeys(["sft", "dpo", "gpo", "distillation"], (60, 15)),
     "grpo": (24, 12),
-    "multiple_choice": (160, 80),
 }
 
 
