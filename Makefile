@@ -17,15 +17,15 @@ IN_TWO := -n 2 --dist worksteal
 # (tests/conftest.py).
 BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
-# Lessons run in two processes of about the same length; 04 uses what 03 made. They start with an
-# empty folder of runs, so that no run of an earlier test is resumed. Given: an environment, and
-# what is shorter.
+# Lessons run with few steps in two processes of about the same length; 04 uses what 03 made. They
+# start with an empty folder of runs, so that no run of an earlier test is resumed. `make course`
+# runs them whole.
 EARLY := $(wildcard $(addprefix notebooks/,01_* 02_* 05_* 07_* 10_* 11_*))
 LATE := $(filter-out $(EARLY),$(sort $(wildcard notebooks/[0-9]*.ipynb)))
 QUICK := MATHSFT_PROFILE="$(CURDIR)/tests/quick.yaml" MATHSFT_QUESTIONS=150
 define LESSONS
 rm -rf runs/test
-export OMP_NUM_THREADS=1 MATHSFT_RUNS="$(CURDIR)/runs/test" $(TESTING) $(2); \
+export OMP_NUM_THREADS=1 MATHSFT_RUNS="$(CURDIR)/runs/test" $(TESTING) $(QUICK); \
 $(1)/python -m pytest $(NBVAL) -p no:cacheprovider $(EARLY) & early=$$!; \
 $(1)/python -m pytest $(NBVAL) $(LATE); late=$$?; wait $$early && exit $$late
 endef
@@ -36,7 +36,7 @@ help:
 	@echo "make course      install, then run every lesson (a site and a report in runs/course)"
 	@echo "make test        the quick tests and every lesson (with few steps), newest versions"
 	@echo "make test-all    make test, then what is slow: kills, processes, real widths, solutions"
-	@echo "make test-colab  the quick tests and the whole lessons on Colab's versions (needs a registry)"
+	@echo "make test-colab  make test on Colab's versions, and what only Colab does (needs a registry)"
 	@echo "make test-gpu    what needs a CUDA device: exactness, memory, speed in half precision"
 	@echo "make bench       every benchmark"
 	@echo "make site        build the site of the kept notebooks, README and docs in runs/site"
@@ -69,7 +69,7 @@ course: install
 
 test: install
 	OMP_NUM_THREADS=1 $(TESTING) $(BIN)/python -m pytest $(IN_TWO) -m "not colab and not slow" tests
-	$(call LESSONS,$(BIN),$(QUICK))
+	$(call LESSONS,$(BIN))
 
 # What test-all runs after test; the solutions of the exercises are among it.
 test-slow: install
@@ -77,7 +77,6 @@ test-slow: install
 
 test-all: test test-slow
 
-# With the lessons whole, as learners run them.
 test-colab: .venv-colab/.installed
 	OMP_NUM_THREADS=1 $(TESTING) .venv-colab/bin/python -m pytest $(IN_TWO) -m "colab or not (slow or same_everywhere)" tests
 	$(call LESSONS,.venv-colab/bin)
