@@ -55,7 +55,7 @@ def ask(
         form: how the model is asked. "chat" is the tokenizer's chat template, "question" the
             format that the lessons train (`sft_prompt`). "auto" takes the template if there is
             one. Base models such as Qwen2.5 bring a template that they were not trained with:
-            after a training on problems, "question" is right for them.
+            after training on problems, "question" is right for them.
         max_new_tokens: an answer that has not stopped after this many tokens is cut.
         temperature: 0 takes the likeliest token each time; otherwise as in `generate`.
         top_p: as in `generate`.
