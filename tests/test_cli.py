@@ -207,7 +207,7 @@ def test_the_compare_command_prints_the_comparison(
     runs = [result("base", [1, 0, 0, 1] * 10), result("tuned", [1, 1, 0, 1] * 10)]
     paths = [run.save(tmp_path) for run in runs]
     cli.main(["compare", *map(str, paths)])
-    assert str(compare(*runs)) in capsys.readouterr().out
+    assert compare(*runs).line() in capsys.readouterr().out
     cli.main(["compare", str(tmp_path), "--base", "tuned"])
     assert "base against tuned" in capsys.readouterr().out
     cli.main(["compare", str(paths[0])])

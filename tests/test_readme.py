@@ -69,7 +69,7 @@ def test_the_scripts_run_as_printed_one_after_the_other(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"worked answers: \d+\.\d% \[", done.stdout), done.stdout
     assert (tmp_path / "runs" / "mine" / "adapter" / "adapter_model.safetensors").is_file()
-    assert re.search(r"tiny \+ mine against base: [+-]\d+\.\d points", done.stdout), done.stdout
+    assert re.search(r"tiny \+ mine against base:\n[+-]\d+\.\d points", done.stdout), done.stdout
     assert (tmp_path / "report.html").is_file()
 
 
