@@ -203,16 +203,15 @@ with exercise(3):
 # rank 16.
 
 # %%
-held_out, _ = tokenize_problems(
-    test.select(range(40)), tokenizer, max_length=max_length
-)
+some = test.select(range(min(40, len(test))))
+held_out, _ = tokenize_problems(some, tokenizer, max_length=max_length)
 
 
 def trained_with(rank=16, rows=150):
     new, _ = load_model(**recipe["model"])
     new = add_adapter(new, r=rank, lora_alpha=2 * rank, lora_dropout=0.0)
     settings = {**recipe["sft"], "per_device_train_batch_size": 4}
-    few = train.select(range(rows))
+    few = train.select(range(min(rows, len(train))))
     sft_trainer(
         new, tokenizer, few, output_dir=run_dir("01_change"), **settings
     ).train()
