@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -125,9 +126,14 @@ def test_the_install_cell_adds_the_package_and_changes_no_other(tmp_path: Path) 
     assert len(lines) == 3
     address = re.search(r"https://github\.com/\S+", lines[1])
     assert address is not None
-    here = f"file://{PROJECT}"
     if not (PROJECT / ".git").exists():
         pytest.skip("not a git checkout")
+    # This commit as the release that the cell asks for.
+    origin, tag = tmp_path / "origin", f"v{metadata.version('mathsft')}"
+    assert f"-b {tag} " in lines[1]
+    subprocess.run(["git", "clone", "-q", f"file://{PROJECT}", origin], check=True)
+    subprocess.run(["git", "-C", origin, "tag", "-f", tag], check=True, capture_output=True)
+    here = f"file://{origin}"
     # Without its own pip and setuptools: like all other packages, they come from outside.
     venv = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "runtime")]
     subprocess.run(venv, check=True)
@@ -138,7 +144,7 @@ def test_the_install_cell_adds_the_package_and_changes_no_other(tmp_path: Path) 
     environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
 
     def shell(line: str) -> str:
-        text = line.replace(address[0], here).replace("/tmp/", f"{tmp_path}/")
+        text = line.replace("/tmp/", f"{tmp_path}/").replace(address[0], here)
         text = re.sub(r"^pip ", "python -m pip ", text)
         done = subprocess.run(
             text, shell=True, env=environment, capture_output=True, text=True, timeout=600,
