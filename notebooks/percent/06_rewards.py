@@ -61,7 +61,7 @@ else:
     recipe["model"]["name"] += "-Instruct"
 QUICK = int(os.environ.get("MATHSFT_QUESTIONS") or 512)  # a quick look
 LEARN, JUDGED = min(200, QUICK // 2), min(150, QUICK // 3)  # problems
-PASSES = 20 if QUICK >= 512 else 10
+PASSES = 20
 FEW = {**recipe["sft"], "num_train_epochs": PASSES, "packing": False}
 FEW |= {"max_steps": -1, "lr_scheduler_type": "constant"}
 {key: recipe[key] for key in ("model", "sample")}

@@ -81,7 +81,7 @@ print("in both:", len(set(train["question"]) & set(test["question"])))
 # %%
 from mathsft import add_adapter, load_model, save_adapter, sft_trainer
 
-PASSES = 20 if QUICK >= 512 else 10
+PASSES = 20
 FEW = {**recipe["sft"], "num_train_epochs": PASSES, "packing": False}
 FEW |= {"max_steps": -1, "lr_scheduler_type": "constant"}
 model, tokenizer = load_model(**recipe["model"])

@@ -63,7 +63,7 @@ else:
     recipe["model"]["name"] += "-Instruct"
 QUICK = int(os.environ.get("MATHSFT_QUESTIONS") or 512)  # a quick look
 QUESTIONS = STORED = QUICK // 8
-STEPS, PASSES, START = (10, 12, 20) if QUICK >= 512 else (1, 6, 10)
+STEPS, PASSES, START = (10, 12, 20) if QUICK >= 512 else (1, 6, 20)
 
 # %% [markdown]
 # ## A prompt into weights
