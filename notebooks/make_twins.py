@@ -3,7 +3,8 @@
     python notebooks/make_twins.py
 
 The files in ``percent/`` have no outputs, and of the metadata only the tags
-of cells. The notebooks remain what is edited.
+of cells. Lines such as "!pip install" stay as they are, so the files are for
+reading and do not run. The notebooks remain what is edited.
 """
 
 from pathlib import Path
@@ -14,7 +15,6 @@ import nbformat
 NOTEBOOKS = Path(__file__).resolve().parent
 TWINS = NOTEBOOKS / "percent"
 # No version of jupytext or of the kernel, so that only cells change a file.
-# Lines such as "!pip install" stay as they are.
 ONLY = {
     "notebook_metadata_filter": "-all",
     "cell_metadata_filter": "tags,-all",

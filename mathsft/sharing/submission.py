@@ -153,6 +153,7 @@ def question_key(question: str, label: int) -> str:
 
 
 def questions_hash(ids: Sequence[str]) -> str:
+    """The SHA-256 of the questions' keys, in their order."""
     return sha256(" ".join(ids).encode()).hexdigest()
 
 
