@@ -3,7 +3,7 @@
     python notebooks/make_twins.py
 
 The files in ``percent/`` have no outputs, and of the metadata only the tags
-of cells. Lines such as "!pip install" stay as they are, so the files are for
+of cells. Lines such as "!pip install" stay as they are: the files are for
 reading and do not run. The notebooks remain what is edited.
 """
 
